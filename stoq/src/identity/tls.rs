@@ -1,0 +1,279 @@
+//! Mutual TLS 1.3 with nothing but the house's own certificates.
+//!
+//! The provider is given explicitly; whatever the process installed as its default is not looked at. Sessions are
+//! not resumed: all nodes answer to one server name, so a client would offer one node's ticket to another. Tickets
+//! come with 0-RTT and a store of their own; [`check`] after the handshake is what makes them safe then.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
+    PeerMisbehaved, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::check::check;
+use super::error::{IdentityError, Refusal};
+use super::node::{Identity, Inner};
+use crate::quic::{TlsClient, TlsServer};
+
+/// The name every leaf is issued for, and that a client asks for. Addresses and host names play no part in trust.
+pub const SERVER_NAME: &str = "node.stoq";
+
+/// The ALPN of connections between nodes.
+pub const ALPN: &[u8] = b"stoq/1";
+
+/// AES first: where the CPU has AES instructions it is nearly twice as fast as ChaCha20, and SHA-384 would be a
+/// sixth of a handshake.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![
+        aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+        aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    provider
+}
+
+/// Where a verifier leaves the refusal that TLS itself can only tell as an alert.
+pub(crate) type Verdict = Arc<OnceLock<Refusal>>;
+
+impl Identity {
+    /// For an endpoint that takes connections of other nodes. Covers every leaf to come: it needs no reload.
+    ///
+    /// # Errors
+    /// No leaf can be issued now.
+    pub fn server_tls(&self) -> Result<TlsServer, IdentityError> {
+        Ok(TlsServer::new(self.server_config(ALPN)?)?)
+    }
+
+    /// To connect to other nodes, under the name [`SERVER_NAME`]. [`PeerConn::dial`](crate::peer::PeerConn::dial) does
+    /// this by itself.
+    ///
+    /// # Errors
+    /// No leaf can be issued now.
+    pub fn client_tls(&self) -> Result<TlsClient, IdentityError> {
+        Ok(TlsClient::new(self.client_config(ALPN)?)?)
+    }
+
+    /// The rustls configuration to accept nodes of this cluster with this ALPN. A peer that [`check`] refuses fails
+    /// the handshake.
+    ///
+    /// # Errors
+    /// No leaf can be issued now, so that a server does not start only to refuse everyone.
+    pub fn server_config(&self, alpn: &[u8]) -> Result<Arc<ServerConfig>, IdentityError> {
+        self.leaf_now()?;
+        let node = Arc::new(Papers::new(self, None));
+        let mut config =
+            ServerConfig::builder_with_details(Arc::new(provider()), self.inner().clock.clone())
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .with_client_cert_verifier(node.clone())
+                .with_cert_resolver(node);
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+
+    /// The rustls configuration to reach nodes of this cluster with this ALPN, under the name [`SERVER_NAME`].
+    ///
+    /// # Errors
+    /// No leaf can be issued now.
+    pub fn client_config(&self, alpn: &[u8]) -> Result<Arc<ClientConfig>, IdentityError> {
+        self.client_config_telling(alpn, None)
+    }
+
+    pub(crate) fn client_config_telling(
+        &self,
+        alpn: &[u8],
+        verdict: Option<Verdict>,
+    ) -> Result<Arc<ClientConfig>, IdentityError> {
+        self.leaf_now()?;
+        let node = Arc::new(Papers::new(self, verdict));
+        let mut config =
+            ClientConfig::builder_with_details(Arc::new(provider()), self.inner().clock.clone())
+                .with_protocol_versions(&[&rustls::version::TLS13])?
+                .dangerous()
+                .with_custom_certificate_verifier(node.clone())
+                .with_client_cert_resolver(node);
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+}
+
+/// A node's side of a handshake: shows its leaf, judges the peer's.
+#[derive(Debug)]
+struct Papers {
+    node: Arc<Inner>,
+    verdict: Option<Verdict>,
+    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
+    no_hints: Vec<DistinguishedName>,
+}
+
+impl Papers {
+    fn new(identity: &Identity, verdict: Option<Verdict>) -> Self {
+        Self {
+            node: identity.inner().clone(),
+            verdict,
+            algorithms: provider().signature_verification_algorithms,
+            no_hints: Vec::new(),
+        }
+    }
+
+    fn show(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        if !schemes.contains(&SignatureScheme::ED25519) {
+            return None;
+        }
+        let now = self.node.clock.current_time()?;
+        match self.node.leaves.current(now) {
+            Ok(leaf) => Some(leaf.certified),
+            Err(error) => {
+                tracing::error!(%error, "cannot issue a leaf certificate");
+                None
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let mut chain = Vec::with_capacity(1 + others.len());
+        chain.push(leaf.clone());
+        chain.extend(others.iter().cloned());
+        check(&chain, &self.node.root, now)
+            .map(drop)
+            .map_err(|refusal| {
+                self.node.refusals.count(&refusal);
+                tracing::warn!(%refusal, "peer refused in the handshake");
+                let alert = alert_of(&refusal);
+                if let Some(verdict) = &self.verdict {
+                    let _ = verdict.set(refusal);
+                }
+                Error::InvalidCertificate(alert)
+            })
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signature, &self.algorithms)
+    }
+}
+
+/// The error by which rustls sends the alert that [`CloseCode::of_alert`](crate::wire::CloseCode::of_alert) reads.
+fn alert_of(refusal: &Refusal) -> CertificateError {
+    match refusal {
+        Refusal::Foreign(_) => CertificateError::UnknownIssuer,
+        Refusal::Expired { .. } => CertificateError::Expired,
+        Refusal::NotYetValid { .. } => CertificateError::NotValidYet,
+        Refusal::Cluster { .. } => CertificateError::ApplicationVerificationFailure,
+        Refusal::LeafLifetime { .. } => CertificateError::InvalidPurpose,
+        Refusal::Malformed { .. } | Refusal::NoCertificate => CertificateError::BadEncoding,
+    }
+}
+
+impl ResolvesServerCert for Papers {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.show(hello.signature_schemes())
+    }
+}
+
+impl ResolvesClientCert for Papers {
+    fn resolve(
+        &self,
+        _root_hints: &[&[u8]],
+        schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.show(schemes)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl ServerCertVerifier for Papers {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.judge(leaf, others, now)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+impl ClientCertVerifier for Papers {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.no_hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.judge(leaf, others, now)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}

@@ -1,0 +1,270 @@
+//! The two halves of an exchange, the same on both sides.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+use super::error::ExchangeError;
+use super::frames::{FrameReader, FrameWriter};
+use crate::quic::{RecvStream, SendStream};
+use crate::wire::{Frame, StreamCode, WireError};
+
+/// A piece of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// The head; at most 64 KiB.
+    Head(Bytes),
+    /// A control message within the body; at most 64 KiB.
+    Frame {
+        /// The application's number for what it is.
+        kind: u16,
+        /// Its bytes.
+        payload: Bytes,
+    },
+    /// Body bytes, never empty: a slice of what came off the network. How a body is cut into pieces has no meaning.
+    Data(Bytes),
+}
+
+/// A started exchange. Take it apart to send and receive at the same time.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The rest of the request.
+    pub send: SendHalf,
+    /// The answer.
+    pub recv: RecvHalf,
+}
+
+/// What the two halves of an exchange have in common. Holds a place in whatever counts exchanges.
+pub(super) struct Shared {
+    pub(super) deadline: Option<Instant>,
+    /// The code told to the other side if a half is dropped before its end.
+    give_up: AtomicU64,
+    /// Dropped with the second half.
+    _place: Box<dyn Send + Sync>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        deadline: Option<Instant>,
+        give_up: StreamCode,
+        place: impl Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            deadline,
+            give_up: AtomicU64::new(give_up.code()),
+            _place: Box::new(place),
+        })
+    }
+
+    pub(super) fn give_up_with(&self, code: StreamCode) {
+        self.give_up.store(code.code(), Ordering::Relaxed);
+    }
+
+    /// Runs `work` until the deadline.
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ExchangeError>>,
+    ) -> Result<T, ExchangeError> {
+        let Some(deadline) = self.deadline else {
+            return work.await;
+        };
+        match timeout_at(deadline, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.give_up_with(StreamCode::Deadline);
+                Err(ExchangeError::Deadline)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What this side says. Dropped before [`finish`](Self::finish) or [`abort`](Self::abort), the stream is reset and the
+/// other side sees an error.
+#[derive(Debug)]
+pub struct SendHalf {
+    writer: FrameWriter,
+    shared: Arc<Shared>,
+    /// Finished, aborted, or failed: nothing more can be written.
+    ended: bool,
+}
+
+impl SendHalf {
+    pub(super) fn new(stream: SendStream, version: u8, shared: Arc<Shared>) -> Self {
+        Self {
+            writer: FrameWriter::new(stream, version),
+            shared,
+            ended: false,
+        }
+    }
+
+    pub(super) async fn request(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
+        self.write(frame).await
+    }
+
+    /// Sends the head. At most 64 KiB.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`]. After any but [`ExchangeError::TooLarge`] nothing more can be sent. Not cancel-safe:
+    /// dropping the future midway gives the message up. The same holds for the other methods.
+    pub async fn head(&mut self, control: Bytes) -> Result<(), ExchangeError> {
+        self.write(&Frame::Head(control)).await
+    }
+
+    /// Sends a control message. At most 64 KiB.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub async fn frame(&mut self, kind: u16, payload: Bytes) -> Result<(), ExchangeError> {
+        self.write(&Frame::Message { kind, payload }).await
+    }
+
+    /// Sends body bytes, any number of them, without copying. Returns when QUIC has taken them, which it
+    /// does only as fast as the other side reads.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub async fn data(&mut self, bytes: Bytes) -> Result<(), ExchangeError> {
+        self.begin()?;
+        let written = self.shared.in_time(self.writer.write_data(bytes)).await;
+        self.end_of(written)
+    }
+
+    /// Says that the message is whole.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head). `Ok` means that QUIC has the end, not that the other side has it.
+    pub async fn finish(mut self) -> Result<(), ExchangeError> {
+        self.last(&Frame::End).await
+    }
+
+    /// Says that the message will never be whole, and why. The text is cut after 1 KiB.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub async fn abort(mut self, code: u32, text: &str) -> Result<(), ExchangeError> {
+        self.last(&Frame::Error {
+            code,
+            text: text.to_owned(),
+        })
+        .await
+    }
+
+    async fn last(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
+        self.begin()?;
+        self.shared.in_time(self.writer.close(frame)).await?;
+        Ok(())
+    }
+
+    async fn write(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
+        self.begin()?;
+        let written = self.shared.in_time(self.writer.write(frame)).await;
+        self.end_of(written)
+    }
+
+    /// Until a write comes to its end the message counts as broken: a dropped future leaves half a frame.
+    fn begin(&mut self) -> Result<(), ExchangeError> {
+        if std::mem::replace(&mut self.ended, true) {
+            Err(ExchangeError::Finished)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn end_of(&mut self, written: Result<(), ExchangeError>) -> Result<(), ExchangeError> {
+        self.ended = !matches!(written, Ok(()) | Err(ExchangeError::TooLarge(_)));
+        written
+    }
+}
+
+impl Drop for SendHalf {
+    fn drop(&mut self) {
+        // No effect on a stream that was finished.
+        let code = self.shared.give_up.load(Ordering::Relaxed);
+        self.writer.stream().set_drop_code(code);
+    }
+}
+
+/// What the other side says. Dropped before the end, the other side is asked to stop.
+#[derive(Debug)]
+pub struct RecvHalf {
+    reader: FrameReader,
+    shared: Arc<Shared>,
+    /// The end was read.
+    whole: bool,
+}
+
+impl RecvHalf {
+    pub(super) fn new(stream: RecvStream, version: u8, shared: Arc<Shared>) -> Self {
+        Self::from_reader(FrameReader::new(stream, version), shared)
+    }
+
+    pub(super) fn from_reader(reader: FrameReader, shared: Arc<Shared>) -> Self {
+        Self {
+            reader,
+            shared,
+            whole: false,
+        }
+    }
+
+    /// The next piece; `None` once the message is whole, and only then. Cancel-safe.
+    ///
+    /// # Errors
+    /// What was read so far is a fragment; see [`ExchangeError`] for why. A stream that merely ends is
+    /// [`WireError::Truncated`].
+    pub async fn next(&mut self) -> Result<Option<Part>, ExchangeError> {
+        if self.whole {
+            return Ok(None);
+        }
+        let frame = self
+            .shared
+            .in_time(self.reader.next())
+            .await
+            .inspect_err(|error| self.blame(error))?;
+        match frame {
+            Some(Frame::Data(bytes)) => Ok(Some(Part::Data(bytes))),
+            Some(Frame::Head(control)) => Ok(Some(Part::Head(control))),
+            Some(Frame::Message { kind, payload }) => Ok(Some(Part::Frame { kind, payload })),
+            Some(Frame::Error { code, text }) => Err(ExchangeError::Remote { code, text }),
+            Some(Frame::End) => {
+                self.shared
+                    .in_time(self.reader.end())
+                    .await
+                    .inspect_err(|error| self.blame(error))?;
+                self.whole = true;
+                Ok(None)
+            }
+            None => Err(ExchangeError::Finished),
+            Some(frame @ (Frame::Hello(_) | Frame::GoAway { .. } | Frame::Request { .. })) => {
+                let error = ExchangeError::Protocol(WireError::Unexpected(frame.name()));
+                self.blame(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn blame(&self, error: &ExchangeError) {
+        if matches!(error, ExchangeError::Protocol(_)) {
+            self.shared.give_up_with(StreamCode::Protocol);
+        }
+    }
+}
+
+impl Drop for RecvHalf {
+    fn drop(&mut self) {
+        // No effect on a stream that was read to its end.
+        let code = self.shared.give_up.load(Ordering::Relaxed);
+        self.reader.stream().set_drop_code(code);
+    }
+}

@@ -1,0 +1,186 @@
+//! The answering side: takes connections from nodes of the cluster and serves them until it drains.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::counters::PeerCounters;
+use super::error::PeerError;
+use super::greet::greet;
+use super::handler::Handler;
+use super::serve::{Control, DrainWatch, Served, serve};
+use crate::hello::RoleRule;
+use crate::identity::Identity;
+use crate::quic::{Connecting, Endpoint};
+
+/// Who is served, and the bounds of serving.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Which peers are let in. Default: any node of the cluster.
+    pub accept: RoleRule,
+    /// Exchanges handled at once on one connection; the next stream waits. Default 64. What one costs is the
+    /// handler's, and at most a stream window of unread body.
+    pub exchanges: usize,
+    /// Time for the hello after the handshake. Default 5 s.
+    pub hello_timeout: Duration,
+    /// Time for the first frame of a stream, once it is this stream's turn. Default 5 s.
+    pub request_timeout: Duration,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            accept: RoleRule::Any,
+            exchanges: 64,
+            hello_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Serves other nodes on one endpoint. Connections are bounded by the endpoint's
+/// [`AdmissionLimits`](crate::quic::AdmissionLimits).
+///
+/// The endpoint's TLS configuration must be that of the same identity ([`Identity::server_tls`]).
+pub struct PeerServer {
+    endpoint: Endpoint,
+    identity: Identity,
+    handler: Arc<dyn Handler>,
+    config: ServeConfig,
+    drain: watch::Sender<Option<Instant>>,
+    counters: Arc<PeerCounters>,
+}
+
+impl fmt::Debug for PeerServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerServer")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PeerServer {
+    /// A server that does nothing until [`serve`](Self::serve).
+    #[must_use]
+    pub fn new(
+        endpoint: Endpoint,
+        identity: Identity,
+        handler: Arc<dyn Handler>,
+        config: ServeConfig,
+    ) -> Self {
+        Self {
+            endpoint,
+            identity,
+            handler,
+            config,
+            drain: watch::Sender::new(None),
+            counters: Arc::new(PeerCounters::default()),
+        }
+    }
+
+    /// Serves until a [`drain`](Self::drain) is over, or the endpoint is closed. When it returns, every
+    /// connection it took is closed and no handler is running. Dropping the future cuts everything off.
+    pub async fn serve(&self) {
+        let mut connections = JoinSet::new();
+        let mut drain = self.drain.subscribe();
+        loop {
+            // Each may be cancelled: what was not taken stays in its queue.
+            tokio::select! {
+                connecting = self.endpoint.accept() => match connecting {
+                    Some(connecting) => {
+                        connections.spawn(self.connection(connecting));
+                    }
+                    None => break,
+                },
+                Some(ended) = connections.join_next() => log_panic(&ended),
+                // The sender is in `self`, so this is a drain.
+                _ = drain.wait_for(Option::is_some) => {
+                    self.endpoint.set_server(None);
+                    break;
+                }
+            }
+        }
+        while let Some(ended) = connections.join_next().await {
+            log_panic(&ended);
+        }
+    }
+
+    /// Takes no new connection, asks the peers to start no further exchange, lets those under way finish for as
+    /// long as `grace`, then closes. Returns at once; [`serve`](Self::serve) returns when it is done. A second call
+    /// changes nothing.
+    pub fn drain(&self, grace: Duration) {
+        let end = Instant::now() + grace;
+        self.drain
+            .send_if_modified(|at| at.is_none().then(|| *at = Some(end)).is_some());
+    }
+
+    /// What this server counted.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<PeerCounters> {
+        &self.counters
+    }
+
+    /// One connection from its handshake to its end, owning what it needs so that it can be a task.
+    fn connection(&self, connecting: Connecting) -> impl Future<Output = ()> + Send + 'static {
+        let (identity, handler) = (self.identity.clone(), self.handler.clone());
+        let (config, counters, drain) = (
+            self.config.clone(),
+            self.counters.clone(),
+            self.drain.subscribe(),
+        );
+        connection(connecting, identity, handler, config, counters, drain)
+    }
+}
+
+async fn connection(
+    connecting: Connecting,
+    identity: Identity,
+    handler: Arc<dyn Handler>,
+    config: ServeConfig,
+    counters: Arc<PeerCounters>,
+    drain: DrainWatch,
+) {
+    let addr = connecting.remote_addr();
+    let conn = match connecting.establish().await {
+        Ok(conn) => conn,
+        Err(error) => {
+            counters.handshakes_failed.inc();
+            tracing::debug!(%addr, %error, "handshake failed");
+            return;
+        }
+    };
+    let greeted = match greet(&conn, &identity, &config.accept, config.hello_timeout).await {
+        Ok(greeted) => greeted,
+        Err(PeerError::Refused { refusal, .. }) => return counters.refused(refusal.code()),
+        Err(PeerError::Hello { refusal, .. }) => return counters.refused(refusal.code()),
+        Err(error) => {
+            counters.ended_before_hello.inc();
+            tracing::debug!(%addr, %error, "peer left before its hello");
+            return;
+        }
+    };
+    counters.peers_accepted.inc();
+    let (info, control) = Control::split(greeted);
+    let request_timeout = config.request_timeout;
+    let served = Arc::new(Served {
+        conn,
+        info,
+        identity,
+        handler,
+        counters,
+        request_timeout,
+    });
+    serve(served, control, config.exchanges, drain).await;
+}
+
+fn log_panic(ended: &Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "serving a connection panicked");
+    }
+}

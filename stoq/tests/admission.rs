@@ -1,0 +1,184 @@
+//! Who is let in, who is turned away, and what the counters say about it.
+
+#![expect(clippy::unwrap_used, reason = "a failure here fails the test")]
+
+mod pair;
+
+use std::{net::SocketAddr, time::Duration};
+
+use pair::{Pair, client, server, tls};
+use stoq::quic::{
+    AdmissionLimits, CidKeys, ConnectError, Connection, Endpoint, EndpointConfig, TlsClient,
+    Transport,
+};
+use tokio::net::UdpSocket;
+
+fn server_with(limits: AdmissionLimits) -> (Endpoint, SocketAddr, TlsClient) {
+    let (tls_server, tls_client) = tls(b"test");
+    let mut config = EndpointConfig::new(CidKeys::random());
+    config.server = Some(tls_server);
+    config.limits = limits;
+    let endpoint = server(config);
+    let addr = endpoint.local_addr().unwrap();
+    (endpoint, addr, tls_client)
+}
+
+async fn echo_once(client: &Connection, server: &Connection) {
+    let (mut send, mut recv) = client.open_bi().await.unwrap();
+    send.write_all(b"ping").await.unwrap();
+    send.finish().unwrap();
+    let (mut back, mut forth) = server.accept_bi().await.unwrap();
+    let body = forth.read_to_end(100).await.unwrap();
+    back.write_all(&body).await.unwrap();
+    back.finish().unwrap();
+    assert_eq!(recv.read_to_end(100).await.unwrap(), b"ping");
+}
+
+fn assert_refused(result: Result<Connection, ConnectError>) {
+    match result {
+        Err(ConnectError::Connection(error)) if error.is_refused() => {}
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn newcomer_above_the_retry_limit_proves_its_address_and_gets_in() {
+    let (endpoint, addr, tls) = server_with(AdmissionLimits {
+        retry_above: 0,
+        ..Default::default()
+    });
+    let from = client(Transport::default());
+    let accept = async { endpoint.accept().await.unwrap().establish().await.unwrap() };
+    let (server, client) = tokio::join!(accept, from.connect(addr, "localhost", &tls));
+    echo_once(&client.unwrap(), &server).await;
+    assert_eq!(endpoint.counters().retries_sent.get(), 1);
+    assert_eq!(endpoint.counters().attempts_accepted.get(), 1);
+    assert_eq!(endpoint.counters().handshakes_completed.get(), 1);
+}
+
+#[tokio::test]
+async fn newcomer_beyond_the_handshake_limit_is_refused() {
+    let (endpoint, addr, tls) = server_with(AdmissionLimits {
+        max_handshakes: 1,
+        ..Default::default()
+    });
+    let from = client(Transport::default());
+    // Nobody accepts it yet, so for the server this handshake is in progress.
+    let first = from.connect(addr, "localhost", &tls).await.unwrap();
+    assert_refused(from.connect(addr, "localhost", &tls).await);
+    assert_eq!(endpoint.counters().refused_handshakes.get(), 1);
+
+    let server = endpoint.accept().await.unwrap().establish().await.unwrap();
+    echo_once(&first, &server).await;
+    from.connect(addr, "localhost", &tls).await.unwrap();
+}
+
+#[tokio::test]
+async fn newcomer_beyond_the_connection_limit_is_refused_until_one_leaves() {
+    let (endpoint, addr, tls) = server_with(AdmissionLimits {
+        max_connections: 1,
+        ..Default::default()
+    });
+    let from = client(Transport::default());
+    let first = from.connect(addr, "localhost", &tls).await.unwrap();
+    assert_refused(from.connect(addr, "localhost", &tls).await);
+    assert_eq!(endpoint.counters().refused_connections.get(), 1);
+    first.close(0, b"");
+    drop(endpoint.accept().await);
+    endpoint.wait_idle().await;
+    from.connect(addr, "localhost", &tls).await.unwrap();
+}
+
+#[tokio::test]
+async fn drain_refuses_newcomers_at_once_while_open_connections_work() {
+    let pair = Pair::connect().await;
+    let addr = pair.server_endpoint.local_addr().unwrap();
+    pair.server_endpoint.set_server(None);
+    // Nobody is accepting; the answer comes all the same.
+    let newcomer = pair
+        .client_endpoint
+        .connect(addr, "localhost", &pair.tls_client);
+    assert_refused(
+        tokio::time::timeout(Duration::from_secs(5), newcomer)
+            .await
+            .unwrap(),
+    );
+    assert_eq!(pair.server_endpoint.counters().refused_draining.get(), 1);
+    echo_once(&pair.client, &pair.server).await;
+
+    pair.server_endpoint
+        .set_server(Some(pair.tls_server.clone()));
+    pair.client_endpoint
+        .connect(addr, "localhost", &pair.tls_client)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn endpoint_made_without_a_server_takes_connections_once_it_has_one() {
+    let endpoint = server(EndpointConfig::new(CidKeys::random()));
+    let addr = endpoint.local_addr().unwrap();
+    let (tls_server, tls_client) = tls(b"test");
+    endpoint.set_server(Some(tls_server));
+    let from = client(Transport::default());
+    from.connect(addr, "localhost", &tls_client).await.unwrap();
+}
+
+#[tokio::test]
+async fn new_certificate_serves_newcomers_while_open_connections_work() {
+    let pair = Pair::connect().await;
+    let addr = pair.server_endpoint.local_addr().unwrap();
+    let (tls_server, tls_client) = tls(b"test");
+    pair.server_endpoint.set_server(Some(tls_server));
+    let accept = async {
+        pair.server_endpoint
+            .accept()
+            .await
+            .unwrap()
+            .establish()
+            .await
+            .unwrap()
+    };
+    let connect = pair.client_endpoint.connect(addr, "localhost", &tls_client);
+    let (server, client) = tokio::join!(accept, connect);
+    let client = client.unwrap();
+    assert_ne!(client.peer_certificates(), pair.client.peer_certificates());
+    echo_once(&client, &server).await;
+    echo_once(&pair.client, &pair.server).await;
+}
+
+#[tokio::test]
+async fn silent_client_is_cut_off_at_the_handshake_timeout() {
+    let handshake_timeout = Duration::from_millis(200);
+    let (endpoint, addr, tls) = server_with(AdmissionLimits {
+        handshake_timeout,
+        ..Default::default()
+    });
+    // A path that carries the client's first flight and nothing back.
+    let path = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let middle = path.local_addr().unwrap();
+    let from = client(Transport::default());
+    let attempt = tokio::spawn(async move { from.connect(middle, "localhost", &tls).await });
+    let mut datagram = [0; 2000];
+    let (len, _) = path.recv_from(&mut datagram).await.unwrap();
+    path.send_to(&datagram[..len], addr).await.unwrap();
+
+    let result = endpoint.accept().await.unwrap().establish().await;
+    assert_eq!(result.unwrap_err(), ConnectError::HandshakeTimeout);
+    assert_eq!(endpoint.counters().handshakes_timed_out.get(), 1);
+    attempt.abort();
+}
+
+#[tokio::test]
+async fn handshake_dropped_midway_counts_as_failed_and_frees_its_place() {
+    let (endpoint, addr, tls) = server_with(AdmissionLimits {
+        max_handshakes: 1,
+        ..Default::default()
+    });
+    let from = client(Transport::default());
+    let first = from.connect(addr, "localhost", &tls).await.unwrap();
+    drop(endpoint.accept().await.unwrap());
+    first.closed().await;
+    assert_eq!(endpoint.counters().handshakes_failed.get(), 1);
+    from.connect(addr, "localhost", &tls).await.unwrap();
+}

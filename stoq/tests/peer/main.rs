@@ -1,0 +1,8 @@
+//! Nodes that talk to each other over real loopback sockets.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod cluster;
+mod exchanges;
+mod pools;
+mod refusals;
