@@ -1,0 +1,509 @@
+//! Where the answer to a request is to be had: lookup, then collapse, then fetch, in that order and until one answers.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use http::Method;
+
+use super::{
+    Cache, CacheRequest, Failure, Hit, Lookup,
+    deliver::Shape,
+    lead::{Filling, Led, Stage},
+    serve::filling_shape,
+};
+use crate::{
+    collapse::{Follow, Lead, Seat},
+    fill::reader::{FillReader, ObjectReader},
+    http::{
+        cache_status::{CacheStatus, Details},
+        conditional,
+        range::ByteRange,
+        validator::Validators,
+    },
+    object::Object,
+    reply::Reply,
+    upstream::{BodyError, Source, Upstream},
+};
+
+/// Leaders that may be lost, and objects found incomplete, before a request gives up.
+const ATTEMPTS_MAX: u32 = 6;
+
+/// A range that starts further than this ahead of what has arrived is fetched on its own.
+const RANGE_AHEAD_BYTES_MAX: u64 = 8 << 20;
+
+/// Where the answer to a request is to be had.
+pub(super) enum Answer {
+    /// Here it is.
+    Ready(Reply),
+    /// From the store, read while it is sent; its first bytes are here.
+    Stored {
+        hit: Hit,
+        shape: Shape,
+        reader: ObjectReader,
+        outcome: CacheStatus,
+        details: Details,
+    },
+    /// From a fill.
+    Filling {
+        filling: Arc<Filling>,
+        reader: FillReader,
+        outcome: CacheStatus,
+    },
+}
+
+/// One request on its way to an answer.
+pub(super) struct Ask<'a> {
+    cache: &'a Cache,
+    request: &'a CacheRequest,
+    upstream: &'a Arc<dyn Upstream>,
+    /// The whole will leave as chunk events, so a reader is wanted even where all is in RAM.
+    events: bool,
+    /// What the response's `Vary` makes of this request, once a leader's response has told.
+    variant: Option<u64>,
+    /// What is stored has holes that nobody fills now: as if nothing were.
+    incomplete: bool,
+}
+
+/// What looking at the store led to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a request, taken apart at once; a box would cost more"
+)]
+enum Looked {
+    Answer(Answer),
+    /// The upstream is to be asked, about `held` where something is.
+    Ask {
+        held: Option<Hit>,
+        outcome: CacheStatus,
+    },
+}
+
+/// What following led to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a request, taken apart at once; a box would cost more"
+)]
+enum Followed {
+    Answer(Answer),
+    /// Ask again: the leader was lost, its fill failed, or its response is for requests with other fields.
+    Again,
+    /// Fetch for yourself, at once.
+    Alone,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn new(
+        cache: &'a Cache,
+        request: &'a CacheRequest,
+        upstream: &'a Arc<dyn Upstream>,
+        events: bool,
+    ) -> Self {
+        Self {
+            cache,
+            request,
+            upstream,
+            events,
+            variant: None,
+            incomplete: false,
+        }
+    }
+
+    pub(super) async fn answer(mut self) -> Result<Answer, Failure> {
+        for _ in 0..ATTEMPTS_MAX {
+            let (held, outcome) = match self.look().await {
+                Looked::Answer(answer) => return Ok(answer),
+                Looked::Ask { held, outcome } => (held, outcome),
+            };
+            if self.request.method == Method::HEAD {
+                return self.straight(outcome, held).await;
+            }
+            let flight = (
+                self.request.key,
+                self.variant.unwrap_or_else(|| self.known_variant()),
+            );
+            let collapse = &self.cache.inner.collapse;
+            if held.is_none() && self.asks_far_ahead() && collapse.peek(&flight).is_none() {
+                return self.straight(CacheStatus::Partial, None).await;
+            }
+            let found = if self
+                .cache
+                .inner
+                .index
+                .is_uncacheable(&self.request.key, self.cache.now())
+            {
+                self.alone(held, outcome).await?
+            } else {
+                match collapse.seat(flight) {
+                    // Between looking and taking the seat another leader may have finished.
+                    Seat::Lead(_) if !self.incomplete && self.is_fresh() => None,
+                    Seat::Lead(lead) => self.lead(Some(lead), held, outcome).await?,
+                    Seat::Full => self.lead(None, held, outcome).await?,
+                    Seat::Follow(follow) => match self.follow(follow, held.as_ref()).await? {
+                        Followed::Answer(answer) => Some(answer),
+                        Followed::Again => None,
+                        Followed::Alone => self.alone(held, outcome).await?,
+                    },
+                }
+            };
+            if let Some(answer) = found {
+                return Ok(answer);
+            }
+        }
+        Err(Failure::Abandoned {
+            attempts: ATTEMPTS_MAX,
+        })
+    }
+
+    /// The store's answer, or what to ask the upstream.
+    async fn look(&mut self) -> Looked {
+        let request = self.request;
+        let lookup = if self.incomplete {
+            Lookup::Miss
+        } else {
+            self.cache.lookup(
+                &request.key,
+                &request.facts(),
+                &request.site.policy,
+                self.cache.now(),
+            )
+        };
+        let (hit, status) = match lookup {
+            Lookup::Fresh(hit) => (hit, CacheStatus::Hit),
+            Lookup::Stale(hit) => {
+                self.refresh(&hit);
+                (hit, CacheStatus::StaleRefreshing)
+            }
+            Lookup::Expired(hit) => {
+                return Looked::Ask {
+                    held: Some(hit),
+                    outcome: CacheStatus::Expired,
+                };
+            }
+            Lookup::Miss => {
+                return Looked::Ask {
+                    held: None,
+                    outcome: CacheStatus::Miss,
+                };
+            }
+            Lookup::VaryMiss => {
+                return Looked::Ask {
+                    held: None,
+                    outcome: CacheStatus::VaryMiss,
+                };
+            }
+            Lookup::HitForMiss => {
+                return Looked::Ask {
+                    held: None,
+                    outcome: CacheStatus::HitForMiss,
+                };
+            }
+        };
+        match self.open(&hit, status).await {
+            Ok(answer) => Looked::Answer(answer),
+            Err(error) => {
+                tracing::debug!(key = ?request.key, %error, "stored object is incomplete");
+                self.incomplete = true;
+                Looked::Ask {
+                    held: None,
+                    outcome: CacheStatus::Miss,
+                }
+            }
+        }
+    }
+
+    /// Fetches for itself alone: what came a moment ago was of no use to others.
+    async fn alone(
+        &self,
+        held: Option<Hit>,
+        outcome: CacheStatus,
+    ) -> Result<Option<Answer>, Failure> {
+        match held {
+            Some(held) => self.lead(None, Some(held), outcome).await,
+            None if conditional::is_partial_or_conditional(&self.request.headers) => {
+                self.straight(CacheStatus::HitForMiss, None).await.map(Some)
+            }
+            None => self.lead(None, None, CacheStatus::HitForMiss).await,
+        }
+    }
+
+    /// Fetches, alone or for others too. `None`: what came is of no use, ask again.
+    async fn lead(
+        &self,
+        lead: Option<Lead<Stage>>,
+        held: Option<Hit>,
+        outcome: CacheStatus,
+    ) -> Result<Option<Answer>, Failure> {
+        let inner = &self.cache.inner;
+        if inner.tasks.is_closed() {
+            return Err(Failure::Shutdown);
+        }
+        // What could not be delivered if it were confirmed is not asked about.
+        let validated = held
+            .as_ref()
+            .filter(|hit| self.is_deliverable(&hit.object))
+            .map(|hit| Arc::clone(&hit.object));
+        let led = self
+            .cache
+            .start(
+                lead,
+                validated,
+                self.request.clone(),
+                Arc::clone(self.upstream),
+            )
+            .await;
+        match led {
+            Ok(Led::Filling(filling, reader)) => Ok(Some(Answer::Filling {
+                filling,
+                reader,
+                outcome,
+            })),
+            Ok(Led::Stored(object)) => {
+                // A hole found now was there before: the object is forgotten, and fetched whole.
+                Ok(self
+                    .open(&self.cache.hit(object), CacheStatus::Revalidated)
+                    .await
+                    .ok())
+            }
+            Ok(Led::Through(response, refused)) => {
+                let outcome = if refused {
+                    CacheStatus::Bypass
+                } else {
+                    outcome
+                };
+                Ok(Some(Answer::Ready(self.cache.through(response, outcome))))
+            }
+            Ok(Led::Failed(failure)) => self.stand_in(failure, held.as_ref()).await.map(Some),
+            // The task ended without a word: aborted, or it panicked.
+            Err(_) if inner.abort.is_cancelled() => Err(Failure::Shutdown),
+            Err(_) => {
+                inner.metrics.leaders_lost.inc();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Waits for another's fetch, and joins it if its response is for this request too.
+    async fn follow(
+        &mut self,
+        follow: Follow<Stage>,
+        held: Option<&Hit>,
+    ) -> Result<Followed, Failure> {
+        let Some(stage) = follow.settled().await else {
+            if self.cache.inner.abort.is_cancelled() {
+                return Err(Failure::Shutdown);
+            }
+            return Ok(Followed::Again);
+        };
+        let selector = match &stage {
+            Stage::Alone => return Ok(Followed::Alone),
+            Stage::Failed(failure) => {
+                return self
+                    .stand_in(failure.clone(), held)
+                    .await
+                    .map(Followed::Answer);
+            }
+            Stage::Stored(object) => &object.selector,
+            Stage::Filling(filling) => &filling.selector,
+        };
+        if !selector.matches(&self.request.headers) {
+            let variant = hash(&selector.key_of(&self.request.headers));
+            // Told apart already, and still not the same: two sets of fields with one hash.
+            let known = self.variant.replace(variant) == Some(variant);
+            return Ok(if known {
+                Followed::Alone
+            } else {
+                Followed::Again
+            });
+        }
+        match stage {
+            Stage::Stored(object) => {
+                let opened = self
+                    .open(&self.cache.hit(object), CacheStatus::Collapsed)
+                    .await;
+                Ok(opened.map_or(Followed::Again, Followed::Answer))
+            }
+            Stage::Filling(filling) => self.join(filling).await,
+            Stage::Alone | Stage::Failed(_) => Ok(Followed::Alone),
+        }
+    }
+
+    /// Takes a seat at another's fill.
+    async fn join(&self, filling: Arc<Filling>) -> Result<Followed, Failure> {
+        let start = match filling_shape(&filling, self.request) {
+            Shape::Part(slice) => slice.start,
+            Shape::NotModified | Shape::Head | Shape::Unsatisfiable | Shape::Whole => 0,
+        };
+        if start
+            > filling
+                .fill
+                .received()
+                .saturating_add(RANGE_AHEAD_BYTES_MAX)
+        {
+            return self
+                .straight(CacheStatus::Partial, None)
+                .await
+                .map(Followed::Answer);
+        }
+        // Holes are refilled through the reader's own upstream: the leader's belongs to the leader's worker.
+        let strong = filling.access.refill.strong.clone();
+        let access = self.cache.access(
+            self.request,
+            self.upstream,
+            strong,
+            filling.access.refill.source,
+        );
+        match FillReader::new(&filling.fill, access, start) {
+            Some(reader) => Ok(Followed::Answer(Answer::Filling {
+                filling,
+                reader,
+                outcome: CacheStatus::Collapsed,
+            })),
+            // It failed, and is off the table by now.
+            None if filling.fill.is_stored() => Ok(Followed::Again),
+            // Its first bytes are gone and were not stored.
+            None => Ok(Followed::Alone),
+        }
+    }
+
+    /// The stored response in place of an upstream that cannot be reached, where that is allowed; else the failure.
+    async fn stand_in(&self, failure: Failure, held: Option<&Hit>) -> Result<Answer, Failure> {
+        let (Failure::Upstream(error), Some(hit)) = (&failure, held) else {
+            return Err(failure);
+        };
+        let limit = self.request.site.policy.stale_if_unreachable;
+        if !error.is_unreachable()
+            || !hit
+                .object
+                .freshness
+                .may_serve_unreachable(self.cache.now(), limit)
+        {
+            return Err(failure);
+        }
+        let hit = self.cache.hit(Arc::clone(&hit.object));
+        self.open(&hit, CacheStatus::StaleUnreachable)
+            .await
+            .map_err(|_| failure)
+    }
+
+    /// Makes a stored response ready to send: its first bytes are here when this returns.
+    async fn open(&self, hit: &Hit, outcome: CacheStatus) -> Result<Answer, BodyError> {
+        let details = Details {
+            forward_status: (outcome == CacheStatus::Revalidated).then_some(304),
+            ..Details::default()
+        };
+        let facts = self.request.facts();
+        let shape = Cache::shape(&facts, hit);
+        let as_events = self.events && shape == Shape::Whole;
+        if !as_events && let Some(reply) = self.cache.ready(&facts, hit, outcome, &details) {
+            return Ok(Answer::Ready(reply));
+        }
+        let object = &hit.object;
+        if !self.is_deliverable(object) {
+            self.cache.inner.index.remove(self.request.key, object);
+            return Err(BodyError::Gone {
+                offset: 0,
+                reason: "no way to refill its holes".to_owned(),
+            });
+        }
+        let strong = Validators::of(&object.head.headers).strong().cloned();
+        let access = self
+            .cache
+            .access(self.request, self.upstream, strong, object.source);
+        let slice = shape.slice(object.manifest.total_len());
+        let (cache, key, gone) = (self.cache.clone(), self.request.key, Arc::clone(object));
+        let forget = move || cache.inner.index.remove(key, &gone);
+        let mut reader = ObjectReader::new(Arc::clone(&object.manifest), access, slice, forget);
+        reader.prepare().await?;
+        Ok(Answer::Stored {
+            hit: hit.clone(),
+            shape,
+            reader,
+            outcome,
+            details,
+        })
+    }
+
+    /// Sends the request on as the client wrote it and stores nothing.
+    async fn straight(&self, outcome: CacheStatus, held: Option<Hit>) -> Result<Answer, Failure> {
+        self.cache.inner.metrics.fetches.inc();
+        match self.upstream.fetch(self.request.as_sent()).await {
+            Ok(response) => Ok(Answer::Ready(self.cache.through(response, outcome))),
+            Err(error) => self.stand_in(Failure::Upstream(error), held.as_ref()).await,
+        }
+    }
+
+    /// Starts a refresh of a stale response, unless one runs. Nobody waits for it.
+    fn refresh(&self, hit: &Hit) {
+        if self.cache.inner.tasks.is_closed() {
+            return;
+        }
+        if let Seat::Lead(lead) = self
+            .cache
+            .inner
+            .collapse
+            .seat((self.request.key, self.known_variant()))
+        {
+            let held = self
+                .is_deliverable(&hit.object)
+                .then(|| Arc::clone(&hit.object));
+            drop(self.cache.start(
+                Some(lead),
+                held,
+                self.request.clone(),
+                Arc::clone(self.upstream),
+            ));
+        }
+    }
+
+    /// Whether each byte of an object is here or may be had again under its name.
+    fn is_deliverable(&self, object: &Object) -> bool {
+        let store = &self.cache.inner.depot.store;
+        object.source != Source::Origin
+            || Validators::of(&object.head.headers).strong().is_some()
+            || object
+                .manifest
+                .entries_from(0)
+                .all(|entry| store.contains(&entry.id))
+    }
+
+    /// Whether a fresh response is stored now.
+    fn is_fresh(&self) -> bool {
+        let request = self.request;
+        let found = self.cache.lookup(
+            &request.key,
+            &request.facts(),
+            &request.site.policy,
+            self.cache.now(),
+        );
+        matches!(found, Lookup::Fresh(_))
+    }
+
+    /// What this request's fields come to under the `Vary` its URL had last; 0 where it had none.
+    fn known_variant(&self) -> u64 {
+        let variants = self.cache.inner.index.get(&self.request.key);
+        let newest = variants.as_ref().and_then(|variants| variants.newest());
+        newest
+            .filter(|object| !object.selector.is_empty())
+            .map_or(0, |object| {
+                hash(&object.selector.key_of(&self.request.headers))
+            })
+    }
+
+    /// Whether the request wants a range of something unknown that may lie far behind its first byte.
+    fn asks_far_ahead(&self) -> bool {
+        match ByteRange::of(&self.request.facts()) {
+            Some(ByteRange::From { first, .. }) => first > RANGE_AHEAD_BYTES_MAX,
+            Some(ByteRange::Suffix(_)) => true,
+            None => false,
+        }
+    }
+}
+
+/// Never 0, which means that no `Vary` is known.
+fn hash(fields: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    fields.hash(&mut hasher);
+    hasher.finish().max(1)
+}

@@ -1,0 +1,150 @@
+//! Which responses are stored under which URL, and which URLs are known to be uncacheable.
+
+use std::{
+    hash::{BuildHasher, Hasher},
+    sync::Arc,
+};
+
+use http::HeaderMap;
+use moka::{ops::compute::Op, sync::Cache};
+
+use crate::{http::vary::VARIANTS_MAX, key::CacheKey, object::Object, time::Timestamp};
+
+/// URLs remembered as uncacheable: at about 300 bytes each 20 MiB. The least used are forgotten, and collapse once more.
+const UNCACHEABLE_MAX: u64 = 65_536;
+
+/// The stored responses of one URL, the newest first, at most [`VARIANTS_MAX`].
+#[derive(Debug)]
+pub(crate) struct Variants(Vec<Arc<Object>>);
+
+impl Variants {
+    /// The newest response that a request with these fields may have.
+    pub(crate) fn select(&self, request: &HeaderMap) -> Option<&Arc<Object>> {
+        self.0
+            .iter()
+            .find(|object| object.selector.matches(request))
+    }
+
+    /// All of them, the newest first.
+    pub(crate) fn all(&self) -> &[Arc<Object>] {
+        &self.0
+    }
+
+    /// Any of them, the newest: its `Vary` is the best guess at the next response's.
+    pub(crate) fn newest(&self) -> Option<&Arc<Object>> {
+        self.0.first()
+    }
+}
+
+/// The index. Bounded in bytes by an estimate of what the heads and manifests weigh.
+#[derive(Debug)]
+pub(crate) struct Index {
+    objects: Cache<CacheKey, Arc<Variants>, ByFirstBytes>,
+    uncacheable: Cache<CacheKey, Timestamp, ByFirstBytes>,
+}
+
+impl Index {
+    pub(crate) fn new(heads_bytes: u64) -> Self {
+        /// The index's own cost of an entry (measured for this cache: 291 bytes).
+        const ENTRY_OVERHEAD: usize = 291;
+        let objects = Cache::builder()
+            .max_capacity(heads_bytes)
+            .weigher(|_, variants: &Arc<Variants>| {
+                let weight: usize = variants.0.iter().map(|object| object.weight()).sum();
+                u32::try_from(weight + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+            })
+            .build_with_hasher(ByFirstBytes);
+        let uncacheable = Cache::builder()
+            .max_capacity(UNCACHEABLE_MAX)
+            .build_with_hasher(ByFirstBytes);
+        Self {
+            objects,
+            uncacheable,
+        }
+    }
+
+    pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<Variants>> {
+        self.objects.get(key)
+    }
+
+    /// Stores a response in place of those that answer the same requests.
+    pub(crate) fn insert(&self, key: CacheKey, object: &Arc<Object>) {
+        self.objects.entry(key).and_upsert_with(|present| {
+            let mut variants = Vec::with_capacity(1);
+            variants.push(Arc::clone(object));
+            if let Some(present) = present {
+                let others = present.into_value();
+                variants.extend(
+                    others
+                        .0
+                        .iter()
+                        .filter(|other| other.selector != object.selector)
+                        .cloned(),
+                );
+                variants.truncate(VARIANTS_MAX);
+            }
+            Arc::new(Variants(variants))
+        });
+        self.uncacheable.invalidate(&key);
+    }
+
+    /// Forgets this response, if it is still the one stored.
+    pub(crate) fn remove(&self, key: CacheKey, object: &Arc<Object>) {
+        self.objects.entry(key).and_compute_with(|present| {
+            let Some(present) = present else {
+                return Op::Nop;
+            };
+            let variants = present.into_value();
+            let kept: Vec<_> = variants
+                .0
+                .iter()
+                .filter(|other| !Arc::ptr_eq(other, object))
+                .cloned()
+                .collect();
+            match kept.len() {
+                0 => Op::Remove,
+                all if all == variants.0.len() => Op::Nop,
+                _ => Op::Put(Arc::new(Variants(kept))),
+            }
+        });
+    }
+
+    /// Remembers a URL as uncacheable until `until`.
+    pub(crate) fn mark_uncacheable(&self, key: CacheKey, until: Timestamp) {
+        self.uncacheable.insert(key, until);
+    }
+
+    /// Whether a URL was found uncacheable and that still counts.
+    pub(crate) fn is_uncacheable(&self, key: &CacheKey, now: Timestamp) -> bool {
+        self.uncacheable.get(key).is_some_and(|until| now < until)
+    }
+}
+
+/// Keys are hashes already: the first eight bytes serve.
+#[derive(Debug, Clone, Copy, Default)]
+struct ByFirstBytes;
+
+#[derive(Debug, Default)]
+struct FirstBytes(u64);
+
+impl BuildHasher for ByFirstBytes {
+    type Hasher = FirstBytes;
+
+    fn build_hasher(&self) -> FirstBytes {
+        FirstBytes::default()
+    }
+}
+
+impl Hasher for FirstBytes {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk::<8>() {
+            self.0 ^= u64::from_le_bytes(*first);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

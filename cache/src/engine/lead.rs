@@ -1,0 +1,495 @@
+//! The fetch that a leader runs, for itself and for whoever joins.
+//!
+//! It is a task of its own: its client may leave, and the task goes on while anyone reads or the store admitted the
+//! object. The cache owns the task and awaits it at shutdown.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::sync::oneshot;
+
+use super::{Cache, CacheRequest, Failure, deliver::declared_length};
+use crate::{
+    collapse::Lead,
+    content,
+    fill::{
+        Fill,
+        hole::Refill,
+        reader::{Access, FillReader},
+        writer::{Declared, Writer},
+    },
+    http::{
+        conditional,
+        freshness::{self, Freshness, Storable},
+        hop, update,
+        validator::{EntityTag, Validators},
+        vary::Selector,
+    },
+    object::Object,
+    reply::StoredHead,
+    time::Timestamp,
+    upstream::{FetchResponse, Source, Upstream, UpstreamError},
+};
+
+/// A server error is remembered as uncacheable no longer than this: it releases those who wait now, and the next
+/// burst still makes one fetch.
+const SERVER_ERROR_MEMORY: Duration = Duration::from_secs(1);
+
+/// How far a fetch is, for those who joined it.
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    /// Its body arrives: read along.
+    Filling(Arc<Filling>),
+    /// What was stored still holds.
+    Stored(Arc<Object>),
+    /// Its response is for its own client alone: everyone fetches for himself, now.
+    Alone,
+    /// There is no response.
+    Failed(Failure),
+}
+
+/// A storable response whose body arrives.
+#[derive(Debug)]
+pub(super) struct Filling {
+    pub(super) fill: Arc<Fill>,
+    pub(super) head: Arc<StoredHead>,
+    pub(super) freshness: Freshness,
+    pub(super) selector: Selector,
+    pub(super) declared: Option<u64>,
+    pub(super) upstream_cache_status: Option<String>,
+    pub(super) access: Access,
+}
+
+/// What the leader's own client gets.
+pub(super) enum Led {
+    /// A body that arrives, with a seat at its first byte.
+    Filling(Arc<Filling>, FillReader),
+    /// The stored response, confirmed.
+    Stored(Arc<Object>),
+    /// A response that is not stored. `true`: for want of room.
+    Through(FetchResponse, bool),
+    /// No response.
+    Failed(Failure),
+}
+
+impl fmt::Debug for Led {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filling(..) => "Filling",
+            Self::Stored(_) => "Stored",
+            Self::Through(..) => "Through",
+            Self::Failed(_) => "Failed",
+        })
+    }
+}
+
+impl Cache {
+    /// Starts a fetch. `lead` is the right to let others join; `held` is what is to be validated. The answer comes when the head is known;
+    /// nobody need wait for it.
+    pub(super) fn start(
+        &self,
+        lead: Option<Lead<Stage>>,
+        held: Option<Arc<Object>>,
+        request: CacheRequest,
+        upstream: Arc<dyn Upstream>,
+    ) -> oneshot::Receiver<Led> {
+        let (answer, answered) = oneshot::channel();
+        let fetch = Fetch {
+            cache: self.clone(),
+            lead,
+            request,
+            upstream,
+        };
+        let abort = self.inner.abort.clone();
+        self.inner.tasks.spawn(async move {
+            // Dropping the fetch releases followers and fails readers; both are told.
+            let _ = abort
+                .run_until_cancelled(Box::pin(fetch.run(held, answer)))
+                .await;
+        });
+        answered
+    }
+}
+
+/// One fetch, as its task runs it.
+struct Fetch {
+    cache: Cache,
+    lead: Option<Lead<Stage>>,
+    request: CacheRequest,
+    upstream: Arc<dyn Upstream>,
+}
+
+/// A response on its way into the store.
+struct Arrival {
+    response: FetchResponse,
+    freshness: Freshness,
+    response_time: Timestamp,
+}
+
+impl Fetch {
+    async fn run(self, mut held: Option<Arc<Object>>, answer: oneshot::Sender<Led>) {
+        let (mut response, request_time, response_time) = loop {
+            let request_time = self.cache.now();
+            let fetched = self.upstream.fetch(self.to_upstream(held.as_deref())).await;
+            let response_time = self.cache.now();
+            let mut response = match fetched {
+                Ok(response) => response,
+                Err(error) => return self.fail(error, answer),
+            };
+            hop::strip(&mut response.headers);
+            if response.status == StatusCode::NOT_MODIFIED {
+                match held.take() {
+                    Some(object) if confirms(&response.headers, &object.head.headers) => {
+                        self.confirmed(&object, &response, request_time, response_time, answer);
+                        return;
+                    }
+                    // A 304 about something else: ask again, without a condition.
+                    Some(_) => continue,
+                    None => {
+                        return self.fail(
+                            UpstreamError::Protocol("304 without a condition".to_owned()),
+                            answer,
+                        );
+                    }
+                }
+            }
+            break (response, request_time, response_time);
+        };
+        response
+            .headers
+            .remove(HeaderName::from_static("cache-status"));
+        let facts = self.request.facts();
+        let policy = &self.request.site.policy;
+        match freshness::storable(
+            &facts,
+            response.status,
+            &response.headers,
+            policy,
+            request_time,
+            response_time,
+        ) {
+            Storable::Store(freshness) => {
+                self.fill(
+                    Arrival {
+                        response,
+                        freshness,
+                        response_time,
+                    },
+                    answer,
+                )
+                .await
+            }
+            Storable::Pass(_) => {
+                if let (false, Some(object)) = (response.status.is_server_error(), held) {
+                    // What was stored has been replaced by something that must not be.
+                    self.cache.inner.index.remove(self.request.key, &object);
+                }
+                self.alone(response.status, response_time);
+                let _ = answer.send(Led::Through(response, false));
+            }
+        }
+    }
+
+    /// The request as it goes to the upstream: for the whole, or whether what is held still holds.
+    fn to_upstream(&self, held: Option<&Object>) -> crate::upstream::FetchRequest {
+        self.cache.inner.metrics.fetches.inc();
+        let mut headers = self.request.headers.clone();
+        match held {
+            Some(object) => {
+                conditional::validate(&mut headers, &Validators::of(&object.head.headers))
+            }
+            None => conditional::strip(&mut headers),
+        }
+        let mut fetch = self.request.get(headers);
+        fetch.held = held.map(|object| Arc::clone(&object.manifest));
+        fetch
+    }
+
+    fn settle(&self, stage: Stage) {
+        if let Some(lead) = &self.lead {
+            lead.settle(stage);
+        }
+    }
+
+    fn fail(&self, error: UpstreamError, answer: oneshot::Sender<Led>) {
+        let failure = Failure::Upstream(error);
+        self.settle(Stage::Failed(failure.clone()));
+        let _ = answer.send(Led::Failed(failure));
+    }
+
+    /// Releases followers to fetch for themselves, and remembers why.
+    fn alone(&self, status: StatusCode, now: Timestamp) {
+        let memory = match self.request.site.policy.hit_for_miss {
+            memory if status.is_server_error() => memory.min(SERVER_ERROR_MEMORY),
+            memory => memory,
+        };
+        if !memory.is_zero() {
+            self.cache
+                .inner
+                .index
+                .mark_uncacheable(self.request.key, now.plus(memory));
+            self.cache.inner.metrics.hit_for_miss_marked.inc();
+        }
+        self.settle(Stage::Alone);
+    }
+
+    /// What was held still holds: the same manifest under the fields of the 304.
+    fn confirmed(
+        &self,
+        held: &Arc<Object>,
+        response: &FetchResponse,
+        request_time: Timestamp,
+        response_time: Timestamp,
+        answer: oneshot::Sender<Led>,
+    ) {
+        let inner = &self.cache.inner;
+        inner.metrics.revalidated.inc();
+        let mut fresh = response.headers.clone();
+        date(&mut fresh, response_time);
+        let headers = update::updated(&held.head.headers, &fresh);
+        let (status, policy) = (held.head.status, &self.request.site.policy);
+        // Judged as the response to this request that it now is; its age is that of the 304.
+        let mut judged = headers.clone();
+        if let Some(age) = response.headers.get(header::AGE) {
+            judged.insert(header::AGE, age.clone());
+        }
+        let decision = freshness::storable(
+            &self.request.facts(),
+            status,
+            &judged,
+            policy,
+            request_time,
+            response_time,
+        );
+        let selector = Selector::of(&headers, &self.request.headers).unwrap_or_default();
+        let (freshness, store) = match decision {
+            Storable::Store(freshness) => (freshness, true),
+            Storable::Pass(_) => (
+                Freshness {
+                    lifetime_ms: 0,
+                    stale_allowed: false,
+                    ..held.freshness
+                },
+                false,
+            ),
+        };
+        let object = Arc::new(Object::new(
+            Arc::new(StoredHead::new(status, headers)),
+            Arc::clone(&held.manifest),
+            freshness,
+            selector,
+            response.via,
+            response.upstream_cache_status.clone(),
+        ));
+        if store {
+            inner.index.insert(self.request.key, &object);
+        } else {
+            inner.index.remove(self.request.key, held);
+        }
+        if freshness.is_fresh(response_time) {
+            self.settle(Stage::Stored(Arc::clone(&object)));
+        } else {
+            self.alone(status, response_time);
+        }
+        let _ = answer.send(Led::Stored(object));
+    }
+
+    /// Streams a storable response to its readers and into the store.
+    async fn fill(mut self, arrival: Arrival, answer: oneshot::Sender<Led>) {
+        let cache = self.cache.clone();
+        let inner = &cache.inner;
+        let Some(share) = inner.budget.open() else {
+            inner.metrics.fills_refused.inc();
+            self.settle(Stage::Alone);
+            let _ = answer.send(Led::Through(arrival.response, true));
+            return;
+        };
+        let Arrival {
+            response,
+            freshness,
+            response_time,
+        } = arrival;
+        let FetchResponse {
+            status,
+            mut headers,
+            body,
+            via,
+            upstream_cache_status,
+        } = response;
+        headers.remove(header::AGE);
+        date(&mut headers, response_time);
+        // Storable means that its `Vary` can be compared.
+        let selector = Selector::of(&headers, &self.request.headers).unwrap_or_default();
+        let declared = self.declared(&headers);
+        let stored = declared
+            .length
+            .is_none_or(|length| length <= declared.stored_bytes_max);
+        let fill = Fill::new(share, stored);
+        let access = self.access(&headers, via);
+        let filling = Arc::new(Filling {
+            fill: Arc::clone(&fill),
+            head: Arc::new(StoredHead::new(status, headers)),
+            freshness,
+            selector,
+            declared: declared.length,
+            upstream_cache_status,
+            access: access.clone(),
+        });
+        let mut writer = Writer::new(Arc::clone(&fill), access.clone(), declared);
+        inner.metrics.fills_open.inc();
+        let open = OpenFill(&cache);
+        // The leader's seat comes first, so that a fill nobody may join is not taken for unread.
+        if let Some(reader) = FillReader::new(&fill, access, 0) {
+            let _ = answer.send(Led::Filling(Arc::clone(&filling), reader));
+        }
+        if freshness.is_fresh(response_time) {
+            self.settle(Stage::Filling(Arc::clone(&filling)));
+        } else {
+            // Stale on arrival: of use to its own client, and to be validated by every other.
+            self.alone(status, response_time);
+        }
+        match writer.run(body).await {
+            Ok(manifest) => {
+                if fill.is_stored() {
+                    self.commit(&filling, manifest, via);
+                }
+                writer.end();
+                inner.metrics.fills_sealed.inc();
+                open.done();
+                // Off the table: requests find the object from here on.
+                self.lead = None;
+                if !inner.tasks.is_closed() {
+                    writer.drain().await;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(key = ?self.request.key, %error, "fill abandoned");
+                // Off the table first: who finds the fill failed finds no trace of it when asking again.
+                self.lead = None;
+                writer.fail(error);
+            }
+        }
+    }
+
+    /// Lets requests find the complete object. Its chunks are in the store by now.
+    fn commit(&self, filling: &Filling, manifest: Arc<content::Manifest>, via: Source) {
+        let mut headers = filling.head.headers.clone();
+        headers.insert(
+            header::CONTENT_LENGTH,
+            HeaderValue::from(manifest.total_len()),
+        );
+        let object = Object::new(
+            Arc::new(StoredHead::new(filling.head.status, headers)),
+            manifest,
+            filling.freshness,
+            filling.selector.clone(),
+            via,
+            filling.upstream_cache_status.clone(),
+        );
+        self.cache
+            .inner
+            .index
+            .insert(self.request.key, &Arc::new(object));
+        if !filling.freshness.is_fresh(self.cache.now()) {
+            // Stored for validation only: requests must not queue for it.
+            let until = self.cache.now().plus(self.request.site.policy.hit_for_miss);
+            self.cache
+                .inner
+                .index
+                .mark_uncacheable(self.request.key, until);
+        }
+    }
+
+    fn declared(&self, headers: &HeaderMap) -> Declared {
+        let bytes = |name: HeaderName| headers.get(name).map(|value| value.as_bytes().to_vec());
+        Declared {
+            length: declared_length(headers),
+            content_type: bytes(header::CONTENT_TYPE),
+            content_encoding: bytes(header::CONTENT_ENCODING),
+            validators: content::Validators {
+                etag: headers.get(header::ETAG).cloned(),
+                last_modified: headers.get(header::LAST_MODIFIED).cloned(),
+            },
+            stored_bytes_max: self.cache.inner.object_bytes_max,
+        }
+    }
+
+    fn access(&self, headers: &HeaderMap, source: Source) -> Access {
+        self.cache.access(
+            &self.request,
+            &self.upstream,
+            Validators::of(headers).strong().cloned(),
+            source,
+        )
+    }
+}
+
+impl Cache {
+    /// The way to chunks, those that are gone included.
+    pub(super) fn access(
+        &self,
+        request: &CacheRequest,
+        upstream: &Arc<dyn Upstream>,
+        strong: Option<HeaderValue>,
+        source: Source,
+    ) -> Access {
+        Access {
+            depot: Arc::clone(&self.inner.depot),
+            key: request.site.chunk_key.clone(),
+            refill: Arc::new(Refill {
+                upstream: Arc::clone(upstream),
+                request: request.clone(),
+                strong,
+                source,
+            }),
+        }
+    }
+}
+
+/// Counts a fill as open, and as aborted unless it is said to be done.
+struct OpenFill<'a>(&'a Cache);
+
+impl OpenFill<'_> {
+    fn done(self) {
+        self.0.inner.metrics.fills_open.dec();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for OpenFill<'_> {
+    fn drop(&mut self) {
+        self.0.inner.metrics.fills_open.dec();
+        self.0.inner.metrics.fills_aborted.inc();
+    }
+}
+
+/// Gives a response without a date the time it arrived.
+///
+//= https://www.rfc-editor.org/rfc/rfc9110#section-6.6.1
+//# A recipient with a clock that receives a response message without a
+//# Date header field MUST record the time it was received and append a
+//# corresponding Date header field to the message's header section if
+//# it is cached or forwarded downstream.
+fn date(headers: &mut HeaderMap, response_time: Timestamp) {
+    if !headers.contains_key(header::DATE) {
+        let date = httpdate::fmt_http_date(response_time.into());
+        headers.extend(
+            HeaderValue::try_from(date)
+                .ok()
+                .map(|date| (header::DATE, date)),
+        );
+    }
+}
+
+/// Whether a 304 speaks of what is held: it names no entity tag, or the same one (RFC 9111 §4.3.4).
+fn confirms(response: &HeaderMap, held: &HeaderMap) -> bool {
+    let tag = |headers: &HeaderMap| {
+        headers
+            .get(header::ETAG)
+            .and_then(|value| EntityTag::parse(value.as_bytes()).map(|tag| tag.opaque.to_vec()))
+    };
+    match (tag(response), tag(held)) {
+        (Some(said), Some(held)) => said == held,
+        (Some(_), None) | (None, _) => true,
+    }
+}

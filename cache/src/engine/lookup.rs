@@ -1,0 +1,88 @@
+//! What is stored for a request, and the reply to it where nothing needs waiting for. Synchronous: this is the path of
+//! a hit, inline on the connection's task.
+
+use std::sync::Arc;
+
+use super::{Cache, Hit, Lookup};
+use crate::{
+    http::{
+        cache_status::{CacheStatus, Details},
+        facts::RequestFacts,
+        policy::SitePolicy,
+    },
+    key::CacheKey,
+    object::Object,
+    reply::{Reply, ReplyBody},
+    time::Timestamp,
+};
+
+impl Cache {
+    /// What is stored for this request. Does not wait or allocate.
+    ///
+    /// `_policy` decides nothing here yet: what a site may say about serving stale stands in its place.
+    #[must_use]
+    pub fn lookup(
+        &self,
+        key: &CacheKey,
+        facts: &RequestFacts<'_>,
+        _policy: &SitePolicy,
+        now: Timestamp,
+    ) -> Lookup {
+        let Some(variants) = self.inner.index.get(key) else {
+            return if self.inner.index.is_uncacheable(key, now) {
+                Lookup::HitForMiss
+            } else {
+                Lookup::Miss
+            };
+        };
+        let Some(object) = variants.select(facts.headers) else {
+            return Lookup::VaryMiss;
+        };
+        let hit = Hit {
+            object: Arc::clone(object),
+            age_seconds: object.age_seconds(now),
+            ttl_seconds: object.ttl_seconds(now),
+        };
+        if object.freshness.is_fresh(now) {
+            Lookup::Fresh(hit)
+        } else if object.freshness.may_serve_while_revalidating(now) {
+            Lookup::Stale(hit)
+        } else {
+            Lookup::Expired(hit)
+        }
+    }
+
+    /// The reply to a fresh hit whose bytes are all in RAM, at most [`INLINE_BYTES_MAX`](crate::reply::INLINE_BYTES_MAX) of them: the
+    /// whole, a part, the head, 304 or 416. `None` for everything else, which [`Cache::serve`] takes. Never waits, spawns or fails.
+    #[must_use]
+    pub fn try_hit(
+        &self,
+        key: &CacheKey,
+        facts: &RequestFacts<'_>,
+        policy: &SitePolicy,
+        now: Timestamp,
+    ) -> Option<Reply> {
+        let Lookup::Fresh(hit) = self.lookup(key, facts, policy, now) else {
+            return None;
+        };
+        let reply = self.ready(facts, &hit, CacheStatus::Hit, &Details::default())?;
+        let metrics = &self.inner.metrics;
+        metrics.requests(CacheStatus::Hit).inc();
+        if !matches!(reply.body, ReplyBody::Empty) {
+            metrics
+                .delivered_bytes
+                .inc_by(reply.body.len_hint().unwrap_or(0));
+        }
+        Some(reply)
+    }
+
+    /// A stored response as it stands now.
+    pub(super) fn hit(&self, object: Arc<Object>) -> Hit {
+        let now = self.now();
+        Hit {
+            age_seconds: object.age_seconds(now),
+            ttl_seconds: object.ttl_seconds(now),
+            object,
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! What edge and shield both do with a request: look it up, collapse it with others, fill, deliver.
+//!
+//! A file a step: [`lookup`](Cache::lookup) and [`try_hit`](Cache::try_hit) answer fresh hits from RAM without a wait,
+//! [`serve`](Cache::serve) takes everything else that may be stored, [`pass`](Cache::pass) what may not.
+//! A fetch that others may wait for runs in a task of its own, owned by the [`Cache`] and awaited by
+//! [`Cache::shutdown`], so that a client that leaves takes nothing with it.
+
+mod answer;
+mod deliver;
+mod index;
+mod lead;
+mod lookup;
+mod pass;
+mod relay;
+mod serve;
+
+use std::{fmt, sync::Arc};
+
+use http::{
+    HeaderMap, Method,
+    uri::{PathAndQuery, Scheme},
+};
+use prometheus_client::registry::Registry;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::index::Index;
+pub use self::relay::Relay;
+use crate::{
+    collapse::Collapse,
+    content::ChunkKey,
+    fill::{budget::Budget, hole::Depot},
+    http::{facts::RequestFacts, policy::SitePolicy},
+    key::CacheKey,
+    metrics::Metrics,
+    object::Object,
+    store::{QuickTier, Store},
+    time::Timestamp,
+    upstream::{BodyError, FetchRequest, UpstreamError},
+};
+
+/// Where the time comes from: [`Timestamp::now`] at the rim, a variable in tests.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// What a [`Cache`] is made of.
+#[derive(Clone)]
+pub struct CacheConfig {
+    /// This cache's name in `Cache-Status`. Default: `stoq`.
+    pub name: String,
+    /// Bytes of the RAM tier for chunks, its own overhead included. Default: 256 MiB.
+    pub ram_bytes: usize,
+    /// Bytes for heads and manifests of stored objects, an estimate of their overhead included. Default: 32 MiB.
+    pub heads_bytes: u64,
+    /// Bytes for windows of bodies under way, over all fills: each gets an equal part, at least 64 KiB and at most 8 MiB.
+    /// At 64 KiB each no more fills are opened, and responses stream past the cache. Default: 64 MiB, for 1,024 fills.
+    /// Pieces are held as they arrive: an upstream whose pieces are slices of larger buffers pins those.
+    pub fill_bytes: usize,
+    /// The cluster's secret, under which chunks are named.
+    pub secret: [u8; 32],
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl CacheConfig {
+    /// The defaults under this secret, on the system's clock.
+    #[must_use]
+    pub fn new(secret: [u8; 32]) -> Self {
+        Self {
+            name: "stoq".to_owned(),
+            ram_bytes: 256 << 20,
+            heads_bytes: 32 << 20,
+            fill_bytes: 64 << 20,
+            secret,
+            clock: Arc::new(Timestamp::now),
+        }
+    }
+}
+
+impl fmt::Debug for CacheConfig {
+    /// Leaves the secret out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheConfig")
+            .field("name", &self.name)
+            .field("ram_bytes", &self.ram_bytes)
+            .field("heads_bytes", &self.heads_bytes)
+            .field("fill_bytes", &self.fill_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A site as the cache knows it. Made once by [`Cache::site`], shared by its requests.
+pub struct CacheSite {
+    /// The site's identity on the wire.
+    pub name: Arc<str>,
+    /// Its policy.
+    pub policy: SitePolicy,
+    /// The key under which its chunks are named.
+    pub chunk_key: ChunkKey,
+}
+
+impl fmt::Debug for CacheSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CacheSite")
+            .field("name", &self.name)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One GET or HEAD to be answered from the cache, or through it.
+#[derive(Debug, Clone)]
+pub struct CacheRequest {
+    /// The site.
+    pub site: Arc<CacheSite>,
+    /// The URL's key.
+    pub key: CacheKey,
+    /// GET or HEAD. Anything else belongs to [`Cache::pass`].
+    pub method: Method,
+    /// Scheme of the target URI.
+    pub scheme: Scheme,
+    /// Authority of the target URI.
+    pub authority: String,
+    /// Path and query of the target URI.
+    pub path_and_query: PathAndQuery,
+    /// End-to-end fields: the client's, conditions and `Range` included, with Via, CDN-Loop and X-Forwarded-For set.
+    /// The engine takes conditions and ranges out where it fetches the whole.
+    pub headers: HeaderMap,
+}
+
+impl CacheRequest {
+    /// The parts that decide about a stored response.
+    #[must_use]
+    pub fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts {
+            method: &self.method,
+            headers: &self.headers,
+        }
+    }
+
+    /// A GET of the same target with these fields.
+    pub(crate) fn get(&self, headers: HeaderMap) -> FetchRequest {
+        self.fetch(Method::GET, headers)
+    }
+
+    /// The request as the client wrote it.
+    fn as_sent(&self) -> FetchRequest {
+        self.fetch(self.method.clone(), self.headers.clone())
+    }
+
+    fn fetch(&self, method: Method, headers: HeaderMap) -> FetchRequest {
+        FetchRequest {
+            method,
+            scheme: self.scheme.clone(),
+            authority: self.authority.clone(),
+            path_and_query: self.path_and_query.clone(),
+            headers,
+            body: None,
+            site: Arc::clone(&self.site.name),
+            key: self.key,
+            held: None,
+        }
+    }
+}
+
+/// What the store says about a request.
+#[derive(Debug)]
+pub enum Lookup {
+    /// Stored and fresh.
+    Fresh(Hit),
+    /// Stored, past its lifetime, and allowed to be served while it is refreshed (`stale-while-revalidate`).
+    Stale(Hit),
+    /// Stored, past its lifetime: to be revalidated first.
+    Expired(Hit),
+    /// Nothing stored under this URL.
+    Miss,
+    /// Something is stored under this URL, but not for a request with these fields.
+    VaryMiss,
+    /// Known to be uncacheable a moment ago: send it on without waiting for anyone.
+    HitForMiss,
+}
+
+/// A stored response that was selected for a request.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// The response.
+    pub object: Arc<Object>,
+    /// Its age now, in seconds (RFC 9111 §4.2.3).
+    pub age_seconds: u64,
+    /// Freshness left, in seconds; negative once stale.
+    pub ttl_seconds: i64,
+}
+
+/// Why a request got no answer. Errors after the head are [`BodyError`]s in the body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The upstream gave no answer, and nothing stored may stand in.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The first bytes of a stored body could not be had again. Upstream's fault, as the object was complete once.
+    #[error("stored body: {0}")]
+    Body(BodyError),
+    /// The process is going down and starts no more fetches. Ours.
+    #[error("shutting down")]
+    Shutdown,
+    /// The task that fetched for this request and others ended without a result, more often than is retried. Ours.
+    #[error("the fetch was abandoned {attempts} times")]
+    Abandoned {
+        /// How many leaders were lost.
+        attempts: u32,
+    },
+}
+
+/// The cache. Cloning gives another handle on the same one; share it among workers.
+#[derive(Clone)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: CacheConfig,
+    /// Objects larger than this stream through without being stored: a fourth of the RAM tier, so that one download does not empty it.
+    object_bytes_max: u64,
+    index: Index,
+    depot: Arc<Depot>,
+    collapse: Arc<Collapse<lead::Stage>>,
+    budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
+    /// Fetches under way.
+    tasks: TaskTracker,
+    /// Ends them at once.
+    abort: CancellationToken,
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(config: CacheConfig) -> Self {
+        let store = Store::new(Arc::new(QuickTier::new(config.ram_bytes as u64)));
+        Self::with_store(config, store)
+    }
+
+    /// An empty cache over a store of the caller's making; `config.ram_bytes` then only bounds the size of an object.
+    #[must_use]
+    pub fn with_store(config: CacheConfig, store: Store) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let inner = Inner {
+            object_bytes_max: config.ram_bytes as u64 / 4,
+            index: Index::new(config.heads_bytes),
+            depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
+            collapse: Collapse::new(),
+            budget: Budget::new(config.fill_bytes),
+            metrics,
+            tasks: TaskTracker::new(),
+            abort: CancellationToken::new(),
+            config,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// A site of this cache. `dedupe_domain` is the site's name unless the operator joined sites.
+    #[must_use]
+    pub fn site(
+        &self,
+        name: &str,
+        dedupe_domain: Option<&str>,
+        policy: SitePolicy,
+    ) -> Arc<CacheSite> {
+        let chunk_key = ChunkKey::derive(&self.inner.config.secret, dedupe_domain.unwrap_or(name));
+        Arc::new(CacheSite {
+            name: name.into(),
+            policy,
+            chunk_key,
+        })
+    }
+
+    /// The engine's counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// The store of chunks.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.depot.store
+    }
+
+    /// Adds the counters of engine and store to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        self.inner.metrics.register(registry);
+        self.inner.depot.store.register(registry);
+    }
+
+    /// Starts no more fetches, lets those that run finish, and returns when the last has. Cancel safe.
+    ///
+    /// Unbounded by itself: an upstream may drip for ever. Bound it with a timeout, then [`Cache::abort`].
+    pub async fn shutdown(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Ends all fetches now: their readers get an error, nothing of them is committed. [`Cache::shutdown`] then returns soon.
+    pub fn abort(&self) {
+        self.inner.tasks.close();
+        self.inner.abort.cancel();
+    }
+
+    fn now(&self) -> Timestamp {
+        (self.inner.config.clock)()
+    }
+}

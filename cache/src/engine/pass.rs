@@ -1,0 +1,90 @@
+//! A request that is none of the cache's business: streamed through both ways, nothing stored, nothing queued.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use http::HeaderName;
+use smallvec::SmallVec;
+
+use super::{Cache, Failure};
+use crate::{
+    fill::events,
+    http::{
+        cache_status::{self, CacheStatus, Details},
+        hop,
+    },
+    metrics::ServedFrom,
+    reply::{Reply, ReplyBody, StoredHead},
+    upstream::{BodyStream, FetchBody, FetchRequest, FetchResponse, Source, Upstream},
+};
+
+impl Cache {
+    /// Sends a request on as it is and streams the answer back. `outcome` says why it is not for the cache.
+    ///
+    /// Cancel safe: dropping the future or the reply's body cancels the exchange.
+    ///
+    /// # Errors
+    /// When the upstream gives no head.
+    pub async fn pass(
+        &self,
+        request: FetchRequest,
+        upstream: Arc<dyn Upstream>,
+        outcome: CacheStatus,
+    ) -> Result<Reply, Failure> {
+        self.inner.metrics.fetches.inc();
+        match upstream.fetch(request).await {
+            Ok(response) => Ok(self.counted(self.through(response, outcome))),
+            Err(error) => {
+                self.inner.metrics.requests(CacheStatus::Failed).inc();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// An upstream's answer as a reply, unchanged but for this cache's mark.
+    pub(super) fn through(&self, response: FetchResponse, outcome: CacheStatus) -> Reply {
+        let FetchResponse {
+            status,
+            mut headers,
+            body,
+            via,
+            upstream_cache_status,
+        } = response;
+        let name = HeaderName::from_static("cache-status");
+        hop::strip(&mut headers);
+        headers.remove(&name);
+        let details = Details {
+            forward_status: Some(status.as_u16()),
+            ..Details::default()
+        };
+        let upstream = upstream_cache_status.as_deref();
+        let value = cache_status::field(&self.inner.config.name, upstream, outcome, &details);
+        let body = match body {
+            FetchBody::Empty => ReplyBody::Empty,
+            FetchBody::Stream(stream) => self.passing(stream, via),
+            FetchBody::Chunked(chunks) => self.passing(events::bytes_of(chunks), via),
+        };
+        Reply {
+            head: Arc::new(StoredHead::new(status, headers)),
+            status: None,
+            overrides: value.map(|value| (name, value)).into_iter().collect(),
+            removed: SmallVec::new(),
+            body,
+            outcome,
+        }
+    }
+
+    /// A body on its way through, counted.
+    fn passing(&self, stream: BodyStream, via: Source) -> ReplyBody {
+        let metrics = Arc::clone(&self.inner.metrics);
+        ReplyBody::Stream(Box::pin(stream.inspect(move |piece| {
+            if let Ok(piece) = piece {
+                let bytes = piece.len() as u64;
+                metrics.fetched_bytes.inc_by(bytes);
+                metrics
+                    .served_bytes(ServedFrom::Upstream(via))
+                    .inc_by(bytes);
+            }
+        })))
+    }
+}

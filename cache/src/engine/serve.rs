@@ -1,0 +1,83 @@
+//! A request that may be answered from the store, or whose answer may be stored.
+
+use std::sync::Arc;
+
+use super::{
+    Cache, CacheRequest, Failure,
+    answer::{Answer, Ask},
+    deliver::Shape,
+    lead::Filling,
+};
+use crate::{
+    http::cache_status::CacheStatus,
+    reply::{Reply, ReplyBody},
+    upstream::Upstream,
+};
+
+impl Cache {
+    /// Answers a GET or HEAD: from the store, by joining a fetch under way, or by a fetch of its own.
+    ///
+    /// Returns when the head is known. Cancel safe: a fetch that others wait for goes on without this caller, as a task
+    /// of the runtime this is called on, which must have its timers enabled.
+    ///
+    /// # Errors
+    /// When there is no answer and nothing stored may stand in.
+    pub async fn serve(
+        &self,
+        request: CacheRequest,
+        upstream: Arc<dyn Upstream>,
+    ) -> Result<Reply, Failure> {
+        let answer = self.answer(&request, &upstream, false).await?;
+        Ok(self.counted(self.render(answer, &request)))
+    }
+
+    /// Finds the answer to a request, and counts it where there is none. `events`: its body is to leave as chunk events.
+    pub(super) async fn answer(
+        &self,
+        request: &CacheRequest,
+        upstream: &Arc<dyn Upstream>,
+        events: bool,
+    ) -> Result<Answer, Failure> {
+        let answer = Box::pin(Ask::new(self, request, upstream, events).answer()).await;
+        if answer.is_err() {
+            self.inner.metrics.requests(CacheStatus::Failed).inc();
+        }
+        answer
+    }
+
+    /// The reply to a client.
+    pub(super) fn render(&self, answer: Answer, request: &CacheRequest) -> Reply {
+        match answer {
+            Answer::Ready(reply) => reply,
+            Answer::Stored {
+                hit,
+                shape,
+                reader,
+                outcome,
+                details,
+            } => {
+                let mut reply = self.stored_head(&hit, shape, outcome, &details);
+                reply.body = ReplyBody::Stream(reader.into_stream());
+                reply
+            }
+            Answer::Filling {
+                filling,
+                reader,
+                outcome,
+            } => {
+                let shape = filling_shape(&filling, request);
+                self.filling_reply(&filling, shape, reader, outcome, self.now())
+            }
+        }
+    }
+}
+
+/// What of a body that arrives a request gets.
+pub(super) fn filling_shape(filling: &Filling, request: &CacheRequest) -> Shape {
+    Shape::of(
+        &request.facts(),
+        &filling.head,
+        filling.freshness.response_time,
+        filling.declared,
+    )
+}

@@ -1,0 +1,201 @@
+//! What the engine counts.
+//!
+//! Every body byte handed to a client is counted twice, at two places: in `delivered_bytes` where the reply leaves
+//! the engine, and in `served_bytes` where it was taken from, by source. So `delivered = ram + shield + origin + peer`
+//! is a check on the code, not a definition.
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::{http::cache_status::CacheStatus, upstream::Source};
+
+/// Where a byte that is served was taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServedFrom {
+    /// The store's RAM tier.
+    Ram,
+    /// An upstream, on this request or one it was collapsed with.
+    Upstream(Source),
+}
+
+impl ServedFrom {
+    const WORDS: [&'static str; 4] = ["ram", "origin", "shield", "peer"];
+
+    fn index(self) -> usize {
+        match self {
+            Self::Ram => 0,
+            Self::Upstream(Source::Origin) => 1,
+            Self::Upstream(Source::Shield) => 2,
+            Self::Upstream(Source::Peer) => 3,
+        }
+    }
+}
+
+/// Counters of one label, looked up once and kept in an array, so that counting is one addition.
+#[derive(Debug)]
+struct Labelled<T> {
+    family: Family<[(&'static str, &'static str); 1], Counter>,
+    counters: T,
+}
+
+type Outcomes = [Counter; CacheStatus::ALL.len()];
+type Sources = [Counter; ServedFrom::WORDS.len()];
+
+impl Default for Labelled<Outcomes> {
+    fn default() -> Self {
+        let family = Family::default();
+        let counters = CacheStatus::ALL
+            .map(|status| family.get_or_create_owned(&[("outcome", status.word())]));
+        Self { family, counters }
+    }
+}
+
+impl Default for Labelled<Sources> {
+    fn default() -> Self {
+        let family = Family::default();
+        let counters =
+            ServedFrom::WORDS.map(|word| family.get_or_create_owned(&[("source", word)]));
+        Self { family, counters }
+    }
+}
+
+/// The engine's counters. Each is an atomic; none is looked up by label when it counts.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    requests: Labelled<Outcomes>,
+    served: Labelled<Sources>,
+    /// Body bytes that left the engine in replies. Equals the sum of `served_bytes` over its sources.
+    pub delivered_bytes: Counter,
+    /// Body bytes that upstreams sent, holes refilled included. Below `delivered_bytes` by what the store and collapsing saved.
+    pub fetched_bytes: Counter,
+    /// Requests sent to upstreams, whatever came of them.
+    pub fetches: Counter,
+    /// Fills under way.
+    pub fills_open: Gauge,
+    /// Fills that ended in a sealed manifest, stored or not.
+    pub fills_sealed: Counter,
+    /// Fills that ended without one: upstream broke, nobody read on, or shutdown. With `fills_sealed`, all fills.
+    pub fills_aborted: Counter,
+    /// Storable responses streamed past the cache because the limit of open fills was met.
+    pub fills_refused: Counter,
+    /// Chunks that were evicted, fetched again and verified.
+    pub holes_refilled: Counter,
+    /// Chunks that could not be had again; their reader was reset or the object fetched anew.
+    pub holes_lost: Counter,
+    /// URLs remembered as uncacheable.
+    pub hit_for_miss_marked: Counter,
+    /// Stored responses confirmed by a 304.
+    pub revalidated: Counter,
+    /// Leaders that ended without a result, so that a follower took over.
+    pub leaders_lost: Counter,
+}
+
+impl Metrics {
+    /// Requests that ended in this outcome.
+    #[must_use]
+    pub fn requests(&self, outcome: CacheStatus) -> &Counter {
+        &self.requests.counters[outcome.index()]
+    }
+
+    /// Body bytes served that were taken from here.
+    #[must_use]
+    pub fn served_bytes(&self, from: ServedFrom) -> &Counter {
+        &self.served.counters[from.index()]
+    }
+
+    /// Adds the counters to a registry, under the prefix `cache`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("cache");
+
+        registry.register(
+            "requests",
+            "Requests by what the cache did",
+            self.requests.family.clone(),
+        );
+        registry.register(
+            "served_bytes",
+            "Body bytes served, by where they were taken from",
+            self.served.family.clone(),
+        );
+        let mut counter = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone())
+        };
+        counter(
+            "delivered_bytes",
+            "Body bytes that left in replies",
+            &self.delivered_bytes,
+        );
+        counter(
+            "fetched_bytes",
+            "Body bytes that upstreams sent",
+            &self.fetched_bytes,
+        );
+        counter("fetches", "Requests sent to upstreams", &self.fetches);
+        counter("fills_sealed", "Fills that completed", &self.fills_sealed);
+        counter(
+            "fills_aborted",
+            "Fills that did not complete",
+            &self.fills_aborted,
+        );
+        counter(
+            "fills_refused",
+            "Responses not filled because too many fills were open",
+            &self.fills_refused,
+        );
+        counter(
+            "holes_refilled",
+            "Evicted chunks fetched again",
+            &self.holes_refilled,
+        );
+        counter(
+            "holes_lost",
+            "Evicted chunks that could not be had again",
+            &self.holes_lost,
+        );
+        counter(
+            "hit_for_miss_marked",
+            "URLs remembered as uncacheable",
+            &self.hit_for_miss_marked,
+        );
+        counter(
+            "revalidated",
+            "Stored responses confirmed by a 304",
+            &self.revalidated,
+        );
+        counter(
+            "leaders_lost",
+            "Fetches abandoned before a result",
+            &self.leaders_lost,
+        );
+        registry.register("fills_open", "Fills under way", self.fills_open.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_what_is_exported() {
+        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        metrics.register(&mut registry);
+        metrics.requests(CacheStatus::Collapsed).inc_by(3);
+        metrics
+            .served_bytes(ServedFrom::Upstream(Source::Shield))
+            .inc_by(5);
+        metrics.fills_open.set(2);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "cache_requests_total{outcome=\"collapsed\"} 3",
+            "cache_requests_total{outcome=\"hit\"} 0",
+            "cache_served_bytes_total{source=\"shield\"} 5",
+            "cache_served_bytes_total{source=\"ram\"} 0",
+            "cache_fills_open 2",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! A stored response: its frozen head, the manifest of its body, and what decides whether it may be used.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+
+use crate::{
+    content::Manifest,
+    http::{
+        cache_status::{self, CacheStatus, Details},
+        freshness::Freshness,
+        vary::Selector,
+    },
+    reply::StoredHead,
+    time::Timestamp,
+    upstream::Source,
+};
+
+/// One stored response, complete and sealed. Never changed; a revalidation makes a new one with the same manifest.
+#[derive(Debug)]
+pub struct Object {
+    /// Its head, with `content-length`.
+    pub head: Arc<StoredHead>,
+    /// Its body, by reference. A chunk it names may have been evicted.
+    pub manifest: Arc<Manifest>,
+    /// How it ages.
+    pub freshness: Freshness,
+    /// Which requests it answers.
+    pub selector: Selector,
+    /// Who sent it.
+    pub source: Source,
+    /// What caches nearer the origin wrote into `Cache-Status`.
+    pub upstream_cache_status: Option<String>,
+    /// The fields that change once a second, as they were last written.
+    marks: ArcSwapOption<Marks>,
+}
+
+/// `Age` and `Cache-Status` of a hit in one second.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    age_seconds: u64,
+    ttl_seconds: i64,
+    pub(crate) age: HeaderValue,
+    pub(crate) cache_status: Option<HeaderValue>,
+}
+
+impl Object {
+    /// A new object.
+    #[must_use]
+    pub fn new(
+        head: Arc<StoredHead>,
+        manifest: Arc<Manifest>,
+        freshness: Freshness,
+        selector: Selector,
+        source: Source,
+        upstream_cache_status: Option<String>,
+    ) -> Self {
+        Self {
+            head,
+            manifest,
+            freshness,
+            selector,
+            source,
+            upstream_cache_status,
+            marks: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Its age at `now`, in seconds.
+    #[must_use]
+    pub fn age_seconds(&self, now: Timestamp) -> u64 {
+        self.freshness.age_ms(now) / 1000
+    }
+
+    /// Freshness left at `now`, in seconds, rounded down.
+    #[must_use]
+    pub fn ttl_seconds(&self, now: Timestamp) -> i64 {
+        self.freshness.ttl_ms(now).div_euclid(1000)
+    }
+
+    /// Bytes it weighs in the bound of the heads: head and encoded block, 44 bytes a chunk of manifest, and its own parts.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const MANIFEST_ENTRY: usize = 44;
+        size_of::<Self>()
+            + 256
+            + 2 * self.head.weight()
+            + MANIFEST_ENTRY * self.manifest.len()
+            + self.selector.weight()
+    }
+
+    /// The fields of a hit; written anew once a second and shared by all hits in it.
+    pub(crate) fn marks(&self, cache: &str, age_seconds: u64, ttl_seconds: i64) -> Arc<Marks> {
+        let current = self.marks.load();
+        if let Some(marks) = &*current
+            && marks.age_seconds == age_seconds
+            && marks.ttl_seconds == ttl_seconds
+        {
+            return Arc::clone(marks);
+        }
+        let details = Details {
+            ttl_seconds: Some(ttl_seconds),
+            ..Details::default()
+        };
+        let upstream = self.upstream_cache_status.as_deref();
+        let marks = Arc::new(Marks {
+            age_seconds,
+            ttl_seconds,
+            age: HeaderValue::from(age_seconds),
+            cache_status: cache_status::field(cache, upstream, CacheStatus::Hit, &details),
+        });
+        self.marks.store(Some(Arc::clone(&marks)));
+        marks
+    }
+}

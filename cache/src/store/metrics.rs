@@ -1,0 +1,125 @@
+//! What the store counts.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        gauge::ConstGauge,
+    },
+    registry::{Registry, Unit},
+};
+
+use super::ram::RamTier;
+
+/// Counters of a [`Store`](super::Store). Its tiers' sizes are read from them at each scrape.
+#[derive(Clone, Debug, Default)]
+pub struct StoreMetrics {
+    /// Reads answered from memory. With `ram_misses`, all reads that were allowed to wait.
+    pub ram_hits: Counter,
+    /// Bytes handed out by those reads.
+    pub ram_hit_bytes: Counter,
+    /// Reads for which memory had nothing.
+    pub ram_misses: Counter,
+    /// Chunks put that were new. With `deduped_chunks` and `too_large`, all chunks put.
+    pub stored_chunks: Counter,
+    /// Bytes of those chunks.
+    pub stored_bytes: Counter,
+    /// Chunks put that a tier held already.
+    pub deduped_chunks: Counter,
+    /// Bytes of those chunks: what chunking saved.
+    pub deduped_bytes: Counter,
+    /// Chunks put that are larger than the tier takes; they were not stored.
+    pub too_large: Counter,
+}
+
+impl StoreMetrics {
+    /// Adds the counters and the sizes of `ram` to a registry, under the prefix `store`.
+    pub fn register(&self, registry: &mut Registry, ram: Arc<dyn RamTier>) {
+        let registry = registry.sub_registry_with_prefix("store");
+        let mut counter = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone());
+        };
+        counter("ram_hits", "Reads answered from memory", &self.ram_hits);
+        counter(
+            "ram_hit_bytes",
+            "Bytes read from memory",
+            &self.ram_hit_bytes,
+        );
+        counter(
+            "ram_misses",
+            "Reads memory had nothing for",
+            &self.ram_misses,
+        );
+        counter("stored_chunks", "New chunks stored", &self.stored_chunks);
+        counter(
+            "stored_bytes",
+            "Bytes of new chunks stored",
+            &self.stored_bytes,
+        );
+        counter(
+            "deduped_chunks",
+            "Chunks that were stored already",
+            &self.deduped_chunks,
+        );
+        counter(
+            "deduped_bytes",
+            "Bytes of chunks that were stored already",
+            &self.deduped_bytes,
+        );
+        counter(
+            "too_large_chunks",
+            "Chunks not stored, being larger than the tier takes",
+            &self.too_large,
+        );
+        registry.register_collector(Box::new(Sizes(ram)));
+    }
+
+    pub(super) fn ram_hit(&self, len: usize) {
+        self.ram_hits.inc();
+        self.ram_hit_bytes.inc_by(len as u64);
+    }
+
+    pub(super) fn stored(&self, len: usize) {
+        self.stored_chunks.inc();
+        self.stored_bytes.inc_by(len as u64);
+    }
+}
+
+#[derive(Debug)]
+struct Sizes(Arc<dyn RamTier>);
+
+impl Collector for Sizes {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let ram = &self.0;
+        let gauges = [
+            (
+                "ram_used",
+                "Bytes accounted for in memory, bookkeeping included",
+                Some(&Unit::Bytes),
+                ram.bytes_used(),
+            ),
+            (
+                "ram_capacity",
+                "The most bytes ever accounted for in memory",
+                Some(&Unit::Bytes),
+                ram.capacity(),
+            ),
+            ("ram_chunks", "Chunks in memory", None, ram.len() as u64),
+        ];
+        for (name, help, unit, value) in gauges {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+        }
+        let evicted = ConstCounter::new(ram.evicted());
+        evicted.encode(encoder.encode_descriptor(
+            "ram_evicted_chunks",
+            "Chunks evicted from memory to make room",
+            None,
+            MetricType::Counter,
+        )?)
+    }
+}

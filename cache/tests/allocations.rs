@@ -1,0 +1,110 @@
+//! What is said about allocations, against an allocator that counts them, each thread its own.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use bytes::Bytes;
+use stoq_cache::{
+    content::ChunkId,
+    key::CacheKey,
+    store::{Inserted, QuickTier, RamTier},
+};
+
+thread_local! {
+    /// Bytes asked for and not yet given back, each allocation with the 16 bytes an allocator
+    /// keeps beside it and rounded up to 16. Wraps below zero: a thread can free what another made.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+    /// Allocations made.
+    static MADE: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+const fn cost(len: usize) -> usize {
+    (len + 16).next_multiple_of(16)
+}
+
+#[expect(unsafe_code, reason = "the trait of allocators is unsafe")]
+// SAFETY: each call goes to the system's allocator unchanged; the counters are cells without a
+// destructor, so counting neither allocates nor outlives its thread's storage.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.set(LIVE.get().wrapping_add(cost(layout.size())));
+        MADE.set(MADE.get().wrapping_add(1));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get().wrapping_sub(cost(layout.size())));
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn id(n: u64) -> ChunkId {
+    ChunkId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes())
+}
+
+/// Fills a tier, reads everything once (which is when a buffer becomes shared), goes on filling
+/// with other chunks, and returns (bytes allocated, bytes accounted for, chunks held).
+fn fill(capacity: u64, chunks: u64, len: usize) -> (u64, u64, usize) {
+    let before = LIVE.get();
+    let tier = QuickTier::new(capacity);
+    let mut highest = 0isize;
+    for n in 0..chunks {
+        assert_eq!(
+            tier.insert(id(n), Bytes::from(vec![1; len])),
+            Inserted::Stored
+        );
+        drop(tier.get(&id(n)));
+        highest = highest.max(LIVE.get().wrapping_sub(before).cast_signed());
+    }
+    assert!(tier.bytes_used() <= capacity);
+    (highest.unsigned_abs() as u64, tier.bytes_used(), tier.len())
+}
+
+#[test]
+fn allocated_memory_stays_within_the_accounted_bound() {
+    const MIB: u64 = 1 << 20;
+    for (capacity, chunks, len) in [
+        // Room for all 100,000 small chunks: what is allocated against what is accounted for.
+        (256 * MIB, 100_000, 100),
+        // Not nearly room: what is allocated, remembered keys included, against the capacity.
+        (16 * MIB, 100_000, 100),
+        (16 * MIB, 100_000, 1),
+        (16 * MIB, 20_000, 16 * 1024),
+        (64 * MIB, 2_000, 256 * 1024),
+    ] {
+        let (allocated, accounted, held) = fill(capacity, chunks, len);
+        println!(
+            "capacity {capacity}, {chunks} chunks of {len}: held {held}, allocated at most \
+             {allocated}, accounted {accounted}"
+        );
+        let bound = if held as u64 == chunks {
+            accounted
+        } else {
+            capacity
+        };
+        assert!(
+            allocated <= bound,
+            "{allocated} bytes allocated, {bound} allowed: capacity {capacity}, {chunks} chunks of {len}"
+        );
+    }
+}
+
+#[test]
+fn the_key_of_a_normal_url_is_made_without_allocating() {
+    let target = format!("/{}?{}", "path/".repeat(60), "query=1&".repeat(20));
+    // The context's key is derived at the first use.
+    let first = CacheKey::of("shop", "https", "www.example.com:8443", &target);
+    let before = MADE.get();
+    let second = CacheKey::of("shop", "https", "www.example.com:8443", &target);
+    assert_eq!(MADE.get() - before, 0);
+    assert_eq!(first, second);
+}

@@ -1,0 +1,9 @@
+//! What the engine promises, against a scripted upstream on a clock that is set by hand.
+
+#![expect(clippy::unwrap_used, reason = "what a test takes for granted fails it")]
+
+mod collapse;
+mod fill;
+mod relay;
+mod reuse;
+mod script;
