@@ -1,0 +1,145 @@
+//! What keys mean together: two sites for one host, two listeners for one port, a table that needs another.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{
+    problem::ConfigErrors,
+    resolved::{AdminAddr, Config, Role},
+};
+
+/// Runs every cross check.
+pub(super) fn check(config: &Config, role: Role, errors: &mut ConfigErrors) {
+    role_fits(config, role, errors);
+    sites_are_distinct(config, errors);
+    listeners_are_distinct(config, errors);
+}
+
+fn role_fits(config: &Config, role: Role, errors: &mut ConfigErrors) {
+    let listen = &config.listen;
+    match role {
+        Role::Edge => {
+            if listen.https.is_empty() && listen.http.is_empty() {
+                errors.push(config.error("listen.https", "an edge needs a listener (write [listen] https = [\"0.0.0.0:443\", \"[::]:443\"])"));
+            }
+            if !listen.stoq.is_empty() {
+                errors.push(config.error("listen.stoq", "only a shield listens for other nodes (remove it, or run this file with stoq-shield)"));
+            }
+            if config.shield.is_some() && config.cluster.is_none() {
+                let message = "a shield is spoken to as a member of a cluster (add [cluster] with name, identity and root)";
+                errors.push(config.error("shield", message));
+            }
+        }
+        Role::Shield => {
+            if listen.stoq.is_empty() {
+                errors.push(config.error("listen.stoq", "a shield needs a listener for edges (write [listen] stoq = [\"0.0.0.0:7443\"])"));
+            }
+            for (key, addrs) in [
+                ("listen.https", &listen.https),
+                ("listen.http", &listen.http),
+            ] {
+                if !addrs.is_empty() {
+                    errors.push(config.error(key, "a shield serves edges and no clients (remove it, or run this file with stoq-edge)"));
+                }
+            }
+            if config.shield.is_some() {
+                errors.push(config.error("shield", "a shield asks the origins itself (remove [shield]; it belongs in the edges' file)"));
+            }
+        }
+    }
+}
+
+fn sites_are_distinct(config: &Config, errors: &mut ConfigErrors) {
+    if config.sites.is_empty() {
+        let message = "there is no site (write [[site]] with hosts = [\"*\"] and origins = [\"http://127.0.0.1:8000\"])";
+        errors.push(config.error("site", message));
+    }
+    let mut names = BTreeMap::new();
+    let mut hosts = BTreeMap::new();
+    for (index, site) in config.sites.iter().enumerate() {
+        if let Some(first) = names.insert(site.name.clone(), index) {
+            let place = config.position(&format!("site[{first}]"));
+            let named = format!("site[{index}].name");
+            let key = if config.has(&named) {
+                named
+            } else {
+                format!("site[{index}]")
+            };
+            errors.push(config.error(
+                &key,
+                format!(
+                    "the name `{}` is taken by the site at {place} (give this one another)",
+                    site.name
+                ),
+            ));
+        }
+        for (at, host) in site.hosts.iter().enumerate() {
+            if let Some(first) = hosts.insert(host.clone(), index) {
+                let place = config.position(&format!("site[{first}].hosts"));
+                let message = format!(
+                    "`{host}` belongs to the site at {place} already (remove it from one of the two)"
+                );
+                errors
+                    .push(config.error(&config.item(&format!("site[{index}].hosts"), at), message));
+            }
+        }
+    }
+    let mut certified = BTreeMap::new();
+    for (index, certificate) in config.tls.certificates.iter().enumerate() {
+        for (at, host) in certificate.hosts.iter().enumerate() {
+            if let Some(first) = certified.insert(host.clone(), index) {
+                let place = config.position(&format!("tls.certificates[{first}].hosts"));
+                let message = format!(
+                    "`{host}` has the certificate at {place} already (remove it from one of the two)"
+                );
+                errors.push(config.error(
+                    &config.item(&format!("tls.certificates[{index}].hosts"), at),
+                    message,
+                ));
+            }
+        }
+    }
+}
+
+fn listeners_are_distinct(config: &Config, errors: &mut ConfigErrors) {
+    let listen = &config.listen;
+    let admin: Vec<SocketAddr> = match &listen.admin {
+        Some(AdminAddr::Tcp(addr)) => vec![*addr],
+        Some(AdminAddr::Unix(_)) | None => Vec::new(),
+    };
+    // Which transports a key binds: https both, for HTTP/3 and for HTTP/2.
+    let keys = [
+        ("listen.https", &listen.https, true, true),
+        ("listen.http", &listen.http, true, false),
+        ("listen.stoq", &listen.stoq, false, true),
+        ("listen.admin", &admin, true, false),
+    ];
+    let mut bound: Vec<(String, SocketAddr, bool, bool)> = Vec::new();
+    for (key, addrs, tcp, udp) in keys {
+        for (index, addr) in addrs.iter().enumerate() {
+            let place = config.item(key, index);
+            let clash = bound
+                .iter()
+                .find(|(_, other, t, u)| overlap(*addr, *other) && ((tcp && *t) || (udp && *u)));
+            if let Some((other, there, ..)) = clash {
+                let message = format!(
+                    "{addr} is taken by {there} of {other} at {} (choose another port)",
+                    config.position(other)
+                );
+                errors.push(config.error(&place, message));
+            }
+            bound.push((place, *addr, tcp, udp));
+        }
+    }
+}
+
+/// Whether binding both fails: the same port, and the same address or one of them the wildcard of its family. Port 0 never clashes.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let wildcard = |ip: IpAddr| ip.is_unspecified();
+    a.port() == b.port()
+        && a.port() != 0
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || wildcard(a.ip()) || wildcard(b.ip()))
+}

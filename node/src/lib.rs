@@ -1,0 +1,23 @@
+//! What each server process has: configuration, telemetry, metrics, admin listener, workers, drain, state directory.
+//!
+//! A leaf: it knows no transport, no cache and no HTTP of its callers; it speaks in sizes, durations, addresses and strings.
+
+mod admin;
+pub mod config;
+mod drain;
+pub mod metrics;
+mod process;
+pub mod report;
+mod state_dir;
+pub mod telemetry;
+mod workers;
+
+pub use self::{
+    admin::{Admin, AdminHandle, Readiness},
+    config::{Config, ConfigError, ConfigErrors, Env, Role},
+    drain::{Drain, DrainOutcome, Tracked},
+    metrics::Registry,
+    process::ProcessStats,
+    state_dir::{StateDir, StateDirError},
+    workers::{WorkerError, WorkerId, WorkerResult, Workers},
+};

@@ -1,0 +1,409 @@
+//! What an operator writes, and what comes of it.
+
+use std::{fs, path::Path, time::Duration};
+
+use stoq_node::config::{AdminAddr, Config, ConfigErrors, Env, HostPattern, OriginSpec, Role};
+
+const EDGE: &str = r#"[node]
+name = "edge-1"
+state_dir = "state/edge-1"
+[listen]
+https = ["127.0.0.1:8443", "[::1]:8443"]
+http  = ["127.0.0.1:8080"]
+admin = "127.0.0.1:9100"
+[cache]
+ram = "256MiB"
+[[site]]
+hosts   = ["*"]
+origins = ["http://127.0.0.1:8000"]
+"#;
+
+const SHIELD: &str = r#"[node]
+name = "shield-1"
+state_dir = "state/shield-1"
+[listen]
+stoq = ["127.0.0.1:7443"]
+[[site]]
+hosts   = ["*"]
+origins = ["http://127.0.0.1:8000"]
+"#;
+
+const CLUSTERED: &str = r#"[shield]
+nodes = ["127.0.0.1:7443"]
+[cluster]
+name = "demo"
+identity = "state/edge-1/identity.pem"
+root = "state/root.pem"
+"#;
+
+fn parse(text: &str, role: Role) -> Result<Config, ConfigErrors> {
+    Config::parse("edge.toml", text, Path::new(""), &Env::none(), role)
+}
+
+/// The errors of a load that must fail, one a line.
+fn errors(text: &str) -> String {
+    parse(text, Role::Edge)
+        .expect_err("the file is wrong")
+        .to_string()
+}
+
+#[test]
+fn the_reference_file_of_an_edge_loads() {
+    let config = parse(EDGE, Role::Edge).unwrap();
+    assert_eq!(config.node.name, "edge-1");
+    assert_eq!(config.node.state_dir, Path::new("state/edge-1"));
+    assert_eq!(config.node.drain, Duration::from_secs(30));
+    assert_eq!(config.listen.https.len(), 2);
+    assert_eq!(
+        config.listen.admin,
+        Some(AdminAddr::Tcp("127.0.0.1:9100".parse().unwrap()))
+    );
+    assert_eq!(config.cache.ram, 256 << 20);
+    assert_eq!(config.sites[0].hosts, [HostPattern::Any]);
+    assert_eq!(&*config.sites[0].name, "*");
+    assert_eq!(
+        config.sites[0].origins[0].to_string(),
+        "http://127.0.0.1:8000"
+    );
+    assert_eq!(
+        config.position("site[0].origins[0]").to_string(),
+        "edge.toml:12:12"
+    );
+    assert!(config.cluster.is_none() && config.shield.is_none());
+}
+
+#[test]
+fn the_reference_file_of_a_shield_loads_and_so_does_an_edge_behind_it() {
+    let shield = parse(SHIELD, Role::Shield).unwrap();
+    let cluster = shield.cluster.unwrap();
+    assert_eq!(cluster.identity, Path::new("state/shield-1/identity.pem"));
+    let edge = parse(&format!("{EDGE}{CLUSTERED}"), Role::Edge).unwrap();
+    assert_eq!(edge.shield.unwrap().nodes[0].to_string(), "127.0.0.1:7443");
+    let cluster = edge.cluster.unwrap();
+    assert_eq!(
+        (cluster.name.as_str(), cluster.root.as_path()),
+        ("demo", Path::new("state/root.pem"))
+    );
+    assert_eq!(edge.node.cdn_id, "demo");
+}
+
+#[test]
+fn one_load_reports_everything_that_is_wrong() {
+    let text = r#"[node]
+nmae = "x"
+drain = 30
+workers = 0
+[cache]
+ram = "256"
+heads = "-1MiB"
+[listen]
+https = ["127.0.0.1:8443", "localhost:8443", 5]
+admin = "0.0.0.0:9100"
+[[site]]
+host = ["*"]
+origins = ["public", { url = "http://a", sni = "b" }]
+"#;
+    let found = errors(text);
+    let expected = [
+        "edge.toml:2:1: node.nmae: unknown key (did you mean `name`?)",
+        "edge.toml:3:9: node.drain: `30` has no unit (write \"30s\" or \"30ms\")",
+        "edge.toml:4:11: node.workers: `0` is zero",
+        "edge.toml:6:7: cache.ram: `256` has no unit (write \"256MiB\" or \"256KiB\")",
+        "edge.toml:7:9: cache.heads: `-1MiB` is negative",
+        "edge.toml:9:28: listen.https: `localhost:8443` is no IP address",
+        "edge.toml:9:46: listen.https[2]: invalid type: integer `5`, expected a string",
+        "edge.toml:10:9: listen.admin: 0.0.0.0:9100 can be reached by other machines (write \"127.0.0.1:9100\"",
+        "edge.toml:12:1: site[0].host: unknown key (did you mean `hosts`?)",
+        "edge.toml:13:12: site[0].origins[0]: `public` is neither a URL nor a directory",
+        "site[0].origins[1].sni: has no meaning for http://",
+    ];
+    for line in expected {
+        assert!(found.contains(line), "missing: {line}\nin:\n{found}");
+    }
+    let line = |line: &str| line.split(':').nth(1).unwrap().parse::<usize>().unwrap();
+    assert!(found.lines().map(line).is_sorted(), "{found}");
+    assert_eq!(found.lines().count(), expected.len(), "{found}");
+}
+
+#[test]
+fn keys_are_checked_against_each_other() {
+    let site = "[[site]]\nhosts = [\"a.example\", \"b.example\"]\norigins = [\"dir:public\"]\n";
+    let listen = "[listen]\nhttps = [\"127.0.0.1:8443\"]\n";
+    for (text, expected) in [
+        (listen.to_owned(), "edge.toml: site: there is no site"),
+        (
+            site.to_owned(),
+            "edge.toml: listen.https: an edge needs a listener",
+        ),
+        (
+            format!("{listen}{site}[[site]]\nhosts = [\"B.example\"]\norigins = [\"dir:x\"]\n"),
+            "edge.toml:7:10: site[1].hosts[0]: `b.example` belongs to the site at edge.toml:4:9 already",
+        ),
+        (
+            format!(
+                "{listen}{site}[[site]]\nname = \"a.example\"\nhosts = [\"c.example\"]\norigins = [\"dir:x\"]\n"
+            ),
+            "edge.toml:7:8: site[1].name: the name `a.example` is taken by the site at edge.toml:3:1",
+        ),
+        (
+            format!("{listen}http = [\"0.0.0.0:8443\"]\n{site}"),
+            "edge.toml:3:9: listen.http[0]: 0.0.0.0:8443 is taken by 127.0.0.1:8443 of listen.https[0] at edge.toml:2:10",
+        ),
+        (
+            format!("{listen}admin = \"127.0.0.1:8443\"\n{site}"),
+            "edge.toml:3:9: listen.admin: 127.0.0.1:8443 is taken by",
+        ),
+        (
+            format!("{listen}stoq = [\"127.0.0.1:7443\"]\n{site}"),
+            "edge.toml:3:8: listen.stoq: only a shield listens",
+        ),
+        (
+            format!("{listen}{site}[shield]\nnodes = [\"a:1\"]\n"),
+            "edge.toml:6:1: shield: a shield is spoken to as a member",
+        ),
+        (
+            format!("{listen}{site}[shield]\n[cluster]\n"),
+            "edge.toml:6:1: shield.nodes: is empty",
+        ),
+        (
+            format!("{listen}{site}[limits]\nmemory = \"256MiB\"\n"),
+            "edge.toml:7:10: limits.memory: 256MiB is less than its parts: cache.ram 256MiB + cache.heads 32MiB",
+        ),
+        (
+            format!("{listen}[[site]]\nhosts = [\"*\"]\norigins = [\"dir:a\", \"http://b\"]\n"),
+            "edge.toml:5:11: site[0].origins: mixes a directory with other origins",
+        ),
+        (
+            format!("{listen}{site}[log]\nfilter = \"stoq=loud\"\n"),
+            "edge.toml:7:10: log.filter: `stoq=loud` is no filter",
+        ),
+        (
+            format!("{listen}{}", site.replace("[[site]]", "[site]")),
+            "write [[site]], with two brackets",
+        ),
+        (
+            format!("{listen}{site}[tls]\ncertificates = [{{ hosts = [\"a\"], cert = \"c\" }}]\n"),
+            "needs both `cert` and `key`",
+        ),
+    ] {
+        let found = errors(&text);
+        assert!(
+            found.contains(expected),
+            "missing: {expected}\nin:\n{found}"
+        );
+        assert_eq!(found.lines().count(), 1, "one cause, one line: {found}");
+    }
+}
+
+#[test]
+fn a_shield_is_told_what_belongs_to_an_edge() {
+    let found = parse(EDGE, Role::Shield).unwrap_err().to_string();
+    assert!(
+        found.contains("listen.stoq: a shield needs a listener"),
+        "{found}"
+    );
+    assert!(
+        found.contains("edge.toml:5:9: listen.https: a shield serves edges and no clients"),
+        "{found}"
+    );
+}
+
+#[test]
+fn broken_toml_is_placed() {
+    let found = errors("[node]\nname = \"x\nworkers = 2\n");
+    assert!(
+        found.starts_with("edge.toml:2:") && found.contains("not TOML"),
+        "{found}"
+    );
+    let found = errors("[node]\nname = \"x\"\nname = \"y\"\n");
+    assert!(
+        found.starts_with("edge.toml:3:1: not TOML: duplicate key"),
+        "{found}"
+    );
+}
+
+#[test]
+fn variables_override_the_file_and_are_named_in_errors() {
+    let load = |variables: &[(&str, &str)]| {
+        Config::parse(
+            "edge.toml",
+            EDGE,
+            Path::new(""),
+            &variables.iter().copied().collect::<Env>(),
+            Role::Edge,
+        )
+    };
+    let config = load(&[
+        ("STOQ__NODE__NAME", "4"),
+        ("STOQ__NODE__WORKERS", "3"),
+        ("STOQ__LIMITS__TIMEOUTS__IDLE", "20s"),
+        ("STOQ__LISTEN__HTTP", "127.0.0.1:9090"),
+        ("STOQ__LISTEN__HTTPS", "[\"127.0.0.1:443\"]"),
+        ("STOQ__LOG__ACCESS", "false"),
+        ("PATH", "/bin"),
+    ])
+    .unwrap();
+    assert_eq!((config.node.name.as_str(), config.node.workers), ("4", 3));
+    assert_eq!(config.limits.timeouts.idle, Duration::from_secs(20));
+    assert_eq!(config.listen.http, ["127.0.0.1:9090".parse().unwrap()]);
+    assert_eq!(config.listen.https, ["127.0.0.1:443".parse().unwrap()]);
+    assert!(!config.log.access);
+    for (name, value, expected) in [
+        (
+            "STOQ__NODE__NAEM",
+            "x",
+            "environment variable STOQ__NODE__NAEM: unknown key `naem` (did you mean `name`?",
+        ),
+        (
+            "STOQ__NODE__DRAIN",
+            "30",
+            "environment variable STOQ__NODE__DRAIN: node.drain: `30` has no unit",
+        ),
+        (
+            "STOQ__NODE__WORKERS",
+            "many",
+            "environment variable STOQ__NODE__WORKERS: node.workers: ",
+        ),
+        (
+            "STOQ__NODE",
+            "x",
+            "environment variable STOQ__NODE: `node` is a table",
+        ),
+        (
+            "STOQ__SITE__NAME",
+            "x",
+            "cannot be set from the environment",
+        ),
+        (
+            "STOQ__LISTEN__HTTPS",
+            "[1",
+            "environment variable STOQ__LISTEN__HTTPS: not TOML",
+        ),
+    ] {
+        let found = load(&[(name, value)]).unwrap_err().to_string();
+        assert!(
+            found.contains(expected),
+            "missing: {expected}\nin:\n{found}"
+        );
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+}
+
+#[test]
+fn included_files_add_sites_and_their_paths_are_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let main = dir.path().join("edge.toml");
+    let load = || Config::load(&main, &Env::none(), Role::Edge);
+    write(
+        "edge.toml",
+        "include = [\"sites.d/*.toml\"]\n[listen]\nhttps = [\"127.0.0.1:8443\"]\n",
+    );
+    write(
+        "sites.d/b.toml",
+        "[[site]]\nhosts = [\"b.example\"]\norigins = [\"http://b\"]\n",
+    );
+    write(
+        "sites.d/a.toml",
+        "[[site]]\nhosts = [\"a.example\"]\norigins = [\"dir:public\"]\n",
+    );
+    write("sites.d/.hidden.toml", "not toml at all");
+    let config = load().unwrap();
+    assert_eq!(
+        config
+            .sites
+            .iter()
+            .map(|site| &*site.name)
+            .collect::<Vec<_>>(),
+        ["a.example", "b.example"]
+    );
+    assert_eq!(
+        config.sites[0].origins,
+        [OriginSpec::Directory(dir.path().join("sites.d/public"))]
+    );
+
+    write(
+        "sites.d/c.toml",
+        "[[site]]\nhosts = [\"b.example\"]\norgins = [\"http://b\"]\n[listen]\nhttps = []\n",
+    );
+    let found = load().unwrap_err().to_string();
+    assert!(
+        found.contains("sites.d/c.toml:3:1: site[0].orgins: unknown key (did you mean `origins`?)"),
+        "{found}"
+    );
+    assert!(
+        found.contains("c.toml:5:1: listen.https: is set already at")
+            && found.contains("edge.toml:3:9"),
+        "{found}"
+    );
+
+    write("sites.d/c.toml", "include = [\"../edge.toml\"]\n");
+    let found = load().unwrap_err().to_string();
+    assert!(
+        found.contains("sites.d/c.toml:1:12: include: ") && found.contains("includes itself"),
+        "{found}"
+    );
+
+    write(
+        "sites.d/c.toml",
+        "include = [\"a.toml\", \"gone.toml\", \"*/x.toml\", 5]\n",
+    );
+    let found = load().unwrap_err().to_string();
+    for expected in [
+        "is included twice",
+        "gone.toml: no such file",
+        "a `*` in a directory",
+        "c.toml:1:47: include: is no string",
+    ] {
+        assert!(
+            found.contains(expected),
+            "missing: {expected}\nin:\n{found}"
+        );
+    }
+
+    write("sites.d/c.toml", &"#".repeat(2 << 20));
+    assert!(
+        load()
+            .unwrap_err()
+            .to_string()
+            .contains("is larger than 1048576 bytes")
+    );
+    let found = Config::load(&dir.path().join("gone.toml"), &Env::none(), Role::Edge)
+        .unwrap_err()
+        .to_string();
+    assert!(found.contains("gone.toml: no such file"), "{found}");
+    assert_eq!(found.lines().count(), 1, "{found}");
+}
+
+#[test]
+fn what_is_shown_loads_again_to_the_same() {
+    let rich = format!(
+        r#"{EDGE}stale_if_unreachable = "90m"
+default_ttl = "1500ms"
+[[site]]
+name = "second"
+hosts = ["Example.com", "*.example.com"]
+origins = [{{ url = "https://[2001:db8::1]:8443", host = "www.example.com:81", sni = "example.com", ca = "ca \"x\".pem" }}, "http://b"]
+shield_fallback = false
+dedupe_domain = "shared"
+{CLUSTERED}
+[tls]
+certificates = [{{ hosts = ["example.com"], cert = "c.pem", key = "k.pem" }}]
+[limits]
+trusted_proxies = ["10.1.2.3/8", "::1"]
+"#
+    );
+    for (text, role) in [
+        (EDGE, Role::Edge),
+        (SHIELD, Role::Shield),
+        (&rich, Role::Edge),
+    ] {
+        let shown = parse(text, role).unwrap().to_toml();
+        let again = parse(&shown, role).unwrap_or_else(|errors| panic!("{errors}\nin:\n{shown}"));
+        assert_eq!(again.to_toml(), shown);
+    }
+}
