@@ -1,0 +1,17 @@
+//! Where the leaves meet: objects and chunks asked for and given over STOQ between nodes, and origins made from a node's configuration.
+//!
+//! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
+//! what stands behind a node that asks nobody else.
+
+mod metrics;
+mod object;
+mod origins;
+mod transport;
+
+pub use metrics::{ObjectMetrics, Outcome};
+pub use object::{
+    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Node, ObjectAnswer, ObjectRequest, ObjectServer,
+    ObjectSource, Provenance, Refusal, ShieldClient, wire, withhold,
+};
+pub use origins::{Origins, WorkerOrigins};
+pub use transport::{EXCHANGES_MAX, between_nodes};

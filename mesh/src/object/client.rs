@@ -1,0 +1,259 @@
+//! Asks a shield for objects: the cache's upstream when there is a `[shield]`.
+//!
+//! One per worker, over that worker's pool. Nodes are tried in the order given; the next one is asked only when the one before cannot
+//! be reached or certainly saw nothing of the request. What fails after that is the answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use http::uri::Scheme;
+use stoq::peer::{Exchange, ExchangeError, Part, SendHalf};
+use stoq::pool::Pool;
+use stoq_cache::content::ChunkId;
+use stoq_cache::key::CacheKey;
+use stoq_cache::upstream::{
+    BodyError, BodyStream, FetchBody, FetchRequest, FetchResponse, Source, Upstream, UpstreamError,
+};
+use tokio::task::JoinHandle;
+
+use super::body::{self, Companion};
+use super::code::Code;
+use super::nodes::Node;
+use super::wire::{self, BodyMode, ChunksRequest, Head, ObjectRequest};
+
+/// How the keys of a site's chunks are told apart: a fingerprint per site, the same on both sides when the secret and the dedupe domain are.
+pub type ChunkKeyIds = Arc<dyn Fn(&str) -> [u8; 16] + Send + Sync>;
+
+/// An [`Upstream`] over STOQ.
+pub struct ShieldClient {
+    pool: Pool,
+    nodes: Arc<[Node]>,
+    chunk_key_id: ChunkKeyIds,
+    head_timeout: Duration,
+}
+
+impl fmt::Debug for ShieldClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShieldClient")
+            .field("nodes", &self.nodes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ShieldClient {
+    /// A client of `nodes`, the first preferred, over this worker's `pool`.
+    ///
+    /// `head_timeout` bounds the wait for a response head; the shield's own waits for its origin must fit in it.
+    #[must_use]
+    pub fn new(
+        pool: Pool,
+        nodes: Arc<[Node]>,
+        chunk_key_id: ChunkKeyIds,
+        head_timeout: Duration,
+    ) -> Self {
+        Self {
+            pool,
+            nodes,
+            chunk_key_id,
+            head_timeout,
+        }
+    }
+
+    /// Starts an exchange on the first node that takes it.
+    async fn exchange(&self, kind: u16, control: &bytes::Bytes) -> Result<Exchange, UpstreamError> {
+        let mut last = "no shield is configured".to_owned();
+        for node in self.nodes.iter() {
+            let addresses = match node.addresses().await {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            for addr in addresses {
+                let conn = match self.pool.get(addr).await {
+                    Ok(conn) => conn,
+                    Err(error) => {
+                        last = error.to_string();
+                        continue;
+                    }
+                };
+                match conn.exchange(kind, control.clone(), None).await {
+                    Ok(exchange) => return Ok(exchange),
+                    Err(error) => last = format!("{addr}: {error}"),
+                }
+            }
+        }
+        Err(UpstreamError::ShieldDown(last))
+    }
+
+    async fn object(&self, mut request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
+        let body = request.body.take();
+        let message = ObjectRequest {
+            key: *request.key.as_bytes(),
+            chunk_key_id: (self.chunk_key_id)(&request.site),
+            site: request.site.to_string(),
+            https: request.scheme == Scheme::HTTPS,
+            authority: request.authority,
+            path_and_query: request.path_and_query.to_string(),
+            held: request
+                .held
+                .as_ref()
+                .map(|manifest| *manifest.root().as_bytes()),
+            method: request.method,
+            headers: request.headers,
+        };
+        let control = message.encode().map_err(|error| UpstreamError::Refused {
+            reason: error.to_string(),
+        })?;
+        let repeatable = body.is_none() && message.method.is_safe();
+        let mut body = body;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let Exchange { send, mut recv } = self.exchange(wire::OBJECT, &control).await?;
+            let companion = self.send_body(send, body.take()).await;
+            let Ok(head) = tokio::time::timeout(self.head_timeout, recv.next()).await else {
+                return Err(UpstreamError::Timeout(format!(
+                    "no head from the shield within {:?}",
+                    self.head_timeout
+                )));
+            };
+            match head {
+                Ok(Some(Part::Head(payload))) => {
+                    let head = Head::decode(&payload)
+                        .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+                    return Ok(response(head, recv, companion));
+                }
+                Ok(_) => {
+                    return Err(UpstreamError::Protocol(
+                        "the shield's answer has no head".to_owned(),
+                    ));
+                }
+                Err(ExchangeError::Remote { code, text }) => {
+                    return Err(Code::of(code).upstream_error(text));
+                }
+                // A pooled connection may have died unseen: one more try, on whatever node is there, if nothing can happen twice.
+                Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })
+                    if repeatable && attempts == 1 => {}
+                Err(error) => return Err(UpstreamError::ShieldDown(error.to_string())),
+            }
+        }
+    }
+
+    /// Sends the request's body beside the wait for the answer, or the end at once when there is none.
+    async fn send_body(&self, send: SendHalf, body: Option<BodyStream>) -> Companion {
+        match body {
+            // A send that fails shows in the answer, which is read next.
+            None => drop(send.finish().await),
+            Some(body) => return Some(Box::new(Upload(tokio::spawn(upload(send, body))))),
+        }
+        None
+    }
+}
+
+/// The task that sends a request's body; it ends with the exchange it belongs to.
+struct Upload(JoinHandle<()>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn upload(mut send: SendHalf, mut body: BodyStream) {
+    while let Some(piece) = body.next().await {
+        match piece {
+            Ok(bytes) => {
+                if send.data(bytes).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                // The client's body broke: the shield must not take what came for the whole.
+                drop(
+                    send.abort(Code::RequestBody.number(), &error.to_string())
+                        .await,
+                );
+                return;
+            }
+        }
+    }
+    drop(send.finish().await);
+}
+
+fn response(head: Head, recv: stoq::peer::RecvHalf, companion: Companion) -> FetchResponse {
+    FetchResponse {
+        status: head.status,
+        headers: head.headers,
+        body: match head.body {
+            BodyMode::Empty => FetchBody::Empty,
+            BodyMode::Plain => FetchBody::Stream(body::plain(recv, companion)),
+            BodyMode::Chunked => FetchBody::Chunked(body::chunked(recv, companion)),
+        },
+        via: Source::Shield,
+        upstream_cache_status: Some(head.cache_status).filter(|text| !text.is_empty()),
+    }
+}
+
+impl Upstream for ShieldClient {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
+        Box::pin(self.object(request))
+    }
+
+    fn chunks(
+        &self,
+        site: Arc<str>,
+        key: CacheKey,
+        chunks: Vec<(ChunkId, u32)>,
+    ) -> BoxFuture<'_, Result<BodyStream, UpstreamError>> {
+        Box::pin(async move {
+            let total: u64 = chunks.iter().map(|(_, len)| u64::from(*len)).sum();
+            let message = ChunksRequest {
+                key: *key.as_bytes(),
+                chunk_key_id: (self.chunk_key_id)(&site),
+                site: site.to_string(),
+                chunks: chunks
+                    .into_iter()
+                    .map(|(id, len)| (*id.as_bytes(), len))
+                    .collect(),
+            };
+            let control = message.encode().map_err(|error| UpstreamError::Refused {
+                reason: error.to_string(),
+            })?;
+            let Exchange { send, recv } = self.exchange(wire::CHUNKS, &control).await?;
+            drop(send.finish().await);
+            Ok(exactly(total, body::plain(recv, None)))
+        })
+    }
+}
+
+/// `body`, which is an error unless it has `total` bytes.
+fn exactly(total: u64, body: BodyStream) -> BodyStream {
+    Box::pin(futures_util::stream::try_unfold(
+        (body, 0u64),
+        move |(mut body, got)| async move {
+            match body.next().await.transpose()? {
+                Some(bytes) => {
+                    let got = got + bytes.len() as u64;
+                    if got > total {
+                        Err(BodyError::Length {
+                            got,
+                            declared: total,
+                        })
+                    } else {
+                        Ok(Some((bytes, (body, got))))
+                    }
+                }
+                None if got == total => Ok(None),
+                None => Err(BodyError::Length {
+                    got,
+                    declared: total,
+                }),
+            }
+        },
+    ))
+}

@@ -1,0 +1,16 @@
+//! The object exchange between nodes: wire, asking side, answering side. The protocol is described at the head of `wire.rs`.
+
+mod body;
+mod client;
+mod code;
+mod nodes;
+mod server;
+pub mod wire;
+mod withhold;
+
+pub use client::{ChunkKeyIds, ShieldClient};
+pub use code::Code;
+pub use nodes::Node;
+pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal};
+pub use wire::{ChunksRequest, ObjectRequest, Provenance};
+pub use withhold::withhold;
