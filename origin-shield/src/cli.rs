@@ -1,0 +1,155 @@
+//! The command line: `run` and `check`. Results go to standard output, complaints and the log to standard error.
+//!
+//! Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use stoq_mesh::Origins;
+use stoq_node::config::{Config, Env, Role};
+
+use crate::shield::{Prepared, Running, Shield};
+
+/// An origin shield: collapses the misses of all edges into one fetch.
+///
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer).
+#[derive(Debug, Parser)]
+#[command(name = "stoq-shield", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+
+    /// Print the result as one JSON object.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve as the configuration says, until SIGTERM; then finish what is under way.
+    Run(ConfigFile),
+    /// Do all that `run` does short of binding, and ask each origin for a connection.
+    Check(ConfigFile),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file (TOML).
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// What a verb found out.
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+    text: String,
+}
+
+const DEGRADED: u8 = 3;
+
+/// Runs the program on the process's own arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.verb {
+        Verb::Run(file) => run(&file.config),
+        Verb::Check(file) => check(&file.config),
+    };
+    match result {
+        Ok(report) => {
+            if cli.json {
+                // A report is plain strings, which JSON can always hold.
+                println!("{}", serde_json::to_string(&report).unwrap_or_default());
+            } else {
+                report
+                    .problems
+                    .iter()
+                    .for_each(|problem| eprintln!("{problem}"));
+                println!("{}", report.text);
+            }
+            if report.ok {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(DEGRADED)
+            }
+        }
+        Err(error) => {
+            if cli.json {
+                println!(
+                    "{}",
+                    serde_json::json!({ "ok": false, "error": format!("{error:#}") })
+                );
+            }
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(path: &Path) -> anyhow::Result<Prepared> {
+    let config = Config::load(path, &Env::from_process(), Role::Shield)?;
+    Ok(Prepared::new(config)?)
+}
+
+fn run(path: &Path) -> anyhow::Result<Report> {
+    let prepared = prepare(path)?;
+    stoq_node::telemetry::init(&prepared.config().log)?;
+    let running = Shield::start(prepared)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(until_signalled(running))?;
+    Ok(Report {
+        ok: true,
+        problems: Vec::new(),
+        text: "stopped".to_owned(),
+    })
+}
+
+async fn until_signalled(running: Running) -> anyhow::Result<()> {
+    for addr in running.stoq_addrs() {
+        tracing::info!(%addr, "listening for nodes");
+    }
+    let drain = running.drain().clone();
+    // Ends with the runtime: a signal after the end has nobody to tell.
+    let signals = tokio::spawn(async move { drain.follow_signals().await });
+    let ended = running.wait().await;
+    signals.abort();
+    Ok(ended?)
+}
+
+fn check(path: &Path) -> anyhow::Result<Report> {
+    let prepared = prepare(path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let problems = runtime.block_on(unreachable(prepared.config(), prepared.origins()));
+    let text = match problems.len() {
+        0 => format!("{}: ok", path.display()),
+        n => format!("{}: valid, but {n} origins do not answer", path.display()),
+    };
+    Ok(Report {
+        ok: problems.is_empty(),
+        problems,
+        text,
+    })
+}
+
+/// A line for each origin that does not answer, placed at its entry in the file.
+async fn unreachable(config: &Config, origins: &Origins) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (site, probes) in origins.probe().await.into_iter().enumerate() {
+        for (index, probe) in probes.into_iter().enumerate() {
+            if let Err(error) = probe.outcome {
+                let key = format!("site[{site}].origins[{index}]");
+                problems.push(config.error(&key, error.to_string()).to_string());
+            }
+        }
+    }
+    problems
+}

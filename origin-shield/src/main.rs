@@ -1,0 +1,5 @@
+//! `stoq-shield`.
+
+fn main() -> std::process::ExitCode {
+    stoq_origin_shield::main()
+}

@@ -1,0 +1,436 @@
+//! A running shield: sockets, workers, admin listener, and their orderly end.
+//!
+//! [`Shield::start`] binds everything before any worker runs, so that a start either stands whole or leaves nothing behind.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stoq::hello::RoleRule;
+use stoq::identity::{Identity, IdentityError, Role as NodeRole};
+use stoq::peer::{PeerServer, ServeConfig};
+use stoq::quic::{
+    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering,
+    TlsServer,
+};
+use stoq_cache::engine::{Cache, CacheConfig, CacheSite};
+use stoq_cache::http::policy::SitePolicy;
+use stoq_mesh::{EXCHANGES_MAX, ObjectMetrics, ObjectServer, Origins, between_nodes};
+use stoq_node::config::{AdminAddr, Config, ConfigError};
+use stoq_node::metrics::Registry;
+use stoq_node::{
+    Admin, AdminHandle, Drain, Readiness, StateDir, StateDirError, WorkerId, WorkerResult, Workers,
+};
+use tokio::time::Instant;
+
+use crate::source::{ShieldSite, ShieldSource};
+
+/// What is left to workers beyond the drain's own deadline to close their connections: 2 s.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Why a shield did not start. All but [`StartError::Runtime`] are the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration asks for what is not there.
+    #[error("{}", list(.0))]
+    Config(Vec<ConfigError>),
+    /// The identity cannot be used.
+    #[error("cluster.identity, cluster.root: {0}")]
+    Identity(#[from] IdentityError),
+    /// The state directory cannot be used.
+    #[error("node.state_dir: {0}")]
+    State(#[from] StateDirError),
+    /// An address cannot be bound.
+    #[error("{key}: cannot listen on {addr}: {source}")]
+    Bind {
+        /// The configuration's key.
+        key: &'static str,
+        /// The address.
+        addr: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Threads or runtimes could not be made.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+fn list(errors: &[ConfigError]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Everything of a shield that can be made without binding: what `check` looks at and `run` goes on from.
+pub struct Prepared {
+    config: Config,
+    identity: Identity,
+    tls: TlsServer,
+    origins: Origins,
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("node", &self.config.node.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Prepared {
+    /// Reads identities, opens directories, resolves origins. Binds and connects to nothing.
+    ///
+    /// # Errors
+    /// [`StartError`], the configuration's faults all at once.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        let Some(cluster) = &config.cluster else {
+            let error = config.error(
+                "cluster",
+                "a shield needs [cluster] with name, identity and root",
+            );
+            return Err(StartError::Config(vec![error]));
+        };
+        let identity = Identity::load(&cluster.identity, &cluster.root, &cluster.name)?;
+        if !identity.roles().contains(&NodeRole::Shield) {
+            let message = format!(
+                "{} has no role shield: issue it with `cluster init --node NAME:shield`",
+                identity.name()
+            );
+            return Err(StartError::Config(vec![
+                config.error("cluster.identity", message),
+            ]));
+        }
+        let tls = identity.server_tls()?;
+        let origins = Origins::new(&config).map_err(StartError::Config)?;
+        Ok(Self {
+            config,
+            identity,
+            tls,
+            origins,
+        })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The origins, to be probed.
+    #[must_use]
+    pub const fn origins(&self) -> &Origins {
+        &self.origins
+    }
+}
+
+/// The shield. See [`Shield::start`].
+#[derive(Debug)]
+pub struct Shield;
+
+/// A shield that serves. Dropping it leaves its threads running; end it with [`Running::stop`].
+#[derive(Debug)]
+pub struct Running {
+    stoq: Vec<SocketAddr>,
+    admin: Option<AdminHandle>,
+    registry: Registry,
+    drain: Drain,
+    cache: Cache,
+    workers: Workers,
+}
+
+impl Shield {
+    /// Binds all sockets and starts the workers.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(prepared: Prepared) -> Result<Running, StartError> {
+        let Prepared {
+            config,
+            identity,
+            tls,
+            origins,
+        } = prepared;
+        let state = StateDir::open(&config.node.state_dir)?;
+        let count = config.node.workers;
+        let groups = config
+            .listen
+            .stoq
+            .iter()
+            .map(|addr| bind(*addr, count))
+            .collect::<Result<Vec<_>, _>>()?;
+        let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
+
+        let registry = Registry::new();
+        let cache = Cache::new(CacheConfig {
+            name: config.node.name.clone(),
+            ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
+            heads_bytes: config.cache.heads,
+            fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
+            ..CacheConfig::new(*identity.cluster_secret())
+        });
+        let metrics = Arc::new(ObjectMetrics::default());
+        registry.with(|registry| {
+            let registry = registry.sub_registry_with_prefix("stoq");
+            cache.register(registry);
+            metrics.register(registry);
+            for (position, servers) in origins.servers() {
+                let site = config
+                    .sites
+                    .get(position)
+                    .map_or("", |site| &site.name)
+                    .to_owned();
+                servers
+                    .metrics()
+                    .register(registry.sub_registry_with_label(("site".into(), site.into())));
+            }
+        });
+
+        let drain = Drain::new(config.node.drain);
+        let readiness = Readiness::new(drain.clone());
+        let stoq = groups.iter().map(SocketGroup::local_addr).collect();
+        let shared = Arc::new(Shared {
+            sites: sites(&config, &cache),
+            limits: AdmissionLimits {
+                max_connections: config.limits.connections,
+                ..AdmissionLimits::default()
+            },
+            cid_keys: CidKeys::random(),
+            _state: state,
+            groups,
+            identity,
+            tls,
+            origins,
+            cache: cache.clone(),
+            metrics,
+            registry: registry.clone(),
+            drain: drain.clone(),
+        });
+        let workers = Workers::spawn(count, "worker", move |id| {
+            let shared = Arc::clone(&shared);
+            async move { shared.work(id).await }
+        })
+        .map_err(StartError::Runtime)?;
+        let admin = admin
+            .map(|admin| admin.serve(registry.clone(), readiness.clone()))
+            .transpose()
+            .map_err(StartError::Runtime)?;
+        readiness.ready();
+        Ok(Running {
+            stoq,
+            admin,
+            registry,
+            drain,
+            cache,
+            workers,
+        })
+    }
+}
+
+impl Running {
+    /// Where it listens for nodes, ports resolved, in the configuration's order.
+    #[must_use]
+    pub fn stoq_addrs(&self) -> &[SocketAddr] {
+        &self.stoq
+    }
+
+    /// Where its admin listener is, if it has one.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<&AdminAddr> {
+        self.admin.as_ref().map(AdminHandle::local_addr)
+    }
+
+    /// Its metrics.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The handle that ends it.
+    #[must_use]
+    pub const fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Serves until the drain that somebody begins is over, or a worker dies. Nothing of it runs afterwards.
+    ///
+    /// # Errors
+    /// What a worker died of, or that some did not end in time.
+    pub async fn wait(mut self) -> Result<(), stoq_node::WorkerError> {
+        let mut first = Ok(());
+        let drained = self.drain.run();
+        tokio::pin!(drained);
+        loop {
+            tokio::select! {
+                // Each may be cancelled: neither takes anything that would be lost.
+                outcome = &mut drained => {
+                    tracing::info!(?outcome, "drained");
+                    break;
+                }
+                Some((worker, result)) = self.workers.ended() => match result {
+                    // One whose connections are done is done; the others still have theirs.
+                    Ok(()) if self.drain.is_draining() => {}
+                    ended => {
+                        if let Err(error) = ended {
+                            tracing::error!(%worker, %error, "a worker died");
+                            first = first.and(Err(error));
+                        }
+                        self.drain.end();
+                    }
+                },
+            }
+        }
+        let closed = tokio::time::timeout(CLOSING, self.cache.shutdown()).await;
+        if closed.is_err() {
+            tracing::warn!("fills were cut off");
+            self.cache.abort();
+        }
+        first.and(self.workers.join(Instant::now() + CLOSING).await)
+    }
+
+    /// Drains, and waits for the end.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub async fn stop(self) -> Result<(), stoq_node::WorkerError> {
+        self.drain.begin();
+        self.wait().await
+    }
+}
+
+/// What the workers share.
+struct Shared {
+    groups: Vec<SocketGroup>,
+    identity: Identity,
+    tls: TlsServer,
+    cid_keys: CidKeys,
+    limits: AdmissionLimits,
+    origins: Origins,
+    sites: Vec<(Arc<stoq_node::config::Site>, Arc<CacheSite>)>,
+    cache: Cache,
+    metrics: Arc<ObjectMetrics>,
+    registry: Registry,
+    drain: Drain,
+    /// Held, since its lock keeps a second process out.
+    _state: StateDir,
+}
+
+impl Shared {
+    /// One worker from its start to the end of its last connection.
+    async fn work(&self, id: WorkerId) -> WorkerResult {
+        let origins = self.origins.for_worker();
+        let sites = self
+            .sites
+            .iter()
+            .zip(&origins.upstreams)
+            .map(|((config, cache), upstream)| ShieldSite {
+                config: Arc::clone(config),
+                cache: Arc::clone(cache),
+                upstream: Arc::clone(upstream),
+            });
+        let source = Arc::new(ShieldSource::new(self.cache.clone(), sites.collect()));
+        let handler = Arc::new(ObjectServer::new(source, Arc::clone(&self.metrics)));
+        let mut servers = Vec::new();
+        for socket in self.groups.iter().filter_map(|group| group.take(id.0)) {
+            let config = EndpointConfig {
+                server: Some(self.tls.clone()),
+                transport: between_nodes(),
+                limits: self.limits.clone(),
+                ..EndpointConfig::new(self.cid_keys.clone())
+            };
+            let endpoint = Endpoint::new(socket, config)?;
+            self.export(&endpoint);
+            let serve = ServeConfig {
+                accept: RoleRule::AnyOf(vec![NodeRole::Edge, NodeRole::Shield]),
+                exchanges: EXCHANGES_MAX as usize,
+                ..ServeConfig::default()
+            };
+            let server = PeerServer::new(
+                endpoint.clone(),
+                self.identity.clone(),
+                handler.clone(),
+                serve,
+            );
+            let counters = Arc::clone(server.counters());
+            self.registry
+                .add_counters("stoq_peer", move |each| counters.visit(each));
+            servers.push((endpoint, server));
+        }
+        let _tracked = self.drain.track();
+        let served =
+            futures_util::future::join_all(servers.iter().map(|(_, server)| server.serve()));
+        let drained = async {
+            self.drain.begun().await;
+            let grace = self.drain.deadline().map_or(Duration::ZERO, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            servers.iter().for_each(|(_, server)| server.drain(grace));
+            self.drain.ended().await;
+        };
+        tokio::select! {
+            // Cutting the servers off is what a drain's end means.
+            _ = served => {}
+            () = drained => {}
+        }
+        for (endpoint, _) in &servers {
+            endpoint.close(0, b"");
+        }
+        let closing = async {
+            origins.close().await;
+            for (endpoint, _) in &servers {
+                endpoint.wait_idle().await;
+            }
+        };
+        // What is not closed by then is cut off with the runtime.
+        drop(tokio::time::timeout(CLOSING / 2, closing).await);
+        Ok(())
+    }
+
+    fn export(&self, endpoint: &Endpoint) {
+        let counters = Arc::clone(endpoint.counters());
+        self.registry
+            .add_counters("stoq_quic", move |each| counters.visit(each));
+    }
+}
+
+fn sites(config: &Config, cache: &Cache) -> Vec<(Arc<stoq_node::config::Site>, Arc<CacheSite>)> {
+    let made = config.sites.iter().map(|site| {
+        let policy = SitePolicy {
+            default_ttl: site.default_ttl,
+            stale_if_unreachable: site.stale_if_unreachable,
+            ..SitePolicy::default()
+        };
+        (
+            Arc::clone(site),
+            cache.site(&site.name, Some(&site.dedupe_domain), policy),
+        )
+    });
+    made.collect()
+}
+
+fn bind(addr: SocketAddr, workers: usize) -> Result<SocketGroup, StartError> {
+    let group = SocketGroup::bind(addr, workers, &SocketOptions::default()).map_err(|source| {
+        StartError::Bind {
+            key: "listen.stoq",
+            addr: addr.to_string(),
+            source,
+        }
+    })?;
+    if workers > 1
+        && let Steering::SingleSocket { reason } = group.steering()
+    {
+        tracing::warn!(%addr, reason, "one socket for all workers: steering by connection ID was refused");
+    }
+    Ok(group)
+}
+
+fn bind_admin(addr: &AdminAddr) -> Result<Admin, StartError> {
+    Admin::bind(addr).map_err(|source| StartError::Bind {
+        key: "listen.admin",
+        addr: addr.to_string(),
+        source,
+    })
+}
