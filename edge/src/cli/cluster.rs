@@ -1,0 +1,150 @@
+//! `cluster init`: a root, and an identity for each node.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+use rustls_pki_types::UnixTime;
+use serde::Serialize;
+use stoq::identity::{ClusterRoot, Role, Validity};
+use stoq_node::report::{Exit, Output};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long a new root is valid: ten years.
+const ROOT_VALIDITY: Duration = DAY.saturating_mul(3650);
+/// How long a node's identity is valid: a year. Its leaves, which the node makes itself, live for hours.
+const IDENTITY_VALIDITY: Duration = DAY.saturating_mul(365);
+
+/// The verbs under `cluster`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterVerb {
+    /// Make the cluster's root and secret, and an identity file for each node. Overwrites nothing.
+    Init(Init),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// The cluster's name, the same in every node's `[cluster]`.
+    #[arg(long)]
+    name: String,
+    /// A node and its roles, such as `edge-1:edge` or `shield-1:shield`. Repeat it for each node.
+    #[arg(long = "node", value_name = "NAME:ROLE[,ROLE]", required = true)]
+    nodes: Vec<String>,
+    /// Where the files go.
+    #[arg(long, default_value = "state", value_name = "DIR")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct Founded {
+    ok: bool,
+    name: String,
+    root: String,
+    root_key: String,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Serialize)]
+struct Node {
+    name: String,
+    roles: Vec<String>,
+    identity: String,
+}
+
+impl fmt::Display for Founded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{}  keep it offline: whoever has it can make nodes",
+            self.root_key
+        )?;
+        writeln!(f, "{}  goes to every node", self.root)?;
+        for node in &self.nodes {
+            writeln!(
+                f,
+                "{}  goes to {} ({}) alone",
+                node.identity,
+                node.name,
+                node.roles.join(", ")
+            )?;
+        }
+        for node in &self.nodes {
+            writeln!(f, "\n# in {}'s file", node.name)?;
+            writeln!(f, "[cluster]\nname = \"{}\"", self.name)?;
+            writeln!(
+                f,
+                "identity = \"{}\"\nroot = \"{}\"",
+                node.identity, self.root
+            )?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn cluster(verb: &ClusterVerb, output: &Output) -> anyhow::Result<Exit> {
+    let ClusterVerb::Init(init) = verb;
+    let nodes = init
+        .nodes
+        .iter()
+        .map(|text| parse(text))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let (root_path, key_path) = (init.dir.join("root.pem"), init.dir.join("root-key.pem"));
+    let identity_path = |name: &str| init.dir.join(name).join("identity.pem");
+    for path in [&root_path, &key_path]
+        .into_iter()
+        .cloned()
+        .chain(nodes.iter().map(|(name, _)| identity_path(name)))
+    {
+        ensure!(
+            !path.exists(),
+            "{} exists: a cluster is founded once; choose another --dir",
+            path.display()
+        );
+    }
+    std::fs::create_dir_all(&init.dir).with_context(|| init.dir.display().to_string())?;
+
+    let now = UnixTime::now();
+    let root = ClusterRoot::generate(&init.name, Validity::starting(now, ROOT_VALIDITY))?;
+    let mut made = Vec::new();
+    for (name, roles) in &nodes {
+        let path = identity_path(name);
+        if let Some(dir) = path.parent() {
+            crate::state::create_dir(dir)?;
+        }
+        root.issue(name, roles, Validity::starting(now, IDENTITY_VALIDITY))?
+            .save(&path)?;
+        made.push(Node {
+            name: name.clone(),
+            roles: roles.iter().map(ToString::to_string).collect(),
+            identity: path.display().to_string(),
+        });
+    }
+    root.save(&key_path, &root_path)?;
+    output.result(&Founded {
+        ok: true,
+        name: init.name.clone(),
+        root: root_path.display().to_string(),
+        root_key: key_path.display().to_string(),
+        nodes: made,
+    })?;
+    Ok(Exit::Done)
+}
+
+fn parse(text: &str) -> anyhow::Result<(String, Vec<Role>)> {
+    let Some((name, roles)) = text.split_once(':') else {
+        bail!("--node {text}: want NAME:ROLE, such as edge-1:edge");
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    ensure!(
+        !name.is_empty() && name.chars().all(plain) && !name.starts_with('.'),
+        "--node {text}: a name is made of letters, digits, `-`, `_` and `.`"
+    );
+    let roles = roles.split(',').map(|role| {
+        role.parse::<Role>().map_err(|error| {
+            anyhow::anyhow!("--node {text}: {error}; roles are edge, shield, admin")
+        })
+    });
+    Ok((name.to_owned(), roles.collect::<anyhow::Result<_>>()?))
+}

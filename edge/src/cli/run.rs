@@ -1,0 +1,49 @@
+//! `run`: serve as the configuration says, until a signal.
+
+use std::path::Path;
+
+use stoq_node::config::{Config, Env, Role};
+use stoq_node::report::{Exit, Output};
+use stoq_node::telemetry;
+
+use super::check::print_warnings;
+use crate::edge::{Edge, Prepared, Running};
+
+pub(super) fn run(path: &Path, _output: &Output) -> anyhow::Result<Exit> {
+    let prepared = prepare(path)?;
+    telemetry::init(&prepared.config().log)?;
+    print_warnings(&prepared);
+    let running = Edge::start(prepared)?;
+    for addr in running.https_addrs() {
+        tracing::info!(%addr, "serving https: HTTP/3, HTTP/2, HTTP/1.1");
+    }
+    for addr in running.http_addrs() {
+        tracing::info!(%addr, "serving http: HTTP/1.1");
+    }
+    if let Some(dev) = running.dev_tls() {
+        tracing::warn!(ca = %dev.ca.display(), "no [tls] certificates: serving under a development CA");
+    }
+    until_signalled(running)
+}
+
+/// What `run` and `check` both begin with.
+pub(super) fn prepare(path: &Path) -> anyhow::Result<Prepared> {
+    let config = Config::load(path, &Env::from_process(), Role::Edge)?;
+    Ok(Prepared::new(config)?)
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
+pub(super) fn until_signalled(running: Running) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let drain = running.drain().clone();
+        // Ends with the runtime: a signal after the end has nobody to tell.
+        let signals = tokio::spawn(async move { drain.follow_signals().await });
+        let ended = running.wait().await;
+        signals.abort();
+        ended
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,491 @@
+//! A running edge: sockets, certificates, workers, admin listener, and their orderly end.
+//!
+//! [`Prepared::new`] does what can be done without a socket and is what `check` looks at; [`Edge::start`] binds everything before any
+//! worker runs, so that a start either stands whole or leaves nothing behind.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Scheme;
+use parking_lot::Mutex;
+use stoq::identity::{Identity, IdentityError, Role as NodeRole};
+use stoq::quic::{CidKeys, SocketOptions, Steering};
+use stoq_cache::engine::{Cache, CacheConfig};
+use stoq_cache::http::policy::SitePolicy;
+use stoq_cache::time::Timestamp;
+use stoq_mesh::{Node, Origins};
+use stoq_node::config::{AdminAddr, Config, ConfigError};
+use stoq_node::{
+    Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
+};
+use tokio::time::Instant;
+
+use crate::alt_svc::AltSvc;
+use crate::certificates::{Certificates, DevTls};
+use crate::listen::{self, BindError, Common, HttpsSockets};
+use crate::serve::{self, AccessLog, Bounds, CdnId, Forwarder, ServeMetrics, SiteTable};
+use crate::state::{self, StateError};
+use crate::tls::{ServerTls, TlsError};
+use crate::worker::{Doors, Plan};
+
+/// What is left to workers beyond the drain's own deadline to close their connections: 3 s.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// Why an edge did not start. All but [`StartError::Runtime`] are the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration asks for what is not there.
+    #[error("{}", list(.0))]
+    Config(Vec<ConfigError>),
+    /// The identity cannot be used.
+    #[error("cluster.identity, cluster.root: {0}")]
+    Identity(#[from] IdentityError),
+    /// The state directory cannot be used.
+    #[error("node.state_dir: {0}")]
+    StateDir(#[from] StateDirError),
+    /// The node's secret cannot be used.
+    #[error("node.state_dir: {0}")]
+    Secret(#[from] StateError),
+    /// Certificates cannot be used or made.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
+    /// An address cannot be bound.
+    #[error("{key}: {source}")]
+    Bind {
+        /// The configuration's key.
+        key: &'static str,
+        /// Where and why.
+        source: BindError,
+    },
+    /// The admin listener cannot be bound.
+    #[error("listen.admin: cannot listen on {addr}: {source}")]
+    Admin {
+        /// The address.
+        addr: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Threads, runtimes or sockets could not be made.
+    #[error("cannot start: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+fn list(errors: &[ConfigError]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Everything of an edge that can be made without binding.
+pub struct Prepared {
+    config: Config,
+    identity: Option<Identity>,
+    certificates: Certificates,
+    origins: Origins,
+    cdn_id: CdnId,
+    warnings: Vec<String>,
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("node", &self.config.node.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Prepared {
+    /// Reads identity and certificates, opens directories, resolves origins. Binds, connects to and writes nothing.
+    ///
+    /// # Errors
+    /// [`StartError`], the configuration's faults of one kind all at once.
+    pub fn new(config: Config) -> Result<Self, StartError> {
+        StateDir::check(&config.node.state_dir)?;
+        let identity = match &config.cluster {
+            None => None,
+            Some(cluster) => Some(Identity::load(
+                &cluster.identity,
+                &cluster.root,
+                &cluster.name,
+            )?),
+        };
+        if let Some(identity) = &identity
+            && config.shield.is_some()
+            && !identity.roles().contains(&NodeRole::Edge)
+        {
+            let message = format!(
+                "{} has no role edge: issue it with `cluster init --node NAME:edge`",
+                identity.name()
+            );
+            return Err(StartError::Config(vec![
+                config.error("cluster.identity", message),
+            ]));
+        }
+        let cdn_id = CdnId::new(&config.node.cdn_id).ok_or_else(|| {
+            StartError::Config(vec![
+                config.error("node.cdn_id", "cannot stand in a header field"),
+            ])
+        })?;
+        let exposed = state::exposed(&config);
+        if !exposed.is_empty() {
+            return Err(StartError::Config(exposed));
+        }
+        state::read_secret(&config.node.state_dir)?;
+        let mut warnings = Vec::new();
+        let certificates = Certificates::load(&config, &mut warnings)?;
+        let origins = Origins::new(&config).map_err(StartError::Config)?;
+        Ok(Self {
+            config,
+            identity,
+            certificates,
+            origins,
+            cdn_id,
+            warnings,
+        })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The origins, to be probed.
+    #[must_use]
+    pub const fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// What works but may not be meant, a line each.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+/// The edge. See [`Edge::start`].
+#[derive(Debug)]
+pub struct Edge;
+
+/// An edge that serves. Dropping it leaves its threads running; end it with [`Running::stop`].
+#[derive(Debug)]
+pub struct Running {
+    https: Vec<SocketAddr>,
+    http: Vec<SocketAddr>,
+    dev_tls: Option<DevTls>,
+    admin: Option<AdminHandle>,
+    registry: Registry,
+    drain: Drain,
+    cache: Cache,
+    workers: Workers,
+    /// Written out when dropped, after the workers have ended.
+    _access: Option<AccessLog>,
+}
+
+impl Edge {
+    /// Binds all sockets and starts the workers.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(prepared: Prepared) -> Result<Running, StartError> {
+        let Prepared {
+            config,
+            identity,
+            certificates,
+            origins,
+            cdn_id,
+            warnings,
+        } = prepared;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let state = StateDir::open(&config.node.state_dir)?;
+        let secret = match &identity {
+            Some(identity) => *identity.cluster_secret(),
+            None => state::secret(&config.node.state_dir)?,
+        };
+        let certificates = certificates.resolve(&config.node.state_dir)?;
+        let tls = ServerTls::new(certificates.resolver())?;
+
+        let count = config.node.workers;
+        let https = config
+            .listen
+            .https
+            .iter()
+            .map(|addr| bind_https(*addr, count))
+            .collect::<Result<Vec<_>, _>>()?;
+        let plain = config
+            .listen
+            .http
+            .iter()
+            .map(|addr| bind_http(*addr, count))
+            .collect::<Result<Vec<_>, _>>()?;
+        let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
+
+        let registry = Registry::new();
+        let cache = Cache::new(CacheConfig {
+            name: config.node.name.clone(),
+            ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
+            heads_bytes: config.cache.heads,
+            fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
+            ..CacheConfig::new(secret)
+        });
+        let listen_metrics = listen::Metrics::new();
+        let metrics = registry.with(|registry| {
+            listen_metrics.register(registry);
+            let metrics = ServeMetrics::register(registry);
+            let registry = registry.sub_registry_with_prefix("stoq");
+            cache.register(registry);
+            for (position, servers) in origins.servers() {
+                let site = config
+                    .sites
+                    .get(position)
+                    .map_or("", |site| &site.name)
+                    .to_owned();
+                servers
+                    .metrics()
+                    .register(registry.sub_registry_with_label(("site".into(), site.into())));
+            }
+            metrics
+        });
+        let access = config.log.access.then(|| {
+            let json = config.log.format == stoq_node::config::LogFormat::Json;
+            AccessLog::start(json, metrics.clone(), Box::new(io::stderr()))
+        });
+        let access = access.transpose()?;
+
+        let drain = Drain::new(config.node.drain);
+        let readiness = Readiness::new(drain.clone());
+        let shared = Arc::new(serve::Shared {
+            node: config.node.name.clone(),
+            hosts: SiteTable::new(config.sites.iter().map(|site| site.hosts.as_slice())),
+            sites: config
+                .sites
+                .iter()
+                .map(|site| cache_site(&cache, site))
+                .collect(),
+            bounds: Bounds {
+                header_bytes: config.limits.header_bytes,
+                body_bytes: config.limits.body_bytes,
+                cdn_id: cdn_id.clone(),
+            },
+            forwarder: Forwarder {
+                trusted_proxies: config.limits.trusted_proxies.clone(),
+                pseudonym: config.node.name.clone(),
+                cdn_id,
+            },
+            cache: cache.clone(),
+            metrics,
+            clock: Timestamp::now,
+        });
+        let dev_tls = certificates.dev().cloned();
+        let (https_addrs, http_addrs) = (
+            https.iter().map(|sockets| sockets.addr).collect(),
+            plain.iter().map(|(addr, _)| *addr).collect(),
+        );
+        let shield = config
+            .shield
+            .as_ref()
+            .map_or_else(Vec::new, |shield| shield.nodes.clone());
+        let plan = Arc::new(Plan {
+            common: Common::new(limits(&config), listen_metrics, drain.clone()),
+            alt_svc: https
+                .iter()
+                .map(|sockets| (sockets.addr, AltSvc::new(sockets.addr.port())))
+                .collect(),
+            http_scheme: match config.listen.http_scheme {
+                stoq_node::config::Scheme::Http => Scheme::HTTP,
+                stoq_node::config::Scheme::Https => Scheme::HTTPS,
+            },
+            shield: shield
+                .into_iter()
+                .map(|node| Node::new(node.host, node.port))
+                .collect(),
+            shield_fallback: config
+                .sites
+                .iter()
+                .map(|site| site.shield_fallback)
+                .collect(),
+            doors: Mutex::new(Doors::split(
+                count,
+                https,
+                plain.into_iter().map(|(_, tcp)| tcp).collect(),
+                access.as_ref(),
+            )),
+            cid_keys: CidKeys::random(),
+            registry: registry.clone(),
+            config,
+            identity,
+            certificates,
+            tls,
+            origins,
+            shared,
+            drain: drain.clone(),
+            _state: state,
+        });
+        let workers = Workers::spawn(count, "worker", move |id| {
+            let plan = Arc::clone(&plan);
+            async move { plan.work(id).await }
+        })?;
+        let admin = admin
+            .map(|admin| admin.serve(registry.clone(), readiness.clone()))
+            .transpose()?;
+        readiness.ready();
+        Ok(Running {
+            https: https_addrs,
+            http: http_addrs,
+            dev_tls,
+            admin,
+            registry,
+            drain,
+            cache,
+            workers,
+            _access: access,
+        })
+    }
+}
+
+impl Running {
+    /// Where it serves HTTP/3, HTTP/2 and HTTP/1.1, ports resolved, in the configuration's order.
+    #[must_use]
+    pub fn https_addrs(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// Where it serves plain HTTP/1.1.
+    #[must_use]
+    pub fn http_addrs(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Where its admin listener is, if it has one.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<&AdminAddr> {
+        self.admin.as_ref().map(AdminHandle::local_addr)
+    }
+
+    /// What a client needs to trust it, when it made its own certificates.
+    #[must_use]
+    pub const fn dev_tls(&self) -> Option<&DevTls> {
+        self.dev_tls.as_ref()
+    }
+
+    /// Its metrics.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The handle that ends it.
+    #[must_use]
+    pub const fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Serves until the drain that somebody begins is over, or a worker dies. Nothing of it runs afterwards.
+    ///
+    /// # Errors
+    /// What a worker died of, or that some did not end in time.
+    pub async fn wait(mut self) -> Result<(), WorkerError> {
+        let mut first = Ok(());
+        let drained = self.drain.run();
+        tokio::pin!(drained);
+        loop {
+            tokio::select! {
+                // Each may be cancelled: neither takes anything that would be lost.
+                outcome = &mut drained => {
+                    tracing::info!(?outcome, "drained");
+                    break;
+                }
+                Some((worker, result)) = self.workers.ended() => match result {
+                    // One whose connections are done is done; the others still have theirs.
+                    Ok(()) if self.drain.is_draining() => {}
+                    ended => {
+                        if let Err(error) = ended {
+                            tracing::error!(%worker, %error, "a worker died");
+                            first = first.and(Err(error));
+                        }
+                        self.drain.end();
+                    }
+                },
+            }
+        }
+        if tokio::time::timeout(CLOSING, self.cache.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("fills were cut off");
+            self.cache.abort();
+        }
+        first.and(self.workers.join(Instant::now() + CLOSING).await)
+    }
+
+    /// Drains, and waits for the end.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub async fn stop(self) -> Result<(), WorkerError> {
+        self.drain.begin();
+        self.wait().await
+    }
+}
+
+fn cache_site(cache: &Cache, site: &stoq_node::config::Site) -> Arc<stoq_cache::engine::CacheSite> {
+    let policy = SitePolicy {
+        default_ttl: site.default_ttl,
+        stale_if_unreachable: site.stale_if_unreachable,
+        ..SitePolicy::default()
+    };
+    cache.site(&site.name, Some(&site.dedupe_domain), policy)
+}
+
+fn limits(config: &Config) -> listen::Limits {
+    let timeouts = &config.limits.timeouts;
+    listen::Limits {
+        connections: config.limits.connections,
+        header_bytes: u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX),
+        head_timeout: timeouts.request_head,
+        idle_timeout: timeouts.idle,
+        ..listen::Limits::default()
+    }
+}
+
+fn bind_https(addr: SocketAddr, workers: usize) -> Result<HttpsSockets, StartError> {
+    let sockets =
+        HttpsSockets::bind(addr, workers, &SocketOptions::default()).map_err(|source| {
+            StartError::Bind {
+                key: "listen.https",
+                source,
+            }
+        })?;
+    if workers > 1
+        && let Steering::SingleSocket { reason } = sockets.quic.steering()
+    {
+        tracing::warn!(%addr, reason, "one UDP socket for all workers: steering by connection ID was refused");
+    }
+    Ok(sockets)
+}
+
+fn bind_http(
+    addr: SocketAddr,
+    workers: usize,
+) -> Result<(SocketAddr, Vec<TcpListener>), StartError> {
+    let sockets = listen::bind_tcp(addr, workers).map_err(|source| StartError::Bind {
+        key: "listen.http",
+        source,
+    })?;
+    let addr = sockets.first().map_or(Ok(addr), TcpListener::local_addr)?;
+    Ok((addr, sockets))
+}
+
+fn bind_admin(addr: &AdminAddr) -> Result<Admin, StartError> {
+    Admin::bind(addr).map_err(|source| StartError::Admin {
+        addr: addr.to_string(),
+        source,
+    })
+}

@@ -1,0 +1,18 @@
+//! The edge server: HTTP/3, HTTP/2 and HTTP/1.1 in front of a chunked cache.
+//!
+//! [`Edge::start`] runs one in this process; the binary `stoq-edge` is a command line around it.
+
+pub mod alt_svc;
+mod certificates;
+pub mod cli;
+mod edge;
+pub mod listen;
+mod serve;
+pub mod service;
+mod state;
+pub mod tls;
+mod worker;
+
+pub use certificates::DevTls;
+pub use edge::{Edge, Prepared, Running, StartError};
+pub use state::StateError;

@@ -1,0 +1,227 @@
+//! One worker: its endpoints, its listeners, its connections to upstreams. What it shares with the others is in [`Plan`].
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all, select};
+use http::uri::Scheme;
+use parking_lot::Mutex;
+use stoq::identity::Identity;
+use stoq::pool::{Pool, PoolConfig};
+use stoq::quic::{
+    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, Transport, WorkerSocket,
+};
+use stoq_cache::upstream::Upstream;
+use stoq_mesh::{ChunkKeyIds, Node, Origins, ShieldClient, between_nodes};
+use stoq_node::config::Config;
+use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
+
+use crate::alt_svc::{AltSvc, Pace, probe_forever};
+use crate::certificates::InUse;
+use crate::listen::tcp::{self, Door};
+use crate::listen::{Common, Context, HttpsSockets, quic};
+use crate::serve::{self, AccessLog, AccessWriter, Serve};
+use crate::tls::ServerTls;
+
+/// How long a worker waits for its upstream exchanges once its listeners have ended: 1 s.
+const CLOSING: Duration = Duration::from_secs(1);
+/// How much longer the edge waits for a head than the shield waits for its origin, so that the shield's own answer arrives: 5 s.
+const SHIELD_GRACE: Duration = Duration::from_secs(5);
+
+/// What one worker takes with it when it starts. Sockets belong to their worker alone, so that a listener that ends is closed: a newcomer
+/// is refused by the kernel, and does not wait in the queue of a socket that somebody else still holds.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    /// HTTP/3.
+    pub(crate) quic: Vec<WorkerSocket>,
+    /// TLS with HTTP/2 and HTTP/1.1, each with the place of its address in `listen.https`.
+    pub(crate) tls: Vec<(usize, TcpListener)>,
+    /// Plain HTTP/1.1.
+    pub(crate) plain: Vec<TcpListener>,
+    /// The worker's end of the access log, if there is one.
+    pub(crate) writer: Option<AccessWriter>,
+}
+
+impl Doors {
+    /// All workers' doors.
+    pub(crate) fn split(
+        workers: usize,
+        https: Vec<HttpsSockets>,
+        plain: Vec<Vec<TcpListener>>,
+        access: Option<&AccessLog>,
+    ) -> Vec<Option<Self>> {
+        let mut all: Vec<_> = (0..workers)
+            .map(|worker| Self {
+                quic: https
+                    .iter()
+                    .filter_map(|sockets| sockets.quic.take(worker))
+                    .collect(),
+                tls: Vec::new(),
+                plain: Vec::new(),
+                writer: access.and_then(AccessLog::writer),
+            })
+            .collect();
+        for (place, sockets) in https.into_iter().enumerate() {
+            all.iter_mut()
+                .zip(sockets.tcp)
+                .for_each(|(doors, tcp)| doors.tls.push((place, tcp)));
+        }
+        for sockets in plain {
+            all.iter_mut()
+                .zip(sockets)
+                .for_each(|(doors, tcp)| doors.plain.push(tcp));
+        }
+        all.into_iter().map(Some).collect()
+    }
+}
+
+/// What the workers share.
+pub(crate) struct Plan {
+    pub(crate) config: Config,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) certificates: InUse,
+    pub(crate) tls: ServerTls,
+    /// One a worker; taken when it starts.
+    pub(crate) doors: Mutex<Vec<Option<Doors>>>,
+    pub(crate) cid_keys: CidKeys,
+    /// What each address of `listen.https` says of HTTP/3.
+    pub(crate) alt_svc: Vec<(SocketAddr, Arc<AltSvc>)>,
+    /// What plain HTTP/1.1 counts as.
+    pub(crate) http_scheme: Scheme,
+    pub(crate) origins: Origins,
+    pub(crate) shield: Arc<[Node]>,
+    /// For each site, whether its origin may be asked when no shield can be reached.
+    pub(crate) shield_fallback: Vec<bool>,
+    pub(crate) shared: Arc<serve::Shared>,
+    pub(crate) common: Common,
+    pub(crate) registry: Registry,
+    pub(crate) drain: Drain,
+    /// Held, since its lock keeps a second process out.
+    pub(crate) _state: StateDir,
+}
+
+impl Plan {
+    /// One worker from its start to the end of its last connection.
+    pub(crate) async fn work(&self, id: WorkerId) -> WorkerResult {
+        let origins = self.origins.for_worker();
+        let shield = self.shield_client()?;
+        let upstreams = origins.upstreams.iter().zip(&self.shield_fallback);
+        let upstreams = upstreams
+            .map(|(origin, fallback)| serve::choose(shield.as_ref(), *fallback, origin))
+            .collect();
+        let Some(doors) = self.doors.lock().get_mut(id.0).and_then(Option::take) else {
+            return Err(format!("worker {id} was started twice").into());
+        };
+        let service = Arc::new(Serve::new(
+            Arc::clone(&self.shared),
+            upstreams,
+            doors.writer,
+        ));
+        let context = Context::new(service, &self.common);
+
+        let mut listeners: Vec<BoxFuture<'_, ()>> = Vec::new();
+        for socket in doors.quic {
+            let endpoint = Endpoint::new(socket, self.endpoint_config()?)?;
+            let counters = Arc::clone(endpoint.counters());
+            self.registry
+                .add_counters("stoq_quic", move |each| counters.visit(each));
+            listeners.push(Box::pin(quic::serve(Arc::clone(&context), endpoint)));
+        }
+        for (place, socket) in doors.tls {
+            let Some((_, alt_svc)) = self.alt_svc.get(place) else {
+                continue;
+            };
+            let door = Door::Tls {
+                config: Arc::clone(&self.tls.tcp),
+                alt_svc: Arc::clone(alt_svc),
+            };
+            listeners.push(Box::pin(listen(Arc::clone(&context), socket, door)));
+        }
+        for socket in doors.plain {
+            let door = Door::Plain {
+                scheme: self.http_scheme.clone(),
+            };
+            listeners.push(Box::pin(listen(Arc::clone(&context), socket, door)));
+        }
+        if id.0 == 0 {
+            // One prober for the process: the kernel leads each probe to some worker.
+            for (addr, alt_svc) in &self.alt_svc {
+                listeners.push(Box::pin(announce(&self.common, *addr, alt_svc)));
+            }
+        }
+        let _tracked = self.drain.track();
+        let served = join_all(listeners);
+        if id.0 == 0 {
+            // The renewal never ends; whoever serves does.
+            let _ = select(served, Box::pin(self.certificates.renew())).await;
+        } else {
+            served.await;
+        }
+        // What is not closed by then is cut off with the runtime.
+        let _ = tokio::time::timeout(CLOSING, origins.close()).await;
+        Ok(())
+    }
+
+    fn endpoint_config(&self) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(EndpointConfig {
+            server: Some(TlsServer::new(Arc::clone(&self.tls.quic))?),
+            transport: Transport {
+                idle_timeout: self.config.limits.timeouts.idle,
+                // A client that does not read holds at most this of ours: 2 MiB carry 400 Mbit/s over 40 ms.
+                send_window: 2 << 20,
+                ..Transport::default()
+            },
+            limits: AdmissionLimits {
+                max_connections: self.config.limits.connections,
+                ..AdmissionLimits::default()
+            },
+            ..EndpointConfig::new(self.cid_keys.clone())
+        })
+    }
+
+    /// This worker's client of the shield, if there is one.
+    fn shield_client(
+        &self,
+    ) -> Result<Option<Arc<dyn Upstream>>, Box<dyn std::error::Error + Send + Sync>> {
+        let Some(identity) = self.identity.as_ref().filter(|_| !self.shield.is_empty()) else {
+            return Ok(None);
+        };
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        // A system without IPv6 has no `::`.
+        let endpoint = Endpoint::client(any, between_nodes()).or_else(|_| {
+            Endpoint::client(
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+                between_nodes(),
+            )
+        })?;
+        let counters = Arc::clone(endpoint.counters());
+        self.registry
+            .add_counters("stoq_quic", move |each| counters.visit(each));
+        let pool = Pool::new(endpoint, identity.clone(), PoolConfig::default());
+        let shared = Arc::clone(&self.shared);
+        let ids: ChunkKeyIds = Arc::new(move |name| {
+            let site = shared.sites.iter().find(|site| &*site.name == name);
+            site.map_or([0; 16], |site| *site.chunk_key.key_id().as_bytes())
+        });
+        let wait = self.config.limits.timeouts.origin_first_byte + SHIELD_GRACE;
+        Ok(Some(Arc::new(ShieldClient::new(
+            pool,
+            Arc::clone(&self.shield),
+            ids,
+            wait,
+        ))))
+    }
+}
+
+async fn listen(context: Arc<Context<Serve>>, socket: TcpListener, door: Door) {
+    if let Err(error) = tcp::serve(context, socket, door).await {
+        tracing::error!(%error, "a TCP listener could not be started");
+    }
+}
+
+async fn announce(common: &Common, addr: SocketAddr, alt_svc: &Arc<AltSvc>) {
+    if let Err(error) = probe_forever(Arc::clone(alt_svc), addr, common, Pace::default()).await {
+        tracing::warn!(%addr, %error, "HTTP/3 is not announced");
+    }
+}
