@@ -1,0 +1,269 @@
+//! Whom to connect to, at which address, and whose certificates to believe.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use super::Version;
+use super::error::ClientError;
+
+/// Whose certificates are believed.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// The system's store.
+    System,
+    /// The certificates in this PEM text, and no others.
+    Pem(Vec<u8>),
+    /// This certificate, and no other.
+    Certificate(CertificateDer<'static>),
+    /// Anybody's. For tests and benchmarks of servers whose certificate is not the question.
+    Insecure,
+}
+
+/// A server: a URL's scheme and authority, perhaps an address to use instead of a lookup, and whom to trust.
+#[derive(Debug, Clone)]
+pub struct Target {
+    scheme: Scheme,
+    authority: Authority,
+    address: Option<SocketAddr>,
+    trust: Trust,
+}
+
+impl Target {
+    /// The server of `url`, looked up by name and trusted by the system's store.
+    ///
+    /// # Errors
+    /// No absolute `http` or `https` URL.
+    pub fn new(url: &str) -> Result<Self, ClientError> {
+        let bad = |reason: &str| ClientError::Target(format!("URL `{url}`: {reason}"));
+        let uri: Uri = url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
+        let scheme = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS => scheme.clone(),
+            Some(_) | None => return Err(bad("begins with neither `https://` nor `http://`")),
+        };
+        let authority = uri.authority().cloned().ok_or_else(|| bad("has no host"))?;
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(bad("needs a host and no user name"));
+        }
+        Ok(Self {
+            scheme,
+            authority,
+            address: None,
+            trust: Trust::System,
+        })
+    }
+
+    /// Connects to `address`, whatever the name says; the name is still sent and verified.
+    #[must_use]
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// Believes `trust` instead of the system's store.
+    #[must_use]
+    pub fn trusting(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    pub(super) fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    pub(super) fn is_secure(&self) -> bool {
+        self.scheme == Scheme::HTTPS
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+    }
+
+    /// The port, the scheme's default if the URL has none.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.authority
+            .port_u16()
+            .unwrap_or_else(|| if self.is_secure() { 443 } else { 80 })
+    }
+
+    pub(super) async fn lookup(&self) -> Result<(SocketAddr, Duration), ClientError> {
+        if let Some(address) = self.address {
+            return Ok((address, Duration::ZERO));
+        }
+        let started = Instant::now();
+        let failed = |reason: String| ClientError::Lookup {
+            host: self.host().to_owned(),
+            reason,
+        };
+        let mut found = tokio::net::lookup_host((self.host(), self.port()))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let address = found
+            .next()
+            .ok_or_else(|| failed("no address".to_owned()))?;
+        Ok((address, started.elapsed()))
+    }
+
+    pub(super) fn server_name(&self) -> Result<ServerName<'static>, ClientError> {
+        ServerName::try_from(self.host().to_owned()).map_err(|_| {
+            ClientError::Target(format!("`{}` cannot be a certificate's name", self.host()))
+        })
+    }
+
+    /// TLS for one version: its ALPN, the trust, and AES-128-GCM first, for clients decide and a benchmark should not
+    /// measure SHA-384.
+    pub(super) fn tls(&self, version: Version) -> Result<ClientConfig, ClientError> {
+        let bad = |reason: String| ClientError::Target(reason);
+        let mut provider = aws_lc_rs::default_provider();
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| suite.suite() != TLS13_AES_128_GCM_SHA256.suite());
+        // aws-lc seeds itself on the first random byte of a process, which takes tens of milliseconds: here, where
+        // nothing is timed, and not in the first handshake.
+        provider
+            .secure_random
+            .fill(&mut [0])
+            .map_err(|_| bad("no random bytes".to_owned()))?;
+        let provider = Arc::new(provider);
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = match version {
+            // RFC 9001 §4.2: QUIC has no other.
+            Version::Http3 => builder.with_protocol_versions(&[&rustls::version::TLS13]),
+            Version::Http1 | Version::Http2 => builder.with_safe_default_protocol_versions(),
+        };
+        let builder = builder.map_err(|error| bad(error.to_string()))?;
+        let mut config = match &self.trust {
+            Trust::Insecure => {
+                let verifier = Arc::new(Anybody(provider));
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(verifier)
+                    .with_no_client_auth()
+            }
+            trust => builder
+                .with_root_certificates(roots(trust)?)
+                .with_no_client_auth(),
+        };
+        let alpn: &[u8] = match version {
+            Version::Http1 => b"http/1.1",
+            Version::Http2 => b"h2",
+            Version::Http3 => b"h3",
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Ok(config)
+    }
+}
+
+fn roots(trust: &Trust) -> Result<RootCertStore, ClientError> {
+    let bad = |reason: String| ClientError::Target(format!("certificate authorities: {reason}"));
+    let mut store = RootCertStore::empty();
+    match trust {
+        Trust::Insecure => {}
+        Trust::System => {
+            let found = rustls_native_certs::load_native_certs();
+            store.add_parsable_certificates(found.certs);
+        }
+        Trust::Certificate(certificate) => {
+            store
+                .add(certificate.clone())
+                .map_err(|error| bad(error.to_string()))?;
+        }
+        Trust::Pem(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+                store
+                    .add(certificate)
+                    .map_err(|error| bad(error.to_string()))?;
+            }
+        }
+    }
+    if store.is_empty() {
+        return Err(bad("none found".to_owned()));
+    }
+    Ok(store)
+}
+
+/// Takes any certificate, but still only from whoever holds its key.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_follow_the_scheme_and_brackets_are_taken_off() {
+        let target = Target::new("https://[::1]/a").unwrap();
+        assert_eq!((target.host(), target.port()), ("::1", 443));
+        assert_eq!(Target::new("http://a.example").unwrap().port(), 80);
+        for url in ["a.example", "ftp://a", "https://", "https://me@a"] {
+            assert!(Target::new(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_of_authorities_is_an_error() {
+        let target = Target::new("https://a")
+            .unwrap()
+            .trusting(Trust::Pem(Vec::new()));
+        assert!(target.tls(Version::Http2).is_err());
+    }
+}

@@ -1,0 +1,18 @@
+//! The client side of every measurement: clients for HTTP/3, HTTP/2 and HTTP/1.1 that tell the truth, and what is
+//! built on them.
+//!
+//! * [`Client`]: one connection to one server in one version of HTTP, on which many requests can be under way. A body
+//!   that was reset or cut short is an error, never a short body.
+//! * [`get`](mod@get): one request, timed in its parts and hashed; the verb of `stoq-bench`.
+//! * [`drive`](mod@drive): a closed loop of requests over connections and streams, for comparing CPU time per request.
+//!
+//! The scenarios in `tests/` use the same clients.
+
+mod client;
+pub mod drive;
+pub mod get;
+
+pub use client::{
+    Answer, Body, Client, ClientError, ConnectTimes, Payload, QuicParts, Target, Trust, Version,
+    Whole,
+};
