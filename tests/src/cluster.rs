@@ -1,0 +1,451 @@
+//! A cluster in this process, on real sockets with ports of the system's choice: edges, a shield before the origin, clients.
+//!
+//! Configurations are TOML text that goes through the same loader as an operator's file.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use rustls_pki_types::UnixTime;
+use stoq::identity::{ClusterRoot, Identity, Role as NodeRole, Validity};
+use stoq_edge::Edge;
+use stoq_loadtest::{Client, Target, Trust, Version};
+use stoq_node::config::{Config, Env, Role};
+use stoq_origin_shield::Shield;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::Origin;
+
+/// What to start. Built like `Cluster::new().origin(&o).shield().edges(3).start()`.
+#[derive(Debug)]
+pub struct Cluster {
+    origin: String,
+    shield: bool,
+    edges: usize,
+    workers: usize,
+    ram: String,
+    node: String,
+    site: String,
+    tables: String,
+    hosts: String,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cluster {
+    /// One edge with two workers and 64 MiB of RAM tier, no shield, no origin yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            origin: String::new(),
+            shield: false,
+            edges: 1,
+            workers: 2,
+            ram: "64MiB".to_owned(),
+            node: String::new(),
+            site: String::new(),
+            tables: String::new(),
+            hosts: "[\"*\"]".to_owned(),
+        }
+    }
+
+    /// Fills from this origin.
+    #[must_use]
+    pub fn origin(mut self, origin: &Origin) -> Self {
+        self.origin = origin.url();
+        self
+    }
+
+    /// Fills from this entry of `origins`: a URL or a directory.
+    #[must_use]
+    pub fn origin_at(mut self, origin: impl Into<String>) -> Self {
+        self.origin = origin.into();
+        self
+    }
+
+    /// Puts a shield between edges and origin.
+    #[must_use]
+    pub fn shield(mut self) -> Self {
+        self.shield = true;
+        self
+    }
+
+    /// So many edges.
+    #[must_use]
+    pub fn edges(mut self, edges: usize) -> Self {
+        self.edges = edges;
+        self
+    }
+
+    /// So many workers in each process.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// `cache.ram` of each node.
+    #[must_use]
+    pub fn ram(mut self, ram: &str) -> Self {
+        ram.clone_into(&mut self.ram);
+        self
+    }
+
+    /// Lines for each `[node]` table.
+    #[must_use]
+    pub fn node(mut self, lines: &str) -> Self {
+        self.node.push_str(lines);
+        self.node.push('\n');
+        self
+    }
+
+    /// Lines for each `[[site]]` table.
+    #[must_use]
+    pub fn site(mut self, lines: &str) -> Self {
+        self.site.push_str(lines);
+        self.site.push('\n');
+        self
+    }
+
+    /// The site's `hosts`, as TOML. All hosts unless it is said.
+    #[must_use]
+    pub fn hosts(mut self, hosts: &str) -> Self {
+        hosts.clone_into(&mut self.hosts);
+        self
+    }
+
+    /// Whole tables for each file, such as `[limits.timeouts]`.
+    #[must_use]
+    pub fn tables(mut self, tables: &str) -> Self {
+        self.tables.push_str(tables);
+        self.tables.push('\n');
+        self
+    }
+
+    /// Starts everything; returns when all of it listens.
+    ///
+    /// # Panics
+    /// When anything does not start: the reason is in the message.
+    #[expect(
+        clippy::unused_async,
+        reason = "it spawns: only inside a runtime can it be called"
+    )]
+    pub async fn start(self) -> Running {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let identities = self.shield.then(|| self.identities(dir.path()));
+        let shield = identities.map(|()| {
+            let text = format!(
+                "{}[listen]\nstoq = [\"127.0.0.1:0\"]\n{}{}",
+                self.head("shield-1"),
+                Self::cluster("shield-1"),
+                self.tail()
+            );
+            let config =
+                Config::parse("shield.toml", &text, dir.path(), &Env::none(), Role::Shield);
+            let config =
+                config.unwrap_or_else(|errors| panic!("shield configuration:\n{errors}\n{text}"));
+            let prepared = stoq_origin_shield::Prepared::new(config)
+                .expect("the shield's configuration is usable");
+            ShieldNode::new(Shield::start(prepared).expect("the shield starts"))
+        });
+        let edges = (1..=self.edges).map(|number| {
+            let name = format!("edge-{number}");
+            let behind = shield.as_ref().map_or_else(String::new, |shield| {
+                format!("{}[shield]\nnodes = [\"{}\"]\n", Self::cluster(&name), shield.addr())
+            });
+            let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
+            let text = format!("{}{listen}{behind}{}", self.head(&name), self.tail());
+            let config = Config::parse("edge.toml", &text, dir.path(), &Env::none(), Role::Edge);
+            let config = config.unwrap_or_else(|errors| panic!("edge configuration:\n{errors}\n{text}"));
+            let prepared = stoq_edge::Prepared::new(config).expect("the edge's configuration is usable");
+            EdgeNode::new(Edge::start(prepared).expect("the edge starts"))
+        });
+        let edges = edges.collect();
+        Running { edges, shield, dir }
+    }
+
+    fn head(&self, name: &str) -> String {
+        format!(
+            "[node]\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nworkers = {}\ncdn_id = \"test-cdn\"\n{}[cache]\nram = \"{}\"\n",
+            self.workers, self.node, self.ram
+        )
+    }
+
+    fn cluster(name: &str) -> String {
+        format!("[cluster]\nname = \"test\"\nidentity = \"{name}.pem\"\nroot = \"root.pem\"\n")
+    }
+
+    fn tail(&self) -> String {
+        let origin = toml_string(&self.origin);
+        format!(
+            "{}[[site]]\nname = \"site\"\nhosts = {}\norigins = [{origin}]\n{}",
+            self.tables, self.hosts, self.site
+        )
+    }
+
+    fn identities(&self, dir: &Path) {
+        let validity = || Validity::starting(UnixTime::now(), Duration::from_secs(24 * 3600));
+        let root = ClusterRoot::generate("test", validity()).expect("a root");
+        std::fs::write(dir.join("root.pem"), root.to_pem_cert()).expect("root.pem is written");
+        let edges = (1..=self.edges).map(|number| (format!("edge-{number}"), NodeRole::Edge));
+        for (name, role) in edges.chain([("shield-1".to_owned(), NodeRole::Shield)]) {
+            let file = root.issue(&name, &[role], validity()).expect("an identity");
+            file.save(&dir.join(format!("{name}.pem")))
+                .expect("an identity is written");
+        }
+    }
+}
+
+fn toml_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A started cluster. Dropped, its nodes end at once.
+#[derive(Debug)]
+pub struct Running {
+    /// The edges, first to last.
+    pub edges: Vec<EdgeNode>,
+    /// The shield, if there is one.
+    pub shield: Option<ShieldNode>,
+    dir: TempDir,
+}
+
+impl Running {
+    /// The first edge.
+    ///
+    /// # Panics
+    /// In a cluster without edges.
+    #[must_use]
+    pub fn edge(&self) -> &EdgeNode {
+        self.edges.first().expect("a cluster has an edge")
+    }
+
+    /// The identity of the node called `name`, to speak STOQ in its place.
+    ///
+    /// # Panics
+    /// In a cluster without a shield, whose nodes have none.
+    #[must_use]
+    pub fn identity(&self, name: &str) -> Identity {
+        let dir = self.dir.path();
+        let identity = Identity::load(
+            &dir.join(format!("{name}.pem")),
+            &dir.join("root.pem"),
+            "test",
+        );
+        identity.expect("the node has an identity")
+    }
+
+    /// The shield.
+    ///
+    /// # Panics
+    /// In a cluster without one.
+    #[must_use]
+    pub fn shield(&self) -> &ShieldNode {
+        self.shield.as_ref().expect("this cluster has a shield")
+    }
+}
+
+/// A running edge.
+#[derive(Debug)]
+pub struct EdgeNode {
+    https: SocketAddr,
+    http: SocketAddr,
+    ca: Vec<u8>,
+    spki: String,
+    registry: stoq_node::Registry,
+    drain: stoq_node::Drain,
+    ended: Option<JoinHandle<Result<(), stoq_node::WorkerError>>>,
+}
+
+impl EdgeNode {
+    fn new(running: stoq_edge::Running) -> Self {
+        let dev = running
+            .dev_tls()
+            .expect("a test edge makes its own certificates");
+        Self {
+            https: running.https_addrs()[0],
+            http: running.http_addrs()[0],
+            ca: std::fs::read(&dev.ca).expect("the development CA is readable"),
+            spki: dev.spki_sha256.clone(),
+            registry: running.registry().clone(),
+            drain: running.drain().clone(),
+            ended: Some(tokio::spawn(running.wait())),
+        }
+    }
+
+    /// Where it serves HTTP/3, HTTP/2 and HTTP/1.1.
+    #[must_use]
+    pub const fn https(&self) -> SocketAddr {
+        self.https
+    }
+
+    /// Where it serves plain HTTP/1.1.
+    #[must_use]
+    pub const fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// PEM of the CA to trust.
+    #[must_use]
+    pub fn ca(&self) -> &[u8] {
+        &self.ca
+    }
+
+    /// The leaf's SPKI hash, as Chromium takes it.
+    #[must_use]
+    pub fn spki(&self) -> &str {
+        &self.spki
+    }
+
+    /// The handle that drains it.
+    #[must_use]
+    pub const fn drain(&self) -> &stoq_node::Drain {
+        &self.drain
+    }
+
+    /// A client on a connection of its own, under the host name `host`.
+    ///
+    /// # Panics
+    /// When the edge does not take it.
+    pub async fn client_for(&self, host: &str, version: Version) -> Client {
+        let connected = Client::connect(&self.target(host), version).await;
+        connected.unwrap_or_else(|error| panic!("{version:?} to {}: {error}", self.https))
+    }
+
+    /// A client on a connection of its own, under the host name `localhost`.
+    ///
+    /// # Panics
+    /// As [`EdgeNode::client_for`].
+    pub async fn client(&self, version: Version) -> Client {
+        self.client_for("localhost", version).await
+    }
+
+    /// What a client connects to.
+    ///
+    /// # Panics
+    /// When `host` is no host name.
+    #[must_use]
+    pub fn target(&self, host: &str) -> Target {
+        // Without the port, so that all edges are asked for the same URLs.
+        Target::new(&format!("https://{host}"))
+            .expect("a URL")
+            .at(self.https)
+            .trusting(Trust::Pem(self.ca.clone()))
+    }
+
+    /// The sum of all samples named `name` whose labels contain each of `labels`, such as `source="origin"`.
+    #[must_use]
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        metric(&self.registry, name, labels)
+    }
+
+    /// Drains it and waits for its end.
+    ///
+    /// # Errors
+    /// What a worker died of.
+    ///
+    /// # Panics
+    /// When it was stopped before.
+    pub async fn stop(&mut self) -> Result<(), stoq_node::WorkerError> {
+        self.drain.begin();
+        self.ended
+            .take()
+            .expect("an edge is stopped once")
+            .await
+            .expect("the waiting task does not panic")
+    }
+}
+
+impl Drop for EdgeNode {
+    fn drop(&mut self) {
+        self.drain.end();
+    }
+}
+
+/// A running shield.
+#[derive(Debug)]
+pub struct ShieldNode {
+    addr: SocketAddr,
+    registry: stoq_node::Registry,
+    drain: stoq_node::Drain,
+    ended: Option<JoinHandle<Result<(), stoq_node::WorkerError>>>,
+}
+
+impl ShieldNode {
+    fn new(running: stoq_origin_shield::Running) -> Self {
+        Self {
+            addr: running.stoq_addrs()[0],
+            registry: running.registry().clone(),
+            drain: running.drain().clone(),
+            ended: Some(tokio::spawn(running.wait())),
+        }
+    }
+
+    /// Where it listens for nodes.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// As [`EdgeNode::metric`].
+    #[must_use]
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        metric(&self.registry, name, labels)
+    }
+
+    /// Ends it at once, as if it had been killed, and waits until its sockets are gone.
+    ///
+    /// # Panics
+    /// When it was killed before.
+    pub async fn kill(&mut self) {
+        self.drain.end();
+        let ended = self.ended.take().expect("a shield is killed once").await;
+        ended
+            .expect("the waiting task does not panic")
+            .expect("the shield's workers end");
+    }
+}
+
+impl Drop for ShieldNode {
+    fn drop(&mut self) {
+        self.drain.end();
+    }
+}
+
+/// # Panics
+/// When no metric has that name: a misspelt one would read as zero and prove anything.
+fn metric(registry: &stoq_node::Registry, name: &str, labels: &[&str]) -> f64 {
+    let text = registry.render().expect("metrics render");
+    let family = name.strip_suffix("_total").unwrap_or(name);
+    let declared = format!("# TYPE {family} ");
+    assert!(
+        text.lines().any(|line| line.starts_with(&declared)),
+        "there is no metric {name}"
+    );
+    let samples = text.lines().filter(|line| {
+        let end = line.find(['{', ' ']).unwrap_or(line.len());
+        &line[..end] == name && labels.iter().all(|label| line.contains(label))
+    });
+    samples
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(_, value)| value.parse::<f64>().ok())
+        .sum()
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// After 30 s, naming `what`.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "waited 30 s in vain: {what}");
+}
