@@ -1,6 +1,6 @@
 //! Response heads as HTTP/3 HEADERS frames: QPACK with the static table and literals, without a dynamic table and without Huffman coding.
 //!
-//! The h3 library's encoder builds a list of owned strings and Huffman-codes each value bit by bit, which costs more than the rest of a hit. Here a
+//! The h3 library's encoder builds a list of owned strings and Huffman-codes each value bit by bit, for every response. Here a
 //! field is a copy of its bytes behind a length, and what a stored head never changes is encoded once ([`StoredHead::block`]). Uncoded values are about a
 //! quarter longer on the wire; a head is some 200 bytes.
 //!
