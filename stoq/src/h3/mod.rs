@@ -21,9 +21,14 @@
 //! - A response that is dropped unfinished is reset, never ended: no short body looks whole.
 //! - A request stream dropped when its end had arrived tells the client nothing; without this every answered
 //!   request would count as stopped at the client.
+//!
+//! Beside the adapters, for servers and clients that write and read their request streams themselves: [`frame`] and
+//! [`qpack`], which own no stream.
 
 mod body;
 mod connection;
+pub mod frame;
+pub mod qpack;
 mod stream;
 
 pub use body::{Body, Payload, Taken};
