@@ -5,7 +5,12 @@
 //! is a check on the code, not a definition.
 
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 
@@ -61,6 +66,22 @@ impl Default for Labelled<Sources> {
     }
 }
 
+/// The relay histogram, newly made: from 10 µs, each bound twice the one before, to 0.33 s.
+#[derive(Debug)]
+pub struct RelaySeconds(Histogram);
+
+impl Default for RelaySeconds {
+    fn default() -> Self {
+        Self(Histogram::new(exponential_buckets(10e-6, 2.0, 16)))
+    }
+}
+
+impl RelaySeconds {
+    pub(crate) fn observe(&self, seconds: f64) {
+        self.0.observe(seconds);
+    }
+}
+
 /// The engine's counters. Each is an atomic; none is looked up by label when it counts.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -90,6 +111,9 @@ pub struct Metrics {
     pub revalidated: Counter,
     /// Leaders that ended without a result, so that a follower took over.
     pub leaders_lost: Counter,
+    /// What collapsing adds to a piece of body: from its arrival to the moment at which a reader that waited for it has it
+    /// and hands it on. Readers that were behind are not in it: they had something to send already.
+    pub relay_seconds: RelaySeconds,
 }
 
 impl Metrics {
@@ -170,6 +194,11 @@ impl Metrics {
             &self.leaders_lost,
         );
         registry.register("fills_open", "Fills under way", self.fills_open.clone());
+        registry.register(
+            "fill_relay_seconds",
+            "From a piece's arrival to a reader that waited for it",
+            self.relay_seconds.0.clone(),
+        );
     }
 }
 

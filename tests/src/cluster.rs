@@ -344,6 +344,13 @@ impl EdgeNode {
         metric(&self.registry, name, labels)
     }
 
+    /// A bound below which this share of a histogram's values lies, 0–1: the upper bound of the bucket in which the quantile is.
+    /// `None` for an empty histogram, and beyond the last bound.
+    #[must_use]
+    pub fn quantile(&self, name: &str, share: f64) -> Option<f64> {
+        quantile(&self.registry, name, share)
+    }
+
     /// Drains it and waits for its end.
     ///
     /// # Errors
@@ -421,7 +428,10 @@ impl Drop for ShieldNode {
 /// When no metric has that name: a misspelt one would read as zero and prove anything.
 fn metric(registry: &stoq_node::Registry, name: &str, labels: &[&str]) -> f64 {
     let text = registry.render().expect("metrics render");
-    let family = name.strip_suffix("_total").unwrap_or(name);
+    let family = ["_total", "_count"]
+        .iter()
+        .find_map(|suffix| name.strip_suffix(suffix))
+        .unwrap_or(name);
     let declared = format!("# TYPE {family} ");
     assert!(
         text.lines().any(|line| line.starts_with(&declared)),
@@ -435,6 +445,23 @@ fn metric(registry: &stoq_node::Registry, name: &str, labels: &[&str]) -> f64 {
         .filter_map(|line| line.rsplit_once(' '))
         .filter_map(|(_, value)| value.parse::<f64>().ok())
         .sum()
+}
+
+fn quantile(registry: &stoq_node::Registry, name: &str, share: f64) -> Option<f64> {
+    let wanted = metric(registry, &format!("{name}_count"), &[]) * share;
+    let text = registry.render().expect("metrics render");
+    let bucket = format!("{name}_bucket{{");
+    text.lines()
+        .filter(|line| line.starts_with(&bucket))
+        .filter_map(|line| {
+            let (_, rest) = line.split_once("le=\"")?;
+            let (bound, _) = rest.split_once('"')?;
+            let (_, below) = line.rsplit_once(' ')?;
+            Some((bound.parse::<f64>().ok()?, below.parse::<f64>().ok()?))
+        })
+        .find(|(_, below)| wanted > 0.0 && *below >= wanted)
+        .map(|(bound, _)| bound)
+        .filter(|bound| bound.is_finite())
 }
 
 /// Waits until `condition` holds.

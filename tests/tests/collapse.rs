@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream;
-use integration::{Answer, Client, Cluster, Gate, Origin, Version, body, until};
+use integration::{Answer, Client, Cluster, EdgeNode, Gate, Origin, Version, body, until};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -157,6 +157,26 @@ async fn a_thousand_cold_requests_make_one_fetch_and_stream_while_the_origin_dri
         at(50),
         at(99)
     );
+    for edge in &cluster.edges {
+        print_relay(edge);
+    }
+}
+
+/// What an edge itself adds, by its own measure: from a piece's arrival in the fill to a reader's having it.
+fn print_relay(edge: &EdgeNode) {
+    let bound = |share| {
+        edge.quantile("stoq_cache_fill_relay_seconds", share)
+            .map_or("beyond 0.33 s".to_owned(), |seconds| {
+                format!("≤ {:.2} ms", seconds * 1000.0)
+            })
+    };
+    let count = edge.metric("stoq_cache_fill_relay_seconds_count", &[]);
+    assert!(count > 0.0, "nobody waited for a piece");
+    println!(
+        "added inside the edge, {count} pieces that were waited for: p50 {}, p99 {}",
+        bound(0.5),
+        bound(0.99)
+    );
 }
 
 #[tokio::test]
@@ -195,4 +215,5 @@ async fn what_a_collapsed_miss_waits_on_its_way_is_printed() {
         at(50),
         at(99)
     );
+    print_relay(cluster.edge());
 }

@@ -19,7 +19,10 @@ mod readers;
 mod window;
 pub(crate) mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -77,8 +80,8 @@ enum Room {
 
 /// What a reader finds at its offset.
 pub(crate) enum At {
-    /// Bytes, as they arrived.
-    Bytes(Bytes),
+    /// Bytes, as they arrived, and when.
+    Bytes(Bytes, Instant),
     /// A chunk that has left the window, and those that follow it, at most [`hole::RUN_BYTES_MAX`] of them.
     Chunk { start: u64, run: Vec<Entry> },
     /// Nothing yet.
@@ -152,8 +155,8 @@ impl Fill {
     /// What there is at `offset`.
     fn at(&self, offset: u64) -> At {
         let state = self.state.lock();
-        if let Some(bytes) = state.window.at(offset) {
-            return At::Bytes(bytes);
+        if let Some((bytes, arrived)) = state.window.at(offset) {
+            return At::Bytes(bytes, arrived);
         }
         if offset < state.window.end() {
             return state.behind(offset);
@@ -221,8 +224,9 @@ impl Fill {
 
     fn push(&self, piece: Bytes) {
         {
+            let now = Instant::now();
             let mut state = self.state.lock();
-            state.window.push(piece);
+            state.window.push(piece, now);
             state.trim();
         }
         self.grown.notify_waiters();

@@ -83,6 +83,7 @@ impl FillReader {
         if self.failed {
             return None;
         }
+        let mut waited = false;
         loop {
             let until = match (self.end, limit) {
                 (Some(end), Some(limit)) => Some(end.min(limit)),
@@ -95,6 +96,7 @@ impl FillReader {
             let grown = fill.grown.notified();
             let (bytes, from) = match fill.at(self.offset) {
                 At::NotYet => {
+                    waited = true;
                     grown.await;
                     continue;
                 }
@@ -109,7 +111,13 @@ impl FillReader {
                     None => return None,
                 },
                 At::Failed(error) => return Some(Err(self.fail(error))),
-                At::Bytes(bytes) => {
+                At::Bytes(bytes, arrived) => {
+                    if waited {
+                        let metrics = &self.access.depot.metrics;
+                        metrics
+                            .relay_seconds
+                            .observe(arrived.elapsed().as_secs_f64());
+                    }
                     self.held = None;
                     (bytes, ServedFrom::Upstream(self.access.refill.source))
                 }

@@ -1,6 +1,6 @@
 //! The last bytes of a body under way, as they arrived.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::Bytes;
 
@@ -10,23 +10,24 @@ const PIECE_OVERHEAD_BYTES: usize = 64;
 /// Consecutive pieces, from `start` to `end` in the body. Pieces are shared with readers, never copied.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
-    pieces: VecDeque<(u64, Bytes)>,
+    /// Where each starts, and when it arrived.
+    pieces: VecDeque<(u64, Bytes, Instant)>,
     end: u64,
     weight: usize,
 }
 
 impl Window {
-    /// Adds the next bytes. Not empty.
-    pub(crate) fn push(&mut self, piece: Bytes) {
+    /// Adds the next bytes, which have just arrived. Not empty.
+    pub(crate) fn push(&mut self, piece: Bytes, now: Instant) {
         self.weight += piece.len() + PIECE_OVERHEAD_BYTES;
         let start = self.end;
         self.end += piece.len() as u64;
-        self.pieces.push_back((start, piece));
+        self.pieces.push_back((start, piece, now));
     }
 
     /// Where the first byte held lies; the end where nothing is held.
     pub(crate) fn start(&self) -> u64 {
-        self.pieces.front().map_or(self.end, |(start, _)| *start)
+        self.pieces.front().map_or(self.end, |(start, ..)| *start)
     }
 
     /// One past the last byte that ever arrived.
@@ -39,17 +40,17 @@ impl Window {
         self.weight
     }
 
-    /// The bytes from `offset` to the end of the piece they are in; `None` where they are not held.
-    pub(crate) fn at(&self, offset: u64) -> Option<Bytes> {
-        let after = self.pieces.partition_point(|(start, _)| *start <= offset);
-        let (start, piece) = self.pieces.get(after.checked_sub(1)?)?;
+    /// The bytes from `offset` to the end of the piece they are in, and when it arrived; `None` where they are not held.
+    pub(crate) fn at(&self, offset: u64) -> Option<(Bytes, Instant)> {
+        let after = self.pieces.partition_point(|(start, ..)| *start <= offset);
+        let (start, piece, arrived) = self.pieces.get(after.checked_sub(1)?)?;
         let within = usize::try_from(offset - start).ok()?;
-        (within < piece.len()).then(|| piece.slice(within..))
+        (within < piece.len()).then(|| (piece.slice(within..), *arrived))
     }
 
     /// Drops pieces from the front for as long as `droppable` says so of the offset at which they end.
     pub(crate) fn drop_front_while(&mut self, mut droppable: impl FnMut(u64, usize) -> bool) {
-        while let Some((start, piece)) = self.pieces.front() {
+        while let Some((start, piece, _)) = self.pieces.front() {
             if !droppable(start + piece.len() as u64, self.weight) {
                 return;
             }
@@ -67,11 +68,11 @@ mod tests {
     fn any_held_byte_is_found_and_no_other() {
         let mut window = Window::default();
         for piece in [&b"ab"[..], b"c", b"defg"] {
-            window.push(Bytes::copy_from_slice(piece));
+            window.push(Bytes::copy_from_slice(piece), Instant::now());
         }
         let body = b"abcdefg";
         for (offset, byte) in body.iter().enumerate() {
-            assert_eq!(window.at(offset as u64).unwrap()[0], *byte);
+            assert_eq!(window.at(offset as u64).unwrap().0[0], *byte);
         }
         assert_eq!(window.at(7), None);
         window.drop_front_while(|end, _| end <= 3);
@@ -80,6 +81,6 @@ mod tests {
             (3, 7, 4 + 64)
         );
         assert_eq!(window.at(2), None);
-        assert_eq!(&window.at(4).unwrap()[..], b"efg");
+        assert_eq!(&window.at(4).unwrap().0[..], b"efg");
     }
 }
