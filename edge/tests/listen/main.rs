@@ -9,6 +9,7 @@ mod bodies;
 mod bounds;
 mod client;
 mod drain;
+mod express;
 mod requests;
 mod rig;
 mod scripted;

@@ -109,6 +109,11 @@ impl Service for Scripted {
         ];
         let reply = match request.path_and_query.path() {
             "/hit" => reply(200, &hop, ReplyBody::Bytes(Bytes::from_static(HIT))),
+            "/stored-hit" => reply(
+                200,
+                &[("date", "now"), ("content-length", "1024")],
+                ReplyBody::Bytes(Bytes::from_static(HIT)),
+            ),
             "/large-hit" => reply(
                 200,
                 &[],

@@ -55,7 +55,7 @@ impl<B: Body> quic::Connection<B> for Connection {
         self.uni
             .poll_accept(cx)
             .map_ok(|recv| RecvStream::new(recv, client))
-            .map_err(connection_error)
+            .map_err(closed)
     }
 
     fn poll_accept_bidi(
@@ -66,7 +66,7 @@ impl<B: Body> quic::Connection<B> for Connection {
         self.bi
             .poll_accept(cx)
             .map_ok(|(send, recv)| BidiStream::new(send, recv, client))
-            .map_err(connection_error)
+            .map_err(closed)
     }
 
     fn opener(&self) -> Self::OpenStreams {
@@ -170,7 +170,8 @@ impl<B: Body> quic::OpenStreams<B> for OpenStreams {
     }
 }
 
-pub(super) fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
+/// What `h3` is told when a connection has ended.
+pub fn closed(error: ConnectionError) -> ConnectionErrorIncoming {
     match error {
         ConnectionError::Closed { code, .. } => {
             ConnectionErrorIncoming::ApplicationClose { error_code: code }
@@ -186,6 +187,6 @@ pub(super) fn connection_error(error: ConnectionError) -> ConnectionErrorIncomin
 
 pub(super) fn on_stream(error: ConnectionError) -> StreamErrorIncoming {
     StreamErrorIncoming::ConnectionErrorIncoming {
-        connection_error: connection_error(error),
+        connection_error: closed(error),
     }
 }

@@ -32,5 +32,5 @@ pub mod qpack;
 mod stream;
 
 pub use body::{Body, Payload, Taken};
-pub use connection::{Connection, OpenStreams};
+pub use connection::{Connection, OpenStreams, closed};
 pub use stream::{BidiStream, RecvStream, SendStream};

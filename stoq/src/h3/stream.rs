@@ -202,6 +202,11 @@ pub struct BidiStream<B> {
 }
 
 impl<B: Body> BidiStream<B> {
+    /// A request stream that a server has accepted by itself, for `h3` to read from where it was left.
+    pub fn accepted(send: crate::quic::SendStream, recv: crate::quic::RecvStream) -> Self {
+        Self::new(send, recv, false)
+    }
+
     pub(super) fn new(
         send: crate::quic::SendStream,
         recv: crate::quic::RecvStream,

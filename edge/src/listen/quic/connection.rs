@@ -1,21 +1,25 @@
 //! One HTTP/3 connection: takes its request streams and answers them where it stands.
 //!
-//! Each request's future is polled once on this task, in a box that is used again for the next. What is ready then, as a
+//! A plain hit is answered before the HTTP/3 library hears of its stream (`express.rs`). Of the others,
+//! each request's future is polled once on this task, in a box that is used again for the next. What is ready then, as a
 //! hit is, costs no task, no timer and no allocation of its own; what is not moves, box and all, to a task that this
 //! connection owns.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use h3::error::Code;
 use stoq::h3::Payload;
 use stoq::quic::Connection;
 use tokio::task::{self, JoinSet};
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::express::{Aside, Beside, Express};
 use super::guard::Guarded;
 use super::request::{self, Fate, Shared};
 use crate::listen::Context;
@@ -44,18 +48,26 @@ pub(super) async fn run<S: Service>(
     builder
         .max_field_section_size(limits.header_bytes.into())
         .send_grease(false);
-    let guarded = Guarded::new(connection.clone(), limits.header_bytes.into());
-    let Ok(Ok(mut h3)) = at_most(limits.handshake_timeout, builder.build(guarded)).await else {
-        connection.close(Code::H3_INTERNAL_ERROR.value(), b"no control streams");
-        return;
-    };
     let shared = Arc::new(Shared {
         context: context.clone(),
         connection: connection.clone(),
         info,
         task: task::try_id(),
     });
+    let beside = Arc::new(Beside::default());
+    let mut express = Express::new(shared.clone());
+    let guarded = Guarded::new(
+        connection.clone(),
+        limits.header_bytes.into(),
+        Box::new(move |cx, send, recv| express.take(cx, send, recv)),
+        beside.clone(),
+    );
+    let Ok(Ok(mut h3)) = at_most(limits.handshake_timeout, builder.build(guarded)).await else {
+        connection.close(Code::H3_INTERNAL_ERROR.value(), b"no control streams");
+        return;
+    };
     let mut requests = Requests {
+        beside,
         tasks: JoinSet::new(),
         slot: None,
         bad_heads: 0,
@@ -65,6 +77,7 @@ pub(super) async fn run<S: Service>(
 }
 
 struct Requests {
+    beside: Arc<Beside>,
     tasks: JoinSet<Fate>,
     /// The box of the last request that was ready at once.
     slot: Option<ReusableBoxFuture<'static, Fate>>,
@@ -94,7 +107,8 @@ impl Requests {
                     //# The GOAWAY frame contains an identifier that indicates to the receiver the range of requests
                     //# or pushes that were or might be processed in this connection.
                     // Requests that are under way to us are still taken, so none is lost and none done twice.
-                    if h3.shutdown(concurrent_max).await.is_err() {
+                    let unseen = self.beside.shut();
+                    if h3.shutdown(concurrent_max + unseen).await.is_err() {
                         return;
                     }
                     let wait = (shared.connection.path().rtt * 3).clamp(FAREWELL.0, FAREWELL.1);
@@ -102,6 +116,15 @@ impl Requests {
                 }
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     if !self.settle(shared, done) {
+                        return;
+                    }
+                }
+                aside = poll_fn(|_| self.beside.pop().map_or(Poll::Pending, Poll::Ready)) => {
+                    let going_on = match aside {
+                        Aside::Answer(rest) => self.finish(rest, shared).await,
+                        Aside::Ended(fate) => self.judge(shared, fate),
+                    };
+                    if !going_on {
                         return;
                     }
                 }
@@ -118,7 +141,12 @@ impl Requests {
                         }
                     }
                     Ok(None) => {
-                        // The client has said goodbye and its requests are done.
+                        // The client has said goodbye and its requests are done, but for those the library does not know.
+                        while let Some(done) = self.tasks.join_next().await {
+                            if !self.settle(shared, done) {
+                                return;
+                            }
+                        }
                         shared.connection.close(Code::H3_NO_ERROR.value(), b"");
                         return;
                     }
@@ -155,13 +183,28 @@ impl Requests {
         mut slot: ReusableBoxFuture<'static, Fate>,
         shared: &Arc<Shared<S>>,
     ) -> bool {
-        match std::future::poll_fn(|cx| Poll::Ready(slot.poll(cx))).await {
+        match poll_fn(|cx| Poll::Ready(slot.poll(cx))).await {
             Poll::Ready(fate) => {
                 self.slot = Some(slot);
                 self.judge(shared, fate)
             }
             Poll::Pending => {
                 self.tasks.spawn(slot);
+                true
+            }
+        }
+    }
+
+    /// As [`start`](Self::start), for an answer that the short way began.
+    async fn finish<S: Service>(
+        &mut self,
+        mut rest: BoxFuture<'static, Fate>,
+        shared: &Arc<Shared<S>>,
+    ) -> bool {
+        match poll_fn(|cx| Poll::Ready(rest.as_mut().poll(cx))).await {
+            Poll::Ready(fate) => self.judge(shared, fate),
+            Poll::Pending => {
+                self.tasks.spawn(rest);
                 true
             }
         }

@@ -10,12 +10,8 @@
 //! Sans-IO: bytes in, pieces out.
 
 use bytes::{Buf as _, Bytes};
+use stoq::h3::frame::{self, CONTROL_STREAM, DATA, HEADERS};
 
-const DATA: u64 = 0x0;
-const HEADERS: u64 = 0x1;
-const CONTROL_STREAM: u64 = 0x0;
-/// Two variable-length integers of eight bytes.
-const FRAME_HEADER_MAX: usize = 16;
 /// A control frame other than SETTINGS is some bytes; SETTINGS a dozen pairs.
 const CONTROL_FRAME_MAX: u64 = 4096;
 
@@ -42,7 +38,7 @@ pub(super) enum GateError {
 pub(super) struct Gate {
     state: State,
     /// The frame header read so far.
-    header: [u8; FRAME_HEADER_MAX],
+    header: [u8; frame::HEAD_MAX],
     header_len: usize,
     /// Bytes that arrived and were not handed over.
     pending: Bytes,
@@ -69,6 +65,14 @@ impl Gate {
         Self::new(State::Header, held_max)
     }
 
+    /// For a request stream whose first bytes were read already.
+    pub(super) fn resumed(held_max: u64, first: Bytes) -> Self {
+        Self {
+            pending: first,
+            ..Self::request(held_max)
+        }
+    }
+
     /// For a unidirectional stream of the client's.
     pub(super) fn unidirectional() -> Self {
         Self::new(State::StreamType, CONTROL_FRAME_MAX)
@@ -77,7 +81,7 @@ impl Gate {
     fn new(state: State, held_max: u64) -> Self {
         Self {
             state,
-            header: [0; FRAME_HEADER_MAX],
+            header: [0; frame::HEAD_MAX],
             header_len: 0,
             pending: Bytes::new(),
             held_max,
@@ -154,7 +158,7 @@ impl Gate {
 
     fn stream_type(&mut self) -> Option<Bytes> {
         let kind = self
-            .gather(|header| varint(header).map(|(kind, len)| (kind, 0, len)))?
+            .gather(|header| frame::varint(header).map(|(kind, len)| (kind, 0, len)))?
             .0;
         self.state = if kind == CONTROL_STREAM {
             State::Header
@@ -165,11 +169,7 @@ impl Gate {
     }
 
     fn frame_header(&mut self) -> Result<Option<Bytes>, GateError> {
-        let parsed = self.gather(|header| {
-            let (kind, first) = varint(header)?;
-            let (len, second) = varint(header.get(first..)?)?;
-            Some((kind, len, first + second))
-        });
+        let parsed = self.gather(frame::head);
         let Some((kind, len)) = parsed else {
             return Ok(None);
         };
@@ -195,7 +195,7 @@ impl Gate {
 
     /// Moves bytes into the header until `parse` finds it complete; what it did not need goes back.
     fn gather(&mut self, parse: impl Fn(&[u8]) -> Option<(u64, u64, usize)>) -> Option<(u64, u64)> {
-        while self.pending.has_remaining() && self.header_len < FRAME_HEADER_MAX {
+        while self.pending.has_remaining() && self.header_len < frame::HEAD_MAX {
             let byte = self.pending.get_u8();
             let slot = self.header.get_mut(self.header_len)?;
             *slot = byte;
@@ -227,17 +227,6 @@ fn is_known(kind: u64) -> bool {
     //= https://www.rfc-editor.org/rfc/rfc9114#section-9
     //# Implementations MUST ignore unknown or unsupported values in all extensible protocol elements.
     matches!(kind, DATA | HEADERS | 0x2..=0x9 | 0xd)
-}
-
-/// A variable-length integer (RFC 9000 16) and how many bytes it took.
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let first = *bytes.first()?;
-    let len = 1_usize << (first >> 6);
-    let rest = bytes.get(1..len)?;
-    let value = rest.iter().fold(u64::from(first & 0x3f), |value, byte| {
-        value << 8 | u64::from(*byte)
-    });
-    Some((value, len))
 }
 
 #[cfg(test)]

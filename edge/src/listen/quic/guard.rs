@@ -1,35 +1,62 @@
 //! The connection as the HTTP/3 library sees it: the transport's own adapters with a guard on each side.
 //!
-//! What comes in passes a [`Gate`]. What goes out can be watched: the library shows no way to learn that a client has
+//! Request streams may be looked at, and kept, before the library hears of them (`express.rs`). What comes in passes a [`Gate`]. What goes out can be watched: the library shows no way to learn that a client has
 //! stopped a response it waits for, so an empty DATA frame, which nobody sends, stands for "wait until the client stops
 //! this stream, or has acknowledged its end".
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 use stoq::h3::Payload;
-use stoq::quic::WriteError;
+use stoq::quic::{BiAcceptor, RecvStream, SendStream, WriteError};
 
+use super::express::{Beside, Taken};
 use super::gate::{Gate, GateError};
 
+/// Streams that are looked at without letting the runtime's other tasks run: at 2–10 µs each, below half a millisecond.
+const LOOKS_MAX: u32 = 32;
+
+/// Looks at a stream before the library does, and may keep it.
+pub(super) type Look =
+    Box<dyn FnMut(&mut Context<'_>, SendStream, RecvStream) -> Taken + Send + 'static>;
+
 /// An accepted connection, guarded. Server side only: request streams are the peer's.
-#[derive(Debug)]
 pub(super) struct Guarded {
     inner: stoq::h3::Connection,
+    streams: BiAcceptor,
+    look: Look,
+    beside: Arc<Beside>,
     held_max: u64,
 }
 
 impl Guarded {
-    /// `held_max` bounds an encoded field section, bytes.
-    pub(super) fn new(connection: stoq::quic::Connection, held_max: u64) -> Self {
+    /// `held_max` bounds an encoded field section, bytes. Streams that `beside` admits are shown to `look` first.
+    pub(super) fn new(
+        connection: stoq::quic::Connection,
+        held_max: u64,
+        look: Look,
+        beside: Arc<Beside>,
+    ) -> Self {
         Self {
+            streams: connection.bi_acceptor(),
             inner: stoq::h3::Connection::new(connection),
+            look,
+            beside,
             held_max,
         }
+    }
+}
+
+impl std::fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guarded")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -60,9 +87,31 @@ impl quic::Connection<Payload> for Guarded {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<GuardedBidi, ConnectionErrorIncoming>> {
-        let held_max = self.held_max;
-        quic::Connection::<Payload>::poll_accept_bidi(&mut self.inner, cx)
-            .map_ok(|bidi| GuardedBidi::new(bidi, held_max))
+        for _ in 0..LOOKS_MAX {
+            let (send, recv) = ready!(self.streams.poll_accept(cx)).map_err(stoq::h3::closed)?;
+            let id = send.id();
+            let taken = if self.beside.admits(id) {
+                (self.look)(cx, send, recv)
+            } else {
+                Taken::Left(send, recv, Bytes::new())
+            };
+            match taken {
+                Taken::Done => {}
+                Taken::Aside(aside) => {
+                    // The connection's loop takes it before it comes back here.
+                    self.beside.push(aside);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Taken::Left(send, recv, first) => {
+                    self.beside.left(id);
+                    let bidi = stoq::h3::BidiStream::accepted(send, recv);
+                    return Poll::Ready(Ok(GuardedBidi::resumed(bidi, self.held_max, first)));
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn opener(&self) -> Openers {
@@ -132,12 +181,17 @@ pub(super) struct GuardedBidi {
 
 impl GuardedBidi {
     fn new(bidi: stoq::h3::BidiStream<Payload>, held_max: u64) -> Self {
+        Self::resumed(bidi, held_max, Bytes::new())
+    }
+
+    /// A stream of which `first` was read already.
+    fn resumed(bidi: stoq::h3::BidiStream<Payload>, held_max: u64, first: Bytes) -> Self {
         let (send, recv) = quic::BidiStream::<Payload>::split(bidi);
         Self {
             send: WatchedSend::new(send),
             recv: GatedRecv {
                 inner: recv,
-                gate: Gate::request(held_max),
+                gate: Gate::resumed(held_max, first),
             },
         }
     }

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //! accept ─▶ handshake ─▶ connection.rs  takes streams, polls each request once where it stands
+//!                          ├▶ express.rs  a plain hit: bytes in, bytes out, within one call
 //!                          └▶ request.rs  head → try_hit → answer; or serve → answer; then the rest of the request
+//!                               way.rs  the stream an answer is sent on
 //!                               qpack.rs  response heads as frames
 //!                               guard.rs, gate.rs  what stands between the client's bytes and the h3 library
 //! ```
 
 mod body;
 mod connection;
+mod express;
 mod gate;
 mod guard;
 mod qpack;
 mod ready;
 mod request;
+mod way;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -4,13 +4,13 @@
 //! all that a hit needs.
 
 use std::future::{pending, poll_fn};
+use std::iter;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use h3::error::{Code, StreamError};
-use h3::quic;
 use h3::server::{RequestResolver, RequestStream};
 use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Scheme;
@@ -26,6 +26,7 @@ use super::body::{Incoming, Leftover, Recv, is_frame_error};
 use super::guard::{Guarded, GuardedBidi};
 use super::qpack;
 use super::ready::Ready;
+use super::way::Way;
 use crate::listen::Context;
 use crate::listen::exchange::Exchange;
 use crate::listen::head::{content_length, request_head};
@@ -41,7 +42,7 @@ const DATA_MAX: usize = 64 * 1024;
 /// Pieces below this are copied together: a write of each on its own costs more than the copy.
 const SMALL_PIECE: usize = 4 * 1024;
 /// A response longer than this is watched until the client has all of it; a shorter one is done when the transport has it.
-const WATCHED_FROM: u64 = 64 * 1024;
+pub(super) const WATCHED_FROM: u64 = 64 * 1024;
 
 /// What the requests of a connection share.
 pub(super) struct Shared<S> {
@@ -114,12 +115,9 @@ pub(super) async fn exchange<S: Service>(
     let mut account = Exchange::new(context.clone(), head);
     let now = Timestamp::now();
     if let Some(answer) = context.service.try_hit(&account.head().view(), now) {
-        let mut client = Client {
-            stream: &mut stream,
-            account: &mut account,
-            shared: &shared,
-        };
-        client.respond(answer).await;
+        Client::new(&mut stream, &mut account, &shared)
+            .respond(answer)
+            .await;
         drop(account);
         if matches!(body, Arrived::All) {
             return Fate::Answered;
@@ -200,8 +198,8 @@ async fn arrived(stream: &mut RequestStream<GuardedBidi, Payload>) -> Arrived {
 }
 
 /// The service's answer, unless the client leaves first.
-async fn serve<S: Service, T: quic::SendStream<Payload>>(
-    stream: &mut RequestStream<T, Payload>,
+async fn serve<S: Service, W: Way>(
+    way: &mut W,
     account: &mut Exchange<S>,
     shared: &Shared<S>,
     head: Arc<RequestHead>,
@@ -209,11 +207,7 @@ async fn serve<S: Service, T: quic::SendStream<Payload>>(
 ) {
     let (interim, mut heads) = Interim::channel();
     let mut answering = shared.context.service.clone().serve(head, body, interim);
-    let mut client = Client {
-        stream,
-        account,
-        shared,
-    };
+    let mut client = Client::new(way, account, shared);
     let answer = loop {
         // All may be cancelled: the answer is kept outside, the queue and the watch lose nothing.
         tokio::select! {
@@ -229,14 +223,22 @@ async fn serve<S: Service, T: quic::SendStream<Payload>>(
     }
 }
 
-/// The way to a request's client.
-struct Client<'a, S: Service, T> {
-    stream: &'a mut RequestStream<T, Payload>,
+/// A request's client: the way to it, and the account of what was sent.
+pub(super) struct Client<'a, S: Service, W> {
+    way: &'a mut W,
     account: &'a mut Exchange<S>,
     shared: &'a Shared<S>,
 }
 
-impl<S: Service, T: quic::SendStream<Payload>> Client<'_, S, T> {
+impl<'a, S: Service, W: Way> Client<'a, S, W> {
+    pub(super) fn new(way: &'a mut W, account: &'a mut Exchange<S>, shared: &'a Shared<S>) -> Self {
+        Self {
+            way,
+            account,
+            shared,
+        }
+    }
+
     /// Sends interim heads as they come; ends only with the client's leaving.
     async fn interim(&mut self, heads: &mut mpsc::Receiver<InterimHead>) -> Result<(), End> {
         let head = tokio::select! {
@@ -244,30 +246,26 @@ impl<S: Service, T: quic::SendStream<Payload>> Client<'_, S, T> {
             head = async { match heads.recv().await { Some(head) => head, None => pending().await } } => head,
             left = self.left() => return Err(left),
         };
-        let mut response = Response::new(());
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
-        self.written(response).await
+        self.head(head.status, head.headers).await
     }
 
     /// Waits until the client stops the response or is gone.
     async fn left(&mut self) -> End {
-        match self.stream.send_data(Payload::default()).await {
+        match self.way.settled().await {
             Ok(()) => pending().await,
-            Err(_) => End::ClientLeft,
+            Err(end) => end,
         }
     }
 
-    async fn written(&mut self, response: Response<()>) -> Result<(), End> {
+    async fn head(&mut self, status: StatusCode, headers: HeaderMap) -> Result<(), End> {
         let stall = self.shared.context.limits.stall_timeout;
-        match at_most(stall, self.stream.send_response(response)).await {
-            Ok(sent) => sent.map_err(|error| why_ended(&error)),
-            Err(TooLong) => Err(End::TimedOut),
-        }
+        at_most(stall, self.way.head(status, headers))
+            .await
+            .unwrap_or(Err(End::TimedOut))
     }
 
     /// Sends the answer and closes the account.
-    async fn respond(&mut self, answer: Answer<S::Note>) {
+    pub(super) async fn respond(&mut self, answer: Answer<S::Note>) {
         self.account.answered(answer.note);
         let end = match Ready::of(&answer.reply, &self.account.head().method) {
             Some(ready) => self.send_ready(ready).await,
@@ -284,9 +282,19 @@ impl<S: Service, T: quic::SendStream<Payload>> Client<'_, S, T> {
         if self.shared.task == task::try_id() {
             self.account.answered_inline();
         }
+        self.close(end);
+    }
+
+    /// Sends what is left of a response, its head perhaps in part, that is `len` bytes of body in all; closes the account.
+    pub(super) async fn send_rest(&mut self, status: StatusCode, frames: Vec<Bytes>, len: usize) {
+        let end = self.send_frames(status, frames, len).await;
+        self.close(end);
+    }
+
+    fn close(&mut self, end: Result<(), End>) {
         if let Err(end) = end {
             // A clean end would make what was sent look whole.
-            self.stream.stop_stream(match end {
+            self.way.stop(match end {
                 End::TimedOut => Code::H3_REQUEST_CANCELLED,
                 _ => Code::H3_INTERNAL_ERROR,
             });
@@ -302,10 +310,21 @@ impl<S: Service, T: quic::SendStream<Payload>> Client<'_, S, T> {
             body,
             len,
         } = ready;
-        self.put(Payload::framed(frames)).await?;
-        self.account.head_sent(status);
-        for piece in body {
-            self.put(Payload::framed(piece)).await?;
+        self.send_frames(status, iter::once(frames).chain(body), len)
+            .await
+    }
+
+    async fn send_frames(
+        &mut self,
+        status: StatusCode,
+        frames: impl IntoIterator<Item = Bytes>,
+        len: usize,
+    ) -> Result<(), End> {
+        for (nth, frames) in frames.into_iter().enumerate() {
+            self.put(frames).await?;
+            if nth == 0 {
+                self.account.head_sent(status);
+            }
         }
         self.account.sent(len);
         self.finish(len as u64).await
@@ -317,18 +336,15 @@ impl<S: Service, T: quic::SendStream<Payload>> Client<'_, S, T> {
         headers: HeaderMap,
         mut body: OutBody,
     ) -> Result<(), End> {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        self.written(response).await?;
+        self.head(status, headers).await?;
         self.account.head_sent(status);
         let mut total = 0_u64;
         while let Some(piece) = self.next_piece(&mut body).await? {
             let batch = Batch::of(piece, &mut body).await;
-            self.put(Payload::framed(batch.head)).await?;
+            self.put(batch.head).await?;
             for piece in batch.pieces {
                 let len = piece.len();
-                self.put(Payload::framed(piece)).await?;
+                self.put(piece).await?;
                 self.account.sent(len);
                 total += len as u64;
             }
@@ -339,24 +355,23 @@ impl<S: Service, T: quic::SendStream<Payload>> Client<'_, S, T> {
         self.finish(total).await
     }
 
-    async fn put(&mut self, payload: Payload) -> Result<(), End> {
+    async fn put(&mut self, frames: Bytes) -> Result<(), End> {
         let stall = self.shared.context.limits.stall_timeout;
-        match at_most(stall, self.stream.send_data(payload)).await {
-            Ok(sent) => sent.map_err(|error| why_ended(&error)),
-            Err(TooLong) => Err(End::TimedOut),
-        }
+        at_most(stall, self.way.put(frames))
+            .await
+            .unwrap_or(Err(End::TimedOut))
     }
 
     async fn finish(&mut self, sent: u64) -> Result<(), End> {
-        self.stream
-            .finish()
-            .await
-            .map_err(|error| why_ended(&error))?;
-        if sent >= WATCHED_FROM {
-            self.acknowledged().await
-        } else {
-            Ok(())
+        self.way.finish().await?;
+        if sent < WATCHED_FROM {
+            return Ok(());
         }
+        // A connection closed before the client has everything would lose what is still on its way.
+        let stall = self.shared.context.limits.stall_timeout;
+        at_most(stall, self.way.settled())
+            .await
+            .unwrap_or(Err(End::TimedOut))
     }
 
     /// The body's next piece, while the client is there.
@@ -376,16 +391,6 @@ impl<S: Service, T: quic::SendStream<Payload>> Client<'_, S, T> {
     fn failed(&self, error: &BodyFailure) -> End {
         tracing::debug!(connection = self.shared.info.id, %error, "response body failed; stream reset");
         End::BodyFailed
-    }
-
-    /// Waits until the client has everything: a connection closed before that would lose what is still on its way.
-    async fn acknowledged(&mut self) -> Result<(), End> {
-        let stall = self.shared.context.limits.stall_timeout;
-        match at_most(stall, self.stream.send_data(Payload::default())).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::ClientLeft),
-            Err(TooLong) => Err(End::TimedOut),
-        }
     }
 }
 
@@ -520,13 +525,5 @@ fn why_bad(error: &StreamError) -> BadHead {
         }
         StreamError::StreamError { .. } => BadHead::Malformed,
         _ => BadHead::Gone,
-    }
-}
-
-fn why_ended(error: &StreamError) -> End {
-    match error {
-        // The client will not take a head of this size; ours to answer for.
-        StreamError::HeaderTooBig { .. } => End::BodyFailed,
-        _ => End::ClientLeft,
     }
 }
