@@ -166,9 +166,10 @@ async fn a_thousand_cold_requests_make_one_fetch_and_stream_while_the_origin_dri
 fn print_relay(edge: &EdgeNode) {
     let bound = |share| {
         edge.quantile("stoq_cache_fill_relay_seconds", share)
-            .map_or("beyond 0.33 s".to_owned(), |seconds| {
-                format!("≤ {:.2} ms", seconds * 1000.0)
-            })
+            .map_or_else(
+                || "beyond 0.33 s".to_owned(),
+                |seconds| format!("≤ {:.2} ms", seconds * 1000.0),
+            )
     };
     let count = edge.metric("stoq_cache_fill_relay_seconds_count", &[]);
     assert!(count > 0.0, "nobody waited for a piece");

@@ -1,5 +1,8 @@
 //! Origins that die, change, stall or go away; clients that leave or dawdle.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use futures_util::stream;
 use integration::{Answer, Cluster, Gate, Origin, Version, body, until};
@@ -130,6 +133,63 @@ async fn an_object_that_changes_between_requests_is_never_mixed() {
             );
         }
     }
+}
+
+/// Objects that are stored and fresh, but with chunks evicted, so that readers come upon holes in the middle; and an
+/// origin that has another version by then. A hole can only be filled from the version it belongs to.
+#[tokio::test]
+async fn a_validator_that_flips_midway_breaks_a_body_off_and_never_mixes_versions() {
+    const OBJECTS: u64 = 24;
+    const SIZE: usize = 900 * 1024;
+    let seed = body::seed();
+    let second = Arc::new(AtomicBool::new(false));
+    let origin = Origin::start({
+        let second = Arc::clone(&second);
+        move |seen| {
+            let version = u64::from(second.load(Ordering::SeqCst));
+            let nth: u64 = seen.uri.path().trim_start_matches('/').parse().unwrap_or(0);
+            async move {
+                Answer::ok(body::random(seed + nth + version * OBJECTS, SIZE))
+                    .fresh(3600)
+                    .header("etag", &format!("\"{version}\""))
+            }
+        }
+    })
+    .await;
+    let cluster = Cluster::new().origin(&origin).ram("4MiB").start().await;
+    let hash = |nth: u64| blake3::hash(&body::random(seed + nth, SIZE));
+    let client = cluster.edge().client(Version::Http3).await;
+    for nth in 0..OBJECTS {
+        let got = client.get(&format!("/{nth}")).await.unwrap();
+        assert_eq!(got.whole().await.unwrap().hash, hash(nth));
+    }
+    second.store(true, Ordering::SeqCst);
+
+    let (mut first, mut new, mut broken) = (0, 0, 0);
+    for nth in 0..OBJECTS {
+        let client = cluster.edge().client(Version::Http3).await;
+        // A reset may overtake the head.
+        let got = match client.get(&format!("/{nth}")).await {
+            Ok(answer) => answer.whole().await,
+            Err(error) => Err(error),
+        };
+        match got {
+            Ok(got) if got.hash == hash(nth) => first += 1,
+            Ok(got) if got.hash == hash(nth + OBJECTS) => new += 1,
+            Ok(got) => panic!("/{nth}: {} bytes of no version", got.length),
+            Err(_) => broken += 1,
+        }
+        let again = client.get(&format!("/{nth}")).await.unwrap();
+        assert_eq!(again.status, 200, "the next request is answered");
+    }
+    println!(
+        "{first} of the first version, {new} of the second, {broken} broken off (seed {seed})"
+    );
+    assert!(
+        cluster.edge().metric("stoq_cache_holes_lost_total", &[]) > 0.0,
+        "no reader came upon a hole: the scenario did not happen"
+    );
+    assert!(broken > 0, "every hole was met before the head was sent");
 }
 
 #[tokio::test]
