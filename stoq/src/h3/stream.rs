@@ -313,7 +313,7 @@ fn read_error(error: ReadError) -> StreamErrorIncoming {
     match error {
         ReadError::Reset(error_code) => StreamErrorIncoming::StreamTerminated { error_code },
         ReadError::Connection(error) => on_stream(error),
-        error @ (ReadError::TooLong { .. } | ReadError::Stopped) => {
+        error @ (ReadError::TooLong { .. } | ReadError::Stopped | ReadError::EarlyDataRejected) => {
             StreamErrorIncoming::Unknown(Box::new(error))
         }
     }
@@ -323,7 +323,9 @@ fn write_error(error: WriteError) -> StreamErrorIncoming {
     match error {
         WriteError::Stopped(error_code) => StreamErrorIncoming::StreamTerminated { error_code },
         WriteError::Connection(error) => on_stream(error),
-        error @ WriteError::Finished => StreamErrorIncoming::Unknown(Box::new(error)),
+        error @ (WriteError::Finished | WriteError::EarlyDataRejected) => {
+            StreamErrorIncoming::Unknown(Box::new(error))
+        }
     }
 }
 

@@ -157,7 +157,10 @@ impl From<ReadError> for ExchangeError {
         match error {
             ReadError::Reset(code) => Self::Cancelled { code },
             ReadError::Connection(error) => Self::Connection(error),
-            ReadError::Stopped | ReadError::TooLong { .. } => Self::Finished,
+            // STOQ sends no early data.
+            ReadError::Stopped | ReadError::TooLong { .. } | ReadError::EarlyDataRejected => {
+                Self::Finished
+            }
         }
     }
 }
@@ -167,7 +170,7 @@ impl From<WriteError> for ExchangeError {
         match error {
             WriteError::Stopped(code) => Self::Cancelled { code },
             WriteError::Connection(error) => Self::Connection(error),
-            WriteError::Finished => Self::Finished,
+            WriteError::Finished | WriteError::EarlyDataRejected => Self::Finished,
         }
     }
 }

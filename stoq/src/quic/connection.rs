@@ -15,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{
     error::{ConnectionError, DatagramError, wire_code},
+    handshake::{Handshake, Seen},
     stream::{RecvStream, SendStream},
 };
 
@@ -118,20 +119,24 @@ impl Connection {
 
     /// The application protocol both sides agreed on.
     pub fn alpn(&self) -> Option<Vec<u8>> {
-        self.handshake()?.protocol
+        self.handshake_data()?.0.protocol
     }
 
     /// The name the client asked for (SNI). On the client's side `None`.
     pub fn server_name(&self) -> Option<String> {
-        self.handshake()?.server_name
+        self.handshake_data()?.0.server_name
     }
 
-    fn handshake(&self) -> Option<HandshakeData> {
-        self.0
-            .handshake_data()?
-            .downcast::<HandshakeData>()
-            .ok()
-            .map(|data| *data)
+    /// How the handshake of a connection that this side made began. `None` before its end, and on the server's side.
+    pub fn handshake(&self) -> Option<Handshake> {
+        self.handshake_data()?.1
+    }
+
+    fn handshake_data(&self) -> Option<(HandshakeData, Option<Handshake>)> {
+        match self.0.handshake_data()?.downcast::<Seen>() {
+            Ok(seen) => Some((seen.data, seen.handshake)),
+            Err(other) => Some((*other.downcast::<HandshakeData>().ok()?, None)),
+        }
     }
 
     /// The peer's certificates, its own first; `None` if it showed none.

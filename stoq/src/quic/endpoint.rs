@@ -1,7 +1,8 @@
 //! An endpoint: one socket of one worker, with every connection on it.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use quinn::TokioRuntime;
 use tokio::task::AbortHandle;
@@ -206,6 +207,44 @@ impl Endpoint {
             .await
     }
 
+    /// Connects, and gives the connection before the handshake's end where `tls` has a ticket that allows early data: what
+    /// is sent first then travels with the first packets.
+    //= https://www.rfc-editor.org/rfc/rfc9001#section-9.2
+    //# endpoints that use 0-RTT MUST be prepared to be attacked with replays
+    /// An attacker can replay it, so it must be safe to act on twice. `tls` must have early data enabled and remember
+    /// sessions; without a ticket this is [`connect`](Self::connect).
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect). With early data a handshake that fails later shows on the connection.
+    pub async fn connect_early(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: &TlsClient,
+    ) -> Result<(Connection, EarlyData), ConnectError> {
+        let inner = &*self.0;
+        let connecting = self.begin(addr, server_name, tls, inner.transport_config.clone())?;
+        match connecting.into_0rtt() {
+            Ok((connection, accepted)) => {
+                let counters = inner.counters.clone();
+                let connection = Connection::new(connection);
+                let connected = connection.clone();
+                let accepted: BoxFuture<'static, bool> = Box::pin(async move {
+                    let accepted = accepted.await;
+                    // A handshake that failed says `false` as well.
+                    if accepted || connected.close_reason().is_none() {
+                        counters.connects_completed.inc();
+                    } else {
+                        counters.connects_failed.inc();
+                    }
+                    accepted
+                });
+                Ok((connection, EarlyData(Some(accepted))))
+            }
+            Err(connecting) => Ok((self.complete(connecting).await?, EarlyData(None))),
+        }
+    }
+
     async fn connect_by(
         &self,
         addr: SocketAddr,
@@ -213,21 +252,33 @@ impl Endpoint {
         tls: &TlsClient,
         transport: Arc<quinn::TransportConfig>,
     ) -> Result<Connection, ConnectError> {
-        let inner = &*self.0;
+        let connecting = self.begin(addr, server_name, tls, transport)?;
+        self.complete(connecting).await
+    }
+
+    fn begin(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: &TlsClient,
+        transport: Arc<quinn::TransportConfig>,
+    ) -> Result<quinn::Connecting, ConnectError> {
         let mut config = tls.config.clone();
         config.transport_config(transport);
-        let connecting = inner
-            .quinn
-            .connect_with(config, addr, server_name)
-            .map_err(ConnectError::start)?;
-        inner.counters.connects_started.inc();
+        let connecting = self.0.quinn.connect_with(config, addr, server_name);
+        let connecting = connecting.map_err(ConnectError::start)?;
+        self.0.counters.connects_started.inc();
+        Ok(connecting)
+    }
+
+    async fn complete(&self, connecting: quinn::Connecting) -> Result<Connection, ConnectError> {
         match connecting.await {
             Ok(connection) => {
-                inner.counters.connects_completed.inc();
+                self.0.counters.connects_completed.inc();
                 Ok(Connection::new(connection))
             }
             Err(error) => {
-                inner.counters.connects_failed.inc();
+                self.0.counters.connects_failed.inc();
                 Err(ConnectError::Connection(error.into()))
             }
         }
@@ -321,6 +372,41 @@ impl Endpoint {
     /// The settings this endpoint was made with.
     pub fn transport(&self) -> &Transport {
         &self.0.transport
+    }
+}
+
+/// What became of the early data of [`Endpoint::connect_early`]. The default: none was offered. Keeps its connection
+/// open while it is kept.
+#[derive(Default)]
+pub struct EarlyData(Option<BoxFuture<'static, bool>>);
+
+impl EarlyData {
+    /// Whether any could be sent: there was a ticket for it.
+    pub fn is_offered(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Waits for the handshake's end; `true` if the server took the early data, `false` also if the handshake failed, which
+    /// the connection shows. `false` at once if none was offered, and after the first call.
+    ///
+    /// Streams opened before a refusal fail with `EarlyDataRejected`; nothing of them was seen.
+    pub async fn accepted(&mut self) -> bool {
+        match &mut self.0 {
+            Some(accepted) => {
+                let taken = accepted.await;
+                self.0 = None;
+                taken
+            }
+            None => false,
+        }
+    }
+}
+
+impl fmt::Debug for EarlyData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EarlyData")
+            .field("offered", &self.is_offered())
+            .finish()
     }
 }
 

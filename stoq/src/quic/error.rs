@@ -142,6 +142,9 @@ pub enum ReadError {
         /// The limit given to [`RecvStream::read_to_end`](super::RecvStream::read_to_end).
         limit: usize,
     },
+    /// The stream was opened in early data, which the server did not take: nothing of it was seen.
+    #[error("the server did not take early data")]
+    EarlyDataRejected,
     /// The stream was already stopped by this side.
     #[error("stream already stopped")]
     Stopped,
@@ -152,10 +155,9 @@ impl From<quinn::ReadError> for ReadError {
         match error {
             quinn::ReadError::Reset(code) => Self::Reset(code.into_inner()),
             quinn::ReadError::ConnectionLost(e) => Self::Connection(e.into()),
-            // Reads are always ordered and early data is never sent, so these three are one.
-            quinn::ReadError::ClosedStream
-            | quinn::ReadError::IllegalOrderedRead
-            | quinn::ReadError::ZeroRttRejected => Self::Stopped,
+            quinn::ReadError::ZeroRttRejected => Self::EarlyDataRejected,
+            // Reads are always ordered, so these two are one.
+            quinn::ReadError::ClosedStream | quinn::ReadError::IllegalOrderedRead => Self::Stopped,
         }
     }
 }
@@ -164,6 +166,9 @@ impl From<quinn::ReadError> for ReadError {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WriteError {
+    /// The stream was opened in early data, which the server did not take: nothing of it was seen.
+    #[error("the server did not take early data")]
+    EarlyDataRejected,
     /// The peer asked us to stop, with this code.
     #[error("stopped by the peer with code {0:#x}")]
     Stopped(u64),
@@ -180,7 +185,8 @@ impl From<quinn::WriteError> for WriteError {
         match error {
             quinn::WriteError::Stopped(code) => Self::Stopped(code.into_inner()),
             quinn::WriteError::ConnectionLost(e) => Self::Connection(e.into()),
-            quinn::WriteError::ClosedStream | quinn::WriteError::ZeroRttRejected => Self::Finished,
+            quinn::WriteError::ZeroRttRejected => Self::EarlyDataRejected,
+            quinn::WriteError::ClosedStream => Self::Finished,
         }
     }
 }
@@ -189,7 +195,7 @@ impl From<quinn::StoppedError> for WriteError {
     fn from(error: quinn::StoppedError) -> Self {
         match error {
             quinn::StoppedError::ConnectionLost(e) => Self::Connection(e.into()),
-            quinn::StoppedError::ZeroRttRejected => Self::Finished,
+            quinn::StoppedError::ZeroRttRejected => Self::EarlyDataRejected,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
-use super::error::TlsError;
+use super::{error::TlsError, handshake::Watching};
 
 /// A server's TLS configuration. Cheap to clone; share one between the workers, so that they share its
 /// resumption state as well.
@@ -62,7 +62,7 @@ impl TlsClient {
         let crypto =
             QuicClientConfig::try_from(config).map_err(|_| TlsError::NoInitialCipherSuite)?;
         Ok(Self {
-            config: quinn::ClientConfig::new(Arc::new(crypto)),
+            config: quinn::ClientConfig::new(Arc::new(Watching(Arc::new(crypto)))),
         })
     }
 }
