@@ -11,7 +11,7 @@ mod transport;
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
     AnswerBody, ChunkKeyIds, ChunksRequest, Code, Node, ObjectAnswer, ObjectRequest, ObjectServer,
-    ObjectSource, Provenance, Refusal, ShieldClient, wire, withhold,
+    ObjectSource, Provenance, Refusal, ShieldClient, SiteNames, wire, withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use transport::{EXCHANGES_MAX, between_nodes};

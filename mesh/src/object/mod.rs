@@ -1,5 +1,6 @@
 //! The object exchange between nodes: wire, asking side, answering side. The protocol is described at the head of `wire.rs`.
 
+mod ask;
 mod body;
 mod client;
 mod code;
@@ -8,6 +9,7 @@ mod server;
 pub mod wire;
 mod withhold;
 
+pub use ask::SiteNames;
 pub use client::{ChunkKeyIds, ShieldClient};
 pub use code::Code;
 pub use nodes::Node;
