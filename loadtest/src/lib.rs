@@ -6,13 +6,29 @@
 //! * [`get`](mod@get): one request, timed in its parts and hashed; the verb of `stoq-bench`.
 //! * [`drive`](mod@drive): a closed loop of requests over connections and streams, for comparing CPU time per request.
 //!
+//! * [`netlab`](mod@netlab): hosts out of network namespaces, to run any of it over a network of known properties.
+//!
 //! The scenarios in `tests/` use the same clients.
 
+pub mod ab;
+pub mod arrival;
+pub mod bundle;
+pub mod cli;
 mod client;
+pub mod compare;
 pub mod drive;
 pub mod get;
+pub mod lane;
+pub mod netlab;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod results;
+pub mod run;
+pub mod truth;
+pub mod workload;
 
 pub use client::{
-    Answer, Body, Client, ClientError, ConnectTimes, Payload, QuicParts, Target, Trust, Version,
-    Whole,
+    Answer, Body, Client, ClientError, ConnectTimes, Member, Payload, QuicParts, Site, Target,
+    Trust, Version, Whole,
 };

@@ -25,8 +25,9 @@ use hyper::body::{Frame, SizeHint};
 
 pub use self::answer::{Answer, Body, Whole};
 pub use self::error::ClientError;
+pub(crate) use self::error::chain;
 pub use self::quic::QuicParts;
-pub use self::target::{Target, Trust};
+pub use self::target::{Member, Site, Target, Trust};
 
 /// A version of HTTP and, with it, of the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,6 +12,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use stoq::identity::Identity;
 
 use super::Version;
 use super::error::ClientError;
@@ -27,6 +28,28 @@ pub enum Trust {
     Certificate(CertificateDer<'static>),
     /// Anybody's. For tests and benchmarks of servers whose certificate is not the question.
     Insecure,
+    /// The nodes of a cluster. For `stoq://` alone.
+    Cluster(Box<Member>),
+}
+
+/// This side as a node of a cluster.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Shown to the other node, which must be of the same cluster.
+    pub identity: Identity,
+    /// Whose objects are asked for; `None` for the exchanges of `stoq-bench stoq-server`.
+    pub site: Option<Site>,
+}
+
+/// A site, as the configuration of a cluster's nodes has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Its name there.
+    pub name: String,
+    /// With whom it shares chunks; `None` for its own name, which is the default there too.
+    pub dedupe_domain: Option<String>,
+    /// Whether its URLs begin with `https://`.
+    pub https: bool,
 }
 
 /// A server: a URL's scheme and authority, perhaps an address to use instead of a lookup, and whom to trust.
@@ -64,6 +87,46 @@ impl Target {
         })
     }
 
+    /// A node of a cluster: `stoq://host:port`, to which `identity` is shown and which must be of the same cluster.
+    ///
+    /// # Errors
+    /// No such URL, or one without a port: STOQ has no default.
+    pub fn node(url: &str, identity: Identity) -> Result<Self, ClientError> {
+        let bad = |reason: &str| ClientError::Target(format!("URL `{url}`: {reason}"));
+        let uri: Uri = url
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
+        let scheme = match uri.scheme() {
+            Some(scheme) if scheme.as_str() == "stoq" => scheme.clone(),
+            Some(_) | None => return Err(bad("does not begin with `stoq://`")),
+        };
+        let authority = uri.authority().cloned().ok_or_else(|| bad("has no host"))?;
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(bad("needs a host and no user name"));
+        }
+        if authority.port_u16().is_none() {
+            return Err(bad("needs a port, as in `stoq://shield-1:7443`"));
+        }
+        Ok(Self {
+            scheme,
+            authority,
+            address: None,
+            trust: Trust::Cluster(Box::new(Member {
+                identity,
+                site: None,
+            })),
+        })
+    }
+
+    /// Objects of `site` are asked for, as an edge does it, where the target is a [`node`](Self::node).
+    #[must_use]
+    pub fn of_site(mut self, site: Site) -> Self {
+        if let Trust::Cluster(member) = &mut self.trust {
+            member.site = Some(site);
+        }
+        self
+    }
+
     /// Connects to `address`, whatever the name says; the name is still sent and verified.
     #[must_use]
     pub fn at(mut self, address: SocketAddr) -> Self {
@@ -78,16 +141,24 @@ impl Target {
         self
     }
 
-    pub(super) fn scheme(&self) -> &Scheme {
+    pub(crate) fn scheme(&self) -> &Scheme {
         &self.scheme
     }
 
-    pub(super) fn authority(&self) -> &Authority {
+    pub(crate) fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    pub(super) fn is_secure(&self) -> bool {
-        self.scheme == Scheme::HTTPS
+    pub(crate) fn is_secure(&self) -> bool {
+        self.scheme != Scheme::HTTP
+    }
+
+    /// This side as a node of the target's cluster.
+    pub(crate) fn member(&self) -> Option<&Member> {
+        match &self.trust {
+            Trust::Cluster(member) => Some(member),
+            Trust::System | Trust::Pem(_) | Trust::Certificate(_) | Trust::Insecure => None,
+        }
     }
 
     /// The host without the brackets of an IPv6 address.
@@ -107,7 +178,23 @@ impl Target {
             .unwrap_or_else(|| if self.is_secure() { 443 } else { 80 })
     }
 
-    pub(super) async fn lookup(&self) -> Result<(SocketAddr, Duration), ClientError> {
+    /// The address to connect to, looked up on the calling thread: before a run, where nothing is timed.
+    pub(crate) fn resolve(&self) -> Result<SocketAddr, ClientError> {
+        if let Some(address) = self.address {
+            return Ok(address);
+        }
+        let failed = |reason: String| ClientError::Lookup {
+            host: self.host().to_owned(),
+            reason,
+        };
+        let found = std::net::ToSocketAddrs::to_socket_addrs(&(self.host(), self.port()));
+        found
+            .map_err(|error| failed(error.to_string()))?
+            .next()
+            .ok_or_else(|| failed("no address".to_owned()))
+    }
+
+    pub(crate) async fn lookup(&self) -> Result<(SocketAddr, Duration), ClientError> {
         if let Some(address) = self.address {
             return Ok((address, Duration::ZERO));
         }
@@ -125,7 +212,7 @@ impl Target {
         Ok((address, started.elapsed()))
     }
 
-    pub(super) fn server_name(&self) -> Result<ServerName<'static>, ClientError> {
+    pub(crate) fn server_name(&self) -> Result<ServerName<'static>, ClientError> {
         ServerName::try_from(self.host().to_owned()).map_err(|_| {
             ClientError::Target(format!("`{}` cannot be a certificate's name", self.host()))
         })
@@ -133,7 +220,7 @@ impl Target {
 
     /// TLS for one version: its ALPN, the trust, and AES-128-GCM first, for clients decide and a benchmark should not
     /// measure SHA-384.
-    pub(super) fn tls(&self, version: Version) -> Result<ClientConfig, ClientError> {
+    pub(crate) fn tls(&self, version: Version) -> Result<ClientConfig, ClientError> {
         let bad = |reason: String| ClientError::Target(reason);
         let mut provider = aws_lc_rs::default_provider();
         provider
@@ -180,6 +267,7 @@ fn roots(trust: &Trust) -> Result<RootCertStore, ClientError> {
     let mut store = RootCertStore::empty();
     match trust {
         Trust::Insecure => {}
+        Trust::Cluster(_) => return Err(bad("a cluster's root is none of HTTP's".to_owned())),
         Trust::System => {
             let found = rustls_native_certs::load_native_certs();
             store.add_parsable_certificates(found.certs);

@@ -24,7 +24,7 @@ pub(crate) struct Server {
     pub(crate) certificate: CertificateDer<'static>,
 }
 
-fn tls(alpn: &[u8]) -> (rustls::ServerConfig, CertificateDer<'static>) {
+pub(crate) fn tls(alpn: &[u8]) -> (rustls::ServerConfig, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
