@@ -172,6 +172,9 @@ pub struct IdleOutcome {
     /// Memory of this process that each took: the resident set after the ramp less that before, divided. `None` where
     /// it cannot be read, or did not grow.
     pub client_bytes_each: Option<u64>,
+    /// The same of the server's processes, where one was named.
+    #[serde(default)]
+    pub server_bytes_each: Option<u64>,
     /// Opening one.
     pub connect: Distribution,
     /// From asking to the last byte, each the first request on its connection.
@@ -231,8 +234,8 @@ pub struct ClientShare {
     pub stolen: Option<f64>,
     /// How late the event loops woke for a timer.
     pub lag: Distribution,
-    /// Datagrams dropped at full socket buffers.
-    pub socket_drops: u64,
+    /// Datagrams dropped at full socket buffers; `None` where the kernel does not say.
+    pub socket_drops: Option<u64>,
     /// Largest resident set, bytes.
     pub rss_bytes: u64,
 }
@@ -360,7 +363,7 @@ pub(crate) fn sample(name: &str, count: u32, median: std::time::Duration) -> Bun
             thread_starved: vec![Some(0.0)],
             stolen: None,
             lag: Distribution::default(),
-            socket_drops: 0,
+            socket_drops: Some(0),
             rss_bytes: 10 << 20,
         },
         server: Some(ServerShare {

@@ -1,14 +1,12 @@
-//! The client side of every measurement: clients for HTTP/3, HTTP/2 and HTTP/1.1 that tell the truth, and what is
-//! built on them.
+//! `stoq-bench`: a load tester that says when not to believe it, and the clients that the scenarios in `tests/` use.
 //!
-//! * [`Client`]: one connection to one server in one version of HTTP, on which many requests can be under way. A body
-//!   that was reset or cut short is an error, never a short body.
-//! * [`get`](mod@get): one request, timed in its parts and hashed; the verb of `stoq-bench`.
-//! * [`drive`](mod@drive): a closed loop of requests over connections and streams, for comparing CPU time per request.
+//! A run: a [`Plan`](plan::Plan) (flags, or a TOML profile with the same keys) names a [`workload`], a shape of load
+//! ([`arrival`]) and a protocol ([`lane`]). [`run`](run::run) does it on threads of its own, [`record`] takes the times,
+//! [`truth`] watches the client, the server and the kernel's counters and judges, and a [`Bundle`](bundle::Bundle) keeps
+//! it all. [`compare`], [`ab`] and [`report`] are what one does with bundles. [`netlab`] makes the network.
 //!
-//! * [`netlab`](mod@netlab): hosts out of network namespaces, to run any of it over a network of known properties.
-//!
-//! The scenarios in `tests/` use the same clients.
+//! [`Client`] is one connection to one server in one version of HTTP, for tests and for [`get`](mod@get): a body that was
+//! reset or cut short is an error, never a short body.
 
 pub mod ab;
 pub mod arrival;
@@ -16,7 +14,6 @@ pub mod bundle;
 pub mod cli;
 mod client;
 pub mod compare;
-pub mod drive;
 pub mod get;
 pub mod lane;
 pub mod netlab;

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use http::{Method, Request};
 use server::{CUT, Server};
-use stoq_loadtest::drive::{DriveError, Expected, Load, drive};
 use stoq_loadtest::{Client, ClientError, Payload, Target, Trust, Version};
 use tokio::sync::oneshot;
 
@@ -204,46 +203,6 @@ async fn an_http3_connection_survives_a_new_local_port() {
             .length,
         100_000
     );
-}
-
-#[tokio::test]
-async fn a_load_counts_right_answers_and_refuses_wrong_ones() {
-    for version in ALL {
-        let server = server(version).await;
-        let expected = Expected {
-            length: 100,
-            hash: blake3::hash(&[7; 100]),
-        };
-        let path = "/100".to_owned();
-        let load = Load {
-            target: target(&server),
-            version,
-            path,
-            connections: 2,
-            streams: 4,
-            requests: 101,
-            expected,
-        };
-        let driven = drive(&load, || ()).await.unwrap();
-        assert_eq!((driven.requests, driven.body_bytes), (101, 10_100));
-        let wrong = Load {
-            path: "/101".to_owned(),
-            ..load.clone()
-        };
-        assert!(
-            matches!(drive(&wrong, || ()).await, Err(DriveError::Wrong(_))),
-            "{version}: length"
-        );
-        let expected = Expected {
-            hash: blake3::hash(b"other"),
-            ..expected
-        };
-        let wrong = Load { expected, ..load };
-        assert!(
-            matches!(drive(&wrong, || ()).await, Err(DriveError::Wrong(_))),
-            "{version}: content"
-        );
-    }
 }
 
 /// Exit code and standard output of `stoq-bench get URL`, with more arguments.

@@ -123,14 +123,17 @@ fn times(f: &mut fmt::Formatter<'_>, what: &str, times: &Distribution) -> fmt::R
 }
 
 fn idlers(f: &mut fmt::Formatter<'_>, idle: &IdleOutcome) -> fmt::Result {
-    let each = match idle.client_bytes_each {
-        Some(each) => format!("{} of this process each", bytes(each)),
-        None => "memory not known".to_owned(),
-    };
+    let each = |known: Option<u64>| known.map_or_else(|| "not known".to_owned(), bytes);
     writeln!(
         f,
-        "idle          {} of {} opened in {:.1} s, held {:.1} s, {} answered; {each}",
+        "idle          {} of {} opened in {:.1} s, held {:.1} s, {} answered",
         idle.opened, idle.wanted, idle.ramp_s, idle.held_s, idle.answered
+    )?;
+    writeln!(
+        f,
+        "  memory      each took {} of this process, {} of the server",
+        each(idle.client_bytes_each),
+        each(idle.server_bytes_each)
     )?;
     times(f, "  connect", &idle.connect)?;
     times(f, "  answer", &idle.answer)?;
@@ -150,7 +153,9 @@ fn client(f: &mut fmt::Formatter<'_>, client: &ClientShare) -> fmt::Result {
         client.cpu_s,
         threads.join(" "),
         time(client.lag.p99_us),
-        client.socket_drops,
+        client
+            .socket_drops
+            .map_or_else(|| "?".to_owned(), |drops| drops.to_string()),
         bytes(client.rss_bytes)
     )
 }

@@ -104,8 +104,8 @@ impl Dialer for H2Dialer {
         })
     }
 
-    fn socket_drops(&self) -> u64 {
-        0
+    fn socket_drops(&self) -> Option<u64> {
+        Some(0)
     }
 }
 

@@ -36,7 +36,8 @@ pub trait Dialer: Send + Sync + 'static {
     fn dial(&self, number: u32) -> impl Future<Output = Result<Self::Conn, Failure>> + Send;
 
     /// Datagrams that the kernel dropped at the sockets of this dialer because they were not read in time; 0 for TCP.
-    fn socket_drops(&self) -> u64;
+    /// `None` where the kernel does not tell of each.
+    fn socket_drops(&self) -> Option<u64>;
 }
 
 /// A connection.

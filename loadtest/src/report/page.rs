@@ -443,7 +443,10 @@ const COUNTS: [Row; 7] = [
         }
     }),
     ("client: datagrams dropped", |round| {
-        digits(amount(round.client.socket_drops))
+        round
+            .client
+            .socket_drops
+            .map_or_else(|| "–".to_owned(), |drops| digits(amount(drops)))
     }),
 ];
 

@@ -17,7 +17,7 @@ use crate::bundle::{Bundle, Environment, FORMAT};
 use crate::lane::Dialer;
 use crate::plan::{Plan, Shape};
 use crate::record::{Counted, Series, Slice};
-use crate::truth::{self, Case, Watch, Watched};
+use crate::truth::{self, Case, Resident, Watch, Watched};
 
 /// What each thread may tell in all: connected, ramped, over, gone or failed.
 const EVENTS_OF_A_THREAD: usize = 4;
@@ -116,8 +116,8 @@ struct Led {
     environment: Environment,
     watched: Watched,
     interrupted: bool,
-    /// Resident bytes gained by the idle connections.
-    grown: Option<u64>,
+    /// Memory before and after the idle connections were opened.
+    ramp: (Resident, Resident),
 }
 
 /// What the conductor has in hand while the threads run.
@@ -142,17 +142,14 @@ impl Baton<'_> {
     async fn lead(&mut self, server_pid: Option<u32>) -> Result<Led, RunError> {
         self.live.say("connecting");
         self.hear(|baton| baton.pids.len()).await?;
-        let before = resident_bytes();
+        let before = Resident::now(server_pid);
         if let Some(idle) = self.plan.idle {
             self.live
                 .say(&format!("opening {} idle connections", idle.connections));
         }
         self.signal.send_replace(Signal::Ramp);
         self.hear(|baton| baton.ramped).await?;
-        let grown = before
-            .zip(resident_bytes())
-            .map(|(before, after)| after.saturating_sub(before))
-            .filter(|_| self.plan.idle.is_some());
+        let ramp = (before, Resident::now(server_pid));
 
         let peer = self.plan.target.resolve().ok();
         let environment = truth::environment(peer)?;
@@ -188,7 +185,7 @@ impl Baton<'_> {
             environment,
             watched,
             interrupted: self.interrupted,
-            grown,
+            ramp,
         })
     }
 
@@ -273,7 +270,7 @@ impl Baton<'_> {
 }
 
 fn bundle(plan: &Plan, options: &Options, led: Led, gathered: &Gathered) -> Bundle {
-    let (setup, outcome) = (outcome::setup(plan), gathered.outcome(plan, led.grown));
+    let (setup, outcome) = (outcome::setup(plan), gathered.outcome(plan, led.ramp));
     let mut watched = led.watched;
     watched.client.lag = gathered.lag.distribution();
     watched.client.socket_drops = gathered.socket_drops;
@@ -318,16 +315,6 @@ fn schedule(plan: &Plan, now: Instant) -> Schedule {
         cut: until + plan.timeout,
         ask_idle_at: now + hold,
     }
-}
-
-/// The resident set of this process; `None` where the kernel does not say.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// All threads' findings, or the first reason why there are none.

@@ -12,6 +12,7 @@ use crate::bundle::IdleOutcome;
 use crate::lane::{Conn, Dialer, Failure, Lane, Sink};
 use crate::plan::Plan;
 use crate::record::{Failures, Times};
+use crate::truth::Resident;
 use crate::workload::{Ask, Verb, Workload};
 
 /// Attempts to open one, or requests at the end, under way at once on each thread.
@@ -159,8 +160,9 @@ impl Found {
         };
     }
 
-    /// As a bundle has it. `grown`: resident bytes this process gained by the ramp.
-    pub(super) fn outcome(&self, grown: Option<u64>) -> IdleOutcome {
+    /// As a bundle has it. `before` and `after`: the ramp.
+    pub(super) fn outcome(&self, before: Resident, after: Resident) -> IdleOutcome {
+        let each = after.each_since(before, self.opened);
         let held = self
             .ramp
             .zip(self.asked_at)
@@ -175,9 +177,8 @@ impl Found {
             answered: self.answered,
             errors: self.failures.counts(),
             error_examples: self.failures.examples(),
-            client_bytes_each: grown
-                .and_then(|grown| grown.checked_div(self.opened))
-                .filter(|each| *each > 0),
+            client_bytes_each: each.client,
+            server_bytes_each: each.server,
             connect: self.connect.distribution(),
             answer: self.answer.distribution(),
         }

@@ -7,6 +7,7 @@ use super::thread::{Findings, Schedule};
 use crate::bundle::{Outcome, Setup};
 use crate::plan::{Handshake, Plan, Protocol, Session, Shape};
 use crate::record::{Connects, Series, Tally, Times};
+use crate::truth::Resident;
 
 /// All threads' findings in one.
 pub(super) struct Gathered {
@@ -15,7 +16,7 @@ pub(super) struct Gathered {
     series: Series,
     idle: Found,
     elapsed: Duration,
-    pub(super) socket_drops: u64,
+    pub(super) socket_drops: Option<u64>,
     pub(super) lag: Times,
 }
 
@@ -49,7 +50,9 @@ impl Gathered {
             tally.merge(&found.tally);
             connects.merge(&found.connects);
             idle.merge(&found.idle);
-            socket_drops += found.socket_drops;
+            socket_drops = socket_drops
+                .zip(found.socket_drops)
+                .map(|(all, more)| all.saturating_add(more));
             lag.merge(&found.lag);
         }
         for slice in findings.iter().flat_map(|found| &found.slices) {
@@ -66,8 +69,8 @@ impl Gathered {
         })
     }
 
-    /// As a bundle has it. `grown`: resident bytes gained by opening the idle connections.
-    pub(super) fn outcome(&self, plan: &Plan, grown: Option<u64>) -> Outcome {
+    /// As a bundle has it. `ramp`: memory before and after the idle connections were opened.
+    pub(super) fn outcome(&self, plan: &Plan, ramp: (Resident, Resident)) -> Outcome {
         let (tally, connects) = (&self.tally, &self.connects);
         let (requests, body_bytes, _) = self.series.totals();
         Outcome {
@@ -89,7 +92,7 @@ impl Gathered {
             first_byte: tally.first_byte.distribution(),
             connect: connects.times.distribution(),
             series: self.series.ticks(self.elapsed),
-            idle: plan.idle.map(|_| self.idle.outcome(grown)),
+            idle: plan.idle.map(|_| self.idle.outcome(ramp.0, ramp.1)),
         }
     }
 }

@@ -96,7 +96,7 @@ pub(super) struct Findings {
     pub(super) slices: Vec<Slice>,
     pub(super) connects: Connects,
     pub(super) idle: Found,
-    pub(super) socket_drops: u64,
+    pub(super) socket_drops: Option<u64>,
     pub(super) lag: Times,
 }
 

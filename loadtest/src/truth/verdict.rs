@@ -206,10 +206,16 @@ fn lag(case: &Case<'_>, verdict: &mut Verdict) {
 }
 
 fn drops(case: &Case<'_>, verdict: &mut Verdict) {
-    let drops = case.watched.client.socket_drops;
-    if drops == 0 {
-        return;
-    }
+    let drops = match case.watched.client.socket_drops {
+        Some(0) => return,
+        Some(drops) => drops,
+        None => {
+            return verdict.remark(
+                "whether the kernel dropped datagrams at the client's full sockets is not known"
+                    .to_owned(),
+            );
+        }
+    };
     let fix = "raise net.core.rmem_max, or use more threads";
     let Some(interface) = &case.watched.interface else {
         verdict.invalid(format!(

@@ -159,7 +159,7 @@ impl Watch {
                 .collect(),
             stolen: stolen(self.from.stolen, until.stolen),
             lag: Distribution::default(),
-            socket_drops: 0,
+            socket_drops: None,
             rss_bytes: memory.peak,
         };
         let server = match (self.server, self.from.server, until.server) {

@@ -86,8 +86,8 @@ impl Dialer for H1Dialer {
         })
     }
 
-    fn socket_drops(&self) -> u64 {
-        0
+    fn socket_drops(&self) -> Option<u64> {
+        Some(0)
     }
 }
 

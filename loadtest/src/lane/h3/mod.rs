@@ -168,11 +168,8 @@ impl Dialer for H3Dialer {
         })
     }
 
-    fn socket_drops(&self) -> u64 {
-        self.endpoints
-            .iter()
-            .filter_map(Endpoint::kernel_drops)
-            .sum()
+    fn socket_drops(&self) -> Option<u64> {
+        self.endpoints.iter().map(Endpoint::kernel_drops).sum()
     }
 }
 

@@ -154,9 +154,8 @@ impl Dialer for StoqDialer {
         })
     }
 
-    fn socket_drops(&self) -> u64 {
-        let drops = self.endpoints.iter().filter_map(Endpoint::kernel_drops);
-        drops.sum()
+    fn socket_drops(&self) -> Option<u64> {
+        self.endpoints.iter().map(Endpoint::kernel_drops).sum()
     }
 }
 

@@ -77,7 +77,7 @@ fn good() -> Run {
                 thread_starved: vec![Some(0.01), Some(0.0)],
                 stolen: Some(0.0),
                 lag: times(50.0, 900.0),
-                socket_drops: 0,
+                socket_drops: Some(0),
                 rss_bytes: 1 << 25,
             },
             server: None,
@@ -201,10 +201,10 @@ fn each_of_these_makes_a_run_invalid() {
             run.watched.client.lag = Distribution::default();
         }),
         ("0.011 % (limit 0.01 %)", |run| {
-            run.watched.client.socket_drops = 11
+            run.watched.client.socket_drops = Some(11)
         }),
         ("of how many is not known", |run| {
-            run.watched.client.socket_drops = 1;
+            run.watched.client.socket_drops = Some(1);
             run.watched.interface = None;
         }),
         ("the hypervisor gave 5.0 %", |run| {
@@ -254,12 +254,15 @@ fn each_of_these_makes_a_run_invalid() {
 
 #[test]
 fn each_of_these_is_remarked_and_no_more() {
-    let cases: [(&str, Change); 20] = [
+    let cases: [(&str, Change); 21] = [
+        ("at the client's full sockets is not known", |run| {
+            run.watched.client.socket_drops = None;
+        }),
         ("keeps no schedstat", |run| {
             run.watched.client.thread_starved[0] = None;
         }),
         ("11 datagrams", |run| {
-            run.watched.client.socket_drops = 11;
+            run.watched.client.socket_drops = Some(11);
             run.watched.interface.as_mut().unwrap().rx_packets = 110_000;
         }),
         ("a part of it is the client's", |run| {
@@ -393,6 +396,7 @@ fn idle(answered: u64) -> IdleOutcome {
         errors: BTreeMap::new(),
         error_examples: BTreeMap::new(),
         client_bytes_each: None,
+        server_bytes_each: None,
         connect: Distribution::default(),
         answer: Distribution::default(),
     }
