@@ -1,5 +1,8 @@
 //! Two servers measured in turn, A B A B …: what a noisy machine does in a while it does to both.
 //!
+//! A round of which either half is INVALID compares nothing: both halves are set aside, which the result says with the
+//! reason, and are measured again, a bounded number of times. What decides is the client's state alone, never a figure.
+//!
 //! Each round starts its server anew, waits until it answers, measures, and stops it: the other one never runs beside it.
 //! A server is a command for `sh`, the leader of a process group of its own, so that Ctrl-C reaches this program alone and
 //! the whole group is stopped with it: SIGTERM, and SIGKILL after ten seconds or when this program fails.
@@ -68,6 +71,8 @@ pub struct Setting {
     pub b: Side,
     /// Rounds of each, 1 or more.
     pub rounds: usize,
+    /// How many rounds may be measured again because they were INVALID, over all rounds. 0: none.
+    pub repeats: usize,
     /// Cores the servers may use, as `taskset` (util-linux) reads them: `0`, `0-1,3`. `None`: all this process may use.
     pub server_cores: Option<String>,
 }
@@ -128,33 +133,53 @@ pub fn ab(
     setting: &Setting,
     interrupt: &CancellationToken,
     mut ready: impl FnMut(Letter, &str) -> Result<(), String>,
-    mut run: impl FnMut(Letter, &str, u32) -> anyhow::Result<Bundle>,
+    mut run: impl FnMut(Letter, usize, &str, u32) -> anyhow::Result<Bundle>,
 ) -> Result<Pair, AbError> {
-    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
-    for round in 1..=setting.rounds {
-        for (letter, side, rounds) in [
-            (Letter::A, &setting.a, &mut of_a),
-            (Letter::B, &setting.b, &mut of_b),
-        ] {
-            if interrupt.is_cancelled() {
-                return Err(AbError::Interrupted { round });
-            }
-            let mut server = Server::start(letter, &side.command, setting.server_cores.as_deref())?;
-            let url = server.url(&side.url, interrupt, &mut ready)?;
-            let made = run(letter, &url, server.pid());
-            if interrupt.is_cancelled() {
-                return Err(AbError::Interrupted { round });
-            }
-            let bundle = made.map_err(|source| AbError::Run {
-                letter,
-                round,
-                source,
-            })?;
-            // A server that fell over is no server that was measured.
-            server.still_runs()?;
-            server.stop(STOP_LIMIT);
-            rounds.push(bundle);
+    let mut half = |letter: Letter, round: usize| -> Result<Bundle, AbError> {
+        let side = match letter {
+            Letter::A => &setting.a,
+            Letter::B => &setting.b,
+        };
+        if interrupt.is_cancelled() {
+            return Err(AbError::Interrupted { round });
         }
+        let mut server = Server::start(letter, &side.command, setting.server_cores.as_deref())?;
+        let url = server.url(&side.url, interrupt, &mut ready)?;
+        let made = run(letter, round, &url, server.pid());
+        if interrupt.is_cancelled() {
+            return Err(AbError::Interrupted { round });
+        }
+        let bundle = made.map_err(|source| AbError::Run {
+            letter,
+            round,
+            source,
+        })?;
+        // A server that fell over is no server that was measured.
+        server.still_runs()?;
+        server.stop(STOP_LIMIT);
+        Ok(bundle)
+    };
+    let (mut of_a, mut of_b, mut set_aside) = (Vec::new(), Vec::new(), Vec::new());
+    let mut repeats = setting.repeats;
+    while of_a.len() < setting.rounds {
+        let round = of_a.len() + 1;
+        let a = half(Letter::A, round)?;
+        let b = half(Letter::B, round)?;
+        let invalid: Vec<String> = [(Letter::A, &a), (Letter::B, &b)]
+            .into_iter()
+            .filter(|(_, half)| !half.verdict.valid)
+            .map(|(letter, half)| {
+                let reasons = half.verdict.reasons.join("; ");
+                format!("{letter}, round {round}: {reasons}")
+            })
+            .collect();
+        if !invalid.is_empty() && repeats > 0 {
+            repeats -= 1;
+            set_aside.extend(invalid);
+            continue;
+        }
+        of_a.push(a);
+        of_b.push(b);
     }
     Ok(Pair {
         format: PAIR_FORMAT.to_owned(),
@@ -163,6 +188,7 @@ pub fn ab(
         command_b: setting.b.command.clone(),
         a: of_a,
         b: of_b,
+        set_aside,
     })
 }
 
@@ -347,6 +373,7 @@ mod tests {
 
     use super::*;
     use crate::bundle::sample;
+    use crate::compare::compare;
 
     fn side(command: &str) -> Side {
         Side {
@@ -361,6 +388,7 @@ mod tests {
             a: side(a),
             b: side(b),
             rounds: 2,
+            repeats: 1,
             server_cores: None,
         }
     }
@@ -386,7 +414,7 @@ mod tests {
             &setting(&says(1), &says(2)),
             &CancellationToken::new(),
             |_, _| Ok(()),
-            |letter, url, pid| {
+            |letter, _, url, pid| {
                 assert!(alive(pid) && pids.iter().all(|pid| !alive(*pid)));
                 pids.push(pid);
                 order.push((letter, url.to_owned()));
@@ -399,6 +427,39 @@ mod tests {
         assert_eq!(order, [a.clone(), b.clone(), a, b]);
         assert_eq!((pair.a.len(), pair.b.len()), (2, 2));
         assert!(pids.iter().all(|pid| !alive(*pid)));
+    }
+
+    #[test]
+    fn a_round_with_an_invalid_half_is_measured_again_as_often_as_allowed() {
+        let made = |invalid: &[usize]| {
+            let mut nth = 0;
+            ab(
+                &setting(&says(1), &says(2)),
+                &CancellationToken::new(),
+                |_, _| Ok(()),
+                |_, _, _, _| {
+                    let mut bundle = bundle();
+                    bundle.name = nth.to_string();
+                    bundle.verdict.valid = !invalid.contains(&nth);
+                    bundle.verdict.reasons = vec!["late".to_owned()];
+                    nth += 1;
+                    Ok(bundle)
+                },
+            )
+            .unwrap()
+        };
+        let names = |rounds: &[Bundle]| -> Vec<String> {
+            rounds.iter().map(|round| round.name.clone()).collect()
+        };
+        // The second round's half of B: halves 2 and 3 go, 4 and 5 are measured in their place.
+        let pair = made(&[3]);
+        assert_eq!(names(&pair.a), ["0", "4"]);
+        assert_eq!(names(&pair.b), ["1", "5"]);
+        assert_eq!(pair.set_aside, ["B, round 2: late"]);
+        // Once is allowed: what is INVALID after that stays, and makes the comparison INVALID.
+        let pair = made(&[3, 4]);
+        assert_eq!(names(&pair.a), ["0", "4"]);
+        assert!(!compare(&pair.a, &pair.b).invalid.is_empty());
     }
 
     #[test]
@@ -415,7 +476,7 @@ mod tests {
                 Err("refused".to_owned())
             }
         };
-        let run = |_, _: &str, pid: u32| {
+        let run = |_, _, _: &str, pid: u32| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
             assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
             Ok(bundle())
@@ -427,7 +488,7 @@ mod tests {
     #[test]
     fn a_server_that_ends_before_it_is_asked_to_is_no_result() {
         let never = |_, _: &str| Err("refused".to_owned());
-        let run = |_, _: &str, _| Ok(bundle());
+        let run = |_, _, _: &str, _| Ok(bundle());
         let made = ab(
             &setting("false", "false"),
             &CancellationToken::new(),
@@ -437,7 +498,7 @@ mod tests {
         let error = made.unwrap_err().to_string();
         assert!(error.contains("server A ended by itself"), "{error}");
 
-        let run = |_, _: &str, pid: u32| {
+        let run = |_, _, _: &str, pid: u32| {
             let pid = Pid::from_raw(i32::try_from(pid)?).unwrap();
             kill_process_group(pid, Signal::KILL)?;
             // Reaped by the thread that waits for it.
@@ -472,7 +533,7 @@ mod tests {
             &setting(&says(1), &says(2)),
             &interrupt,
             |_, _| Ok(()),
-            |_, _, pid| {
+            |_, _, _, pid| {
                 server = pid;
                 interrupt.cancel();
                 Ok(bundle())

@@ -28,6 +28,8 @@ pub struct Comparison {
     pub loads: Vec<String>,
     /// Reasons why a round of either is INVALID.
     pub invalid: Vec<String>,
+    /// Rounds that were INVALID and measured again, which are in no figure.
+    pub set_aside: Vec<String>,
     /// The figures that both have.
     pub figures: Vec<Figure>,
 }
@@ -78,6 +80,7 @@ pub fn compare(a: &[Bundle], b: &[Bundle]) -> Comparison {
         differences: Vec::new(),
         loads: Vec::new(),
         invalid: Vec::new(),
+        set_aside: Vec::new(),
         figures: FIGURES
             .iter()
             .filter_map(|measure| measure.figure(a, b))
@@ -100,17 +103,33 @@ pub fn compare(a: &[Bundle], b: &[Bundle]) -> Comparison {
     comparison
 }
 
-/// The two sides of one file or of two. `Err` says what is wrong with the choice.
+/// What is compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sides {
+    /// Rounds of the first, one or more.
+    pub a: Vec<Bundle>,
+    /// Rounds of the second.
+    pub b: Vec<Bundle>,
+    /// Rounds of either that were measured again, and why.
+    pub set_aside: Vec<String>,
+}
+
+/// The two sides of one file or of two, and what was set aside. `Err` says what is wrong with the choice.
 ///
 /// # Errors
 /// One file that is no pair, or two of which one is.
-pub fn sides(
-    first: Results,
-    second: Option<Results>,
-) -> Result<(Vec<Bundle>, Vec<Bundle>), String> {
+pub fn sides(first: Results, second: Option<Results>) -> Result<Sides, String> {
     match (first, second) {
-        (Results::Pair(pair), None) => Ok((pair.a, pair.b)),
-        (Results::Rounds(a), Some(Results::Rounds(b))) => Ok((a, b)),
+        (Results::Pair(pair), None) => Ok(Sides {
+            a: pair.a,
+            b: pair.b,
+            set_aside: pair.set_aside,
+        }),
+        (Results::Rounds(a), Some(Results::Rounds(b))) => Ok(Sides {
+            a,
+            b,
+            set_aside: Vec::new(),
+        }),
         (Results::Rounds(_), None) => {
             Err("one file of one setup: name a second to compare it with".to_owned())
         }
@@ -400,6 +419,7 @@ impl Comparison {
             ("compared", &self.differences),
             ("the loads differ", &self.loads),
             ("INVALID", &self.invalid),
+            ("set aside and measured again", &self.set_aside),
         ] {
             for line in lines {
                 let _ = writeln!(out, "{title}: {line}");

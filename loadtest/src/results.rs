@@ -46,6 +46,9 @@ pub struct Pair {
     pub a: Vec<Bundle>,
     /// Rounds of the second, each run after the one of the same place in `a`.
     pub b: Vec<Bundle>,
+    /// Rounds that were INVALID and measured again, neither half of which is above: each with its side and the reasons.
+    #[serde(default)]
+    pub set_aside: Vec<String>,
 }
 
 /// What a file holds.
@@ -356,6 +359,7 @@ pub(crate) mod tests {
             command_b: "b".to_owned(),
             a: vec![bundle.clone()],
             b: vec![bundle.clone()],
+            set_aside: vec!["A, round 1: late".to_owned()],
         };
         for results in [
             Results::Rounds(vec![bundle.clone()]),

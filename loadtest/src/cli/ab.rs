@@ -54,6 +54,9 @@ pub(crate) struct Args {
     /// Rounds of each.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
+    /// Rounds of which a half is INVALID are set aside and measured again, so many in all.
+    #[arg(long, default_value_t = 3)]
+    repeats: u8,
     /// Cores of the servers: `0`, `0-1,3`.
     #[arg(long, value_name = "LIST")]
     cpu_server: Option<String>,
@@ -79,7 +82,7 @@ struct RunFlags {
     flags: Flags,
 }
 
-/// Exit code 3: a round is INVALID, and with it the comparison.
+/// Exit code 3: a round is INVALID, and the repeats are used up, and with it the comparison.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let side = |letter: Letter| {
         let (command, url, name, cacert) = match letter {
@@ -118,14 +121,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             url: b.1.clone(),
         },
         rounds: args.rounds.into(),
+        repeats: args.repeats.into(),
         server_cores: args.cpu_server.clone(),
     };
     let ready = |letter: Letter, url: &str| {
         let plan = plan(letter, url).map_err(|error| format!("{error:#}"))?;
         runtime.block_on(look(&plan))
     };
-    let mut round = 0;
-    let pair = ab(&setting, &interrupt, ready, |letter, url, pid| {
+    let pair = ab(&setting, &interrupt, ready, |letter, round, url, pid| {
         let options = Options {
             name: if letter == Letter::A { &a.2 } else { &b.2 }.clone(),
             server_pid: Some(pid),
@@ -133,7 +136,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             interrupt: interrupt.clone(),
         };
         let bundle = crate::run::run(plan(letter, url)?, &options)?;
-        round += usize::from(letter == Letter::A);
         let cpu = bundle
             .server
             .as_ref()
@@ -150,7 +152,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
         Ok(bundle)
     })?;
-    let comparison = compare(&pair.a, &pair.b);
+    let mut comparison = compare(&pair.a, &pair.b);
+    comparison.set_aside.clone_from(&pair.set_aside);
     if let Some(path) = &args.output {
         Results::Pair(Box::new(pair)).save(path)?;
     }

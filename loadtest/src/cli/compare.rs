@@ -25,8 +25,9 @@ pub(crate) struct Args {
 /// Prints the comparison. Exit code 1 when it was refused.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let second = args.b.as_deref().map(Results::load).transpose()?;
-    let (a, b) = sides(Results::load(&args.a)?, second).map_err(Usage)?;
-    let comparison = compare(&a, &b);
+    let sides = sides(Results::load(&args.a)?, second).map_err(Usage)?;
+    let mut comparison = compare(&sides.a, &sides.b);
+    comparison.set_aside = sides.set_aside;
     // Of a pair the load is what was asked for, on both sides, in one command.
     let loads = comparison.loads.iter().filter(|_| args.b.is_some());
     let doubtful = !comparison.unlike.is_empty()

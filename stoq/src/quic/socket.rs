@@ -6,6 +6,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::steering;
@@ -13,12 +14,17 @@ use super::steering;
 /// More workers than this cannot be named in a connection ID.
 const WORKERS_MAX: usize = 64;
 
+/// Kernel receive buffer that is asked for on a client's only socket, bytes: what it downloads on all its connections
+/// at once passes through it, at twice the memory, while the process waits for a core.
+const CLIENT_RECV_BUFFER: usize = 16 << 20;
+
 /// How UDP sockets are opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketOptions {
     /// Kernel receive buffer of each socket, bytes. Default 4 MiB: with the usual 208 KiB a burst of new
     /// connections loses its first packets and each of them waits a second. The kernel caps it at
-    /// `net.core.rmem_max`; a smaller result is counted (`socket_buffers_short`).
+    /// `net.core.rmem_max`, unless the process has `CAP_NET_ADMIN`; a smaller result is counted
+    /// (`socket_buffers_short`).
     pub recv_buffer: usize,
     /// Kernel send buffer of each socket, bytes. Default 4 MiB, capped at `net.core.wmem_max`.
     pub send_buffer: usize,
@@ -175,16 +181,26 @@ fn open(addr: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
         socket.set_only_v6(options.only_v6)?;
     }
     socket.set_recv_buffer_size(options.recv_buffer)?;
+    if recv_short(&socket, options) {
+        // Beyond `net.core.rmem_max`, for whoever may; whoever may not has what the kernel gave.
+        let _ = set_socket_recv_buffer_size_force(&socket, options.recv_buffer);
+    }
     socket.set_send_buffer_size(options.send_buffer)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// The kernel reports twice the size it was asked for, unless it capped it.
 fn buffers_short(socket: &Socket, options: &SocketOptions) -> bool {
-    let short = |got: io::Result<usize>, asked: usize| got.is_ok_and(|got| got < asked);
+    recv_short(socket, options) || short(socket.send_buffer_size(), options.send_buffer)
+}
+
+fn recv_short(socket: &Socket, options: &SocketOptions) -> bool {
     short(socket.recv_buffer_size(), options.recv_buffer)
-        || short(socket.send_buffer_size(), options.send_buffer)
+}
+
+/// The kernel reports twice the size it was asked for, unless it capped it.
+fn short(got: io::Result<usize>, asked: usize) -> bool {
+    got.is_ok_and(|got| got / 2 < asked)
 }
 
 /// The socket of one worker, to be made into an [`Endpoint`](super::Endpoint) inside that worker's runtime.
@@ -201,11 +217,12 @@ impl WorkerSocket {
         // A client's wildcard IPv6 socket reaches IPv4 servers as well.
         let options = SocketOptions {
             only_v6: false,
+            recv_buffer: CLIENT_RECV_BUFFER,
             ..SocketOptions::default()
         };
         let socket = open(addr, &options)?;
         socket.bind(&addr.into())?;
-        let buffers_short = buffers_short(&socket, &options);
+        let buffers_short = buffers_short(&socket, &SocketOptions::default());
         Ok(Self {
             socket: socket.into(),
             worker: 0,
