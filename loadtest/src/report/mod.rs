@@ -36,7 +36,15 @@ pub fn runs(files: Vec<Results>) -> Vec<Run> {
     for file in files {
         match file {
             Results::Rounds(rounds) => sets.push(rounds),
-            Results::Pair(pair) => sets.extend([pair.a, pair.b]),
+            Results::Pair(mut pair) => {
+                // What is not on the page is told beside it: rounds are of both sides.
+                if let Some(last) = pair.b.last_mut() {
+                    let told = pair.set_aside.iter();
+                    let told = told.map(|round| format!("set aside and measured again: {round}"));
+                    last.verdict.remarks.extend(told);
+                }
+                sets.extend([pair.a, pair.b]);
+            }
         }
     }
     let labels: Vec<String> = sets.iter().map(|rounds| label(rounds)).collect();

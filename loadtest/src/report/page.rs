@@ -105,6 +105,9 @@ fn sentences(runs: &[Run], pick: fn(&Bundle) -> &[String]) -> Vec<String> {
     all
 }
 
+/// More remarks than this are folded away: the figures come first.
+const REMARKS_OPEN: usize = 5;
+
 fn banner(out: &mut String, runs: &[Run]) {
     let doubtful = runs.iter().filter(|run| !valid(run)).count();
     if runs.is_empty() {
@@ -133,7 +136,16 @@ fn banner(out: &mut String, runs: &[Run]) {
     }
     let remarks = sentences(runs, |round| &round.verdict.remarks);
     if !remarks.is_empty() {
-        let _ = write!(out, "<ul class=\"notes sub\">{}</ul>", remarks.concat());
+        let (count, open) = match remarks.len() {
+            1 => ("1 remark".to_owned(), " open=\"open\""),
+            few @ ..=REMARKS_OPEN => (format!("{few} remarks"), " open=\"open\""),
+            many => (format!("{many} remarks"), ""),
+        };
+        let _ = write!(
+            out,
+            "<details class=\"notes sub\"{open}><summary>{count}</summary><ul>{}</ul></details>",
+            remarks.concat()
+        );
     }
 }
 
@@ -385,7 +397,7 @@ fn figures(out: &mut String, runs: &[Run]) {
             } else {
                 cells.join(" · ")
             };
-            let _ = write!(out, "<td class=\"n\">{}</td>", escape(&cell));
+            let _ = write!(out, "<td class=\"n each\">{}</td>", escape(&cell));
         }
         let _ = write!(out, "{after}</tr>");
     }
