@@ -22,6 +22,7 @@ pub mod record;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod tables;
 pub mod truth;
 pub mod workload;
 
