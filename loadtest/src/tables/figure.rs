@@ -1,8 +1,8 @@
 //! The figures a table can have: what they are called in a marker and in a table, and how they are read off rounds.
 
 use super::text::{digits, time};
-use crate::bundle::Bundle;
-use crate::compare::readings;
+use crate::bundle::{Bundle, IdleOutcome};
+use crate::compare::{median, readings};
 
 /// What stands in place of a figure that was not measured.
 pub(super) const NOTHING: &str = "–";
@@ -30,6 +30,12 @@ enum Source {
     Reading(&'static str),
     /// The largest share of a core that a thread of the client took in any round.
     Client,
+    /// Of idle connections: how many answered at the end, in the round with the fewest.
+    Idle,
+    /// Of idle connections: the client's memory for each, KiB, median of the rounds.
+    IdleClient,
+    /// The same of the server's.
+    IdleServer,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -120,6 +126,30 @@ const FIGURES: &[Figure] = &[
         usual: RUNS,
         note: Some("client is the share of a core that the busiest thread of the client took."),
     },
+    Figure {
+        key: "idle",
+        head: "idle",
+        source: Source::Idle,
+        form: Form::Number(""),
+        usual: RUNS,
+        note: Some("idle is connections that were held idle and answered a request at the end."),
+    },
+    Figure {
+        key: "idle-client",
+        head: "client memory each",
+        source: Source::IdleClient,
+        form: Form::Number(" KiB"),
+        usual: RUNS,
+        note: None,
+    },
+    Figure {
+        key: "idle-server",
+        head: "server memory each",
+        source: Source::IdleServer,
+        form: Form::Number(" KiB"),
+        usual: RUNS,
+        note: None,
+    },
 ];
 
 impl Figure {
@@ -149,7 +179,7 @@ impl Figure {
     pub(super) fn reading(&self) -> Option<&'static str> {
         match self.source {
             Source::Reading(name) => Some(name),
-            Source::Client => None,
+            Source::Client | Source::Idle | Source::IdleClient | Source::IdleServer => None,
         }
     }
 
@@ -164,6 +194,11 @@ impl Figure {
                 let threads = rounds.iter().flat_map(|round| &round.client.thread_cpu);
                 threads.copied().reduce(f64::max)?
             }
+            Source::Idle => idle(rounds, |idle| Some(idle.answered))?
+                .into_iter()
+                .reduce(f64::min)?,
+            Source::IdleClient => median(&idle(rounds, |idle| idle.client_bytes_each)?)? / KIB,
+            Source::IdleServer => median(&idle(rounds, |idle| idle.server_bytes_each)?)? / KIB,
         };
         value.is_finite().then_some(value)
     }
@@ -177,6 +212,23 @@ impl Figure {
             (Some(value), Form::Share) => format!("{} %", digits(value * 100.0)),
         }
     }
+}
+
+const KIB: f64 = 1024.0;
+
+/// A count of the idle connections of each round; `None` where one of them has none.
+fn idle(rounds: &[Bundle], of: fn(&IdleOutcome) -> Option<u64>) -> Option<Vec<f64>> {
+    rounds
+        .iter()
+        .map(|round| {
+            let count = of(round.outcome.idle.as_ref()?)?;
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a count far below 2^53, shown to three digits"
+            )]
+            Some(count as f64)
+        })
+        .collect()
 }
 
 /// The figures asked for, or those that are `usual` and that one of `all` has.
@@ -214,6 +266,19 @@ mod tests {
     fn every_figure_is_one_that_results_have() {
         let mut bundle = sample("x", 100, Duration::from_micros(300));
         bundle.outcome.connect = bundle.outcome.latency.clone();
+        bundle.outcome.idle = Some(IdleOutcome {
+            wanted: 3,
+            opened: 2,
+            ramp_s: 1.0,
+            held_s: 1.0,
+            answered: 2,
+            errors: std::collections::BTreeMap::new(),
+            error_examples: std::collections::BTreeMap::new(),
+            client_bytes_each: Some(1024),
+            server_bytes_each: Some(2048),
+            connect: bundle.outcome.latency.clone(),
+            answer: bundle.outcome.latency.clone(),
+        });
         for figure in FIGURES {
             assert!(figure.value(&[bundle.clone()]).is_some(), "{}", figure.key);
             assert_eq!(Figure::called(figure.key), Some(figure), "{}", figure.key);

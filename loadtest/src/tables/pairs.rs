@@ -71,6 +71,14 @@ pub(super) fn table(pairs: &[Pair], figures: Option<&[&'static Figure]>) -> Stri
             (a, b) => format!("Medians of {a} rounds of A and {b} of B"),
         };
         notes.say(label, format!("{rounds}, {}.", made(&both(pair))));
+        match pair.set_aside.len() {
+            0 => {}
+            1 => notes.say_of(label, "half a round was INVALID; it was measured again."),
+            halves => notes.say_of(
+                label,
+                &format!("{halves} halves of rounds were INVALID; they were measured again."),
+            ),
+        }
         for (side, command) in [("A", &pair.command_a), ("B", &pair.command_b)] {
             notes.say(label, format!("{side} is {}.", code(command)));
         }

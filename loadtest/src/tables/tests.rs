@@ -22,6 +22,7 @@ fn pair(a: Vec<Bundle>, b: Vec<Bundle>) -> Results {
         command_b: "plain_h3".to_owned(),
         a,
         b,
+        set_aside: Vec::new(),
     }))
 }
 
