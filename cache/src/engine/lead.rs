@@ -390,6 +390,8 @@ impl Fetch {
             .inner
             .index
             .insert(self.request.key, &Arc::new(object));
+        // What is here whole needs no blocks.
+        self.cache.inner.partials.forget(&self.request.key);
         if !filling.freshness.is_fresh(self.cache.now()) {
             // Stored for validation only: requests must not queue for it.
             let until = self.cache.now().plus(self.request.site.policy.hit_for_miss);
@@ -470,7 +472,7 @@ impl Drop for OpenFill<'_> {
 //# Date header field MUST record the time it was received and append a
 //# corresponding Date header field to the message's header section if
 //# it is cached or forwarded downstream.
-fn date(headers: &mut HeaderMap, response_time: Timestamp) {
+pub(super) fn date(headers: &mut HeaderMap, response_time: Timestamp) {
     if !headers.contains_key(header::DATE) {
         let date = httpdate::fmt_http_date(response_time.into());
         headers.extend(

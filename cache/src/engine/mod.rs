@@ -6,10 +6,12 @@
 //! [`Cache::shutdown`], so that a client that leaves takes nothing with it.
 
 mod answer;
+mod blocks;
 mod deliver;
 mod index;
 mod lead;
 mod lookup;
+mod partial;
 mod pass;
 mod relay;
 mod serve;
@@ -223,6 +225,7 @@ struct Inner {
     depot: Arc<Depot>,
     collapse: Arc<Collapse<lead::Stage>>,
     budget: Arc<Budget>,
+    partials: partial::Partials,
     metrics: Arc<Metrics>,
     /// Fetches under way.
     tasks: TaskTracker,
@@ -253,6 +256,7 @@ impl Cache {
         let inner = Inner {
             object_bytes_max: config.ram_bytes as u64 / 4,
             index: Index::new(config.heads_bytes),
+            partials: partial::Partials::new(store.clone(), Arc::clone(&metrics)),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
             collapse: Collapse::new(),
             budget: Budget::new(config.fill_bytes),
