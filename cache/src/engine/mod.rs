@@ -7,9 +7,12 @@
 
 mod answer;
 mod deliver;
+mod freshen;
 mod index;
+mod invalidate;
 mod lead;
 mod lookup;
+mod marks;
 mod pass;
 mod relay;
 mod serve;
@@ -23,8 +26,9 @@ use http::{
 use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::index::Index;
+pub(crate) use self::marks::Membership;
 pub use self::relay::Relay;
+use self::{index::Index, marks::Marks};
 use crate::{
     collapse::Collapse,
     content::ChunkKey,
@@ -221,6 +225,7 @@ struct Inner {
     object_bytes_max: u64,
     index: Index,
     depot: Arc<Depot>,
+    marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
@@ -254,6 +259,7 @@ impl Cache {
             object_bytes_max: config.ram_bytes as u64 / 4,
             index: Index::new(config.heads_bytes),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
+            marks: Marks::new(&config.secret),
             collapse: Collapse::new(),
             budget: Budget::new(config.fill_bytes),
             metrics,

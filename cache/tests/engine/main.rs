@@ -4,6 +4,8 @@
 
 mod collapse;
 mod fill;
+mod freshening;
+mod invalidation;
 mod relay;
 mod reuse;
 mod script;
