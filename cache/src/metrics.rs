@@ -111,6 +111,20 @@ pub struct Metrics {
     pub hit_for_miss_marked: Counter,
     /// Stored responses confirmed by a 304.
     pub revalidated: Counter,
+    /// URLs invalidated by non-error answers to unsafe requests for them, whether anything was stored of them or not.
+    pub invalidated_targets: Counter,
+    /// URLs invalidated because such an answer named them in `Location` or `Content-Location`.
+    pub invalidated_locations: Counter,
+    /// Groups invalidated because such an answer named them in `Cache-Group-Invalidation`.
+    pub invalidated_groups: Counter,
+    /// Stored responses that became invalid: those of a URL when it was invalidated, those of a group when they were looked up.
+    pub invalidated_responses: Counter,
+    /// Responses not stored because their URL was invalidated while they were fetched.
+    pub fetches_outdated: Counter,
+    /// Stored responses updated by an answer to HEAD.
+    pub head_updated: Counter,
+    /// Stored responses found to be stale by an answer to HEAD.
+    pub head_outdated: Counter,
     /// Leaders that ended without a result, so that a follower took over.
     pub leaders_lost: Counter,
     /// What collapsing adds to a piece of body: from its arrival to the moment at which a reader that waited for it has it
@@ -199,6 +213,41 @@ impl Metrics {
             "leaders_lost",
             "Fetches abandoned before a result",
             &self.leaders_lost,
+        );
+        counter(
+            "invalidated_targets",
+            "URLs invalidated by unsafe requests",
+            &self.invalidated_targets,
+        );
+        counter(
+            "invalidated_locations",
+            "URLs invalidated because an answer to an unsafe request named them",
+            &self.invalidated_locations,
+        );
+        counter(
+            "invalidated_groups",
+            "Cache groups invalidated by answers to unsafe requests",
+            &self.invalidated_groups,
+        );
+        counter(
+            "invalidated_responses",
+            "Stored responses that became invalid",
+            &self.invalidated_responses,
+        );
+        counter(
+            "fetches_outdated",
+            "Responses not stored because their URL was invalidated meanwhile",
+            &self.fetches_outdated,
+        );
+        counter(
+            "head_updated",
+            "Stored responses updated by an answer to HEAD",
+            &self.head_updated,
+        );
+        counter(
+            "head_outdated",
+            "Stored responses found stale by an answer to HEAD",
+            &self.head_outdated,
         );
         registry.register("fills_open", "Fills under way", self.fills_open.clone());
         registry.register(

@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use crate::{
     content::Manifest,
+    engine::Membership,
     http::{
         cache_status::{self, CacheStatus, Details},
         freshness::Freshness,
@@ -32,6 +33,8 @@ pub struct Object {
     pub source: Source,
     /// What caches nearer the origin wrote into `Cache-Status`.
     pub upstream_cache_status: Option<String>,
+    /// The cache groups it belongs to (RFC 9875).
+    pub(crate) membership: Option<Arc<Membership>>,
     /// The fields that change once a second, as they were last written.
     marks: ArcSwapOption<Marks>,
 }
@@ -63,6 +66,29 @@ impl Object {
             selector,
             source,
             upstream_cache_status,
+            membership: None,
+            marks: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The object as a member of cache groups.
+    #[must_use]
+    pub(crate) fn in_groups(mut self, membership: Option<Arc<Membership>>) -> Self {
+        self.membership = membership;
+        self
+    }
+
+    /// The same response, ageing otherwise.
+    #[must_use]
+    pub(crate) fn aged(&self, freshness: Freshness) -> Self {
+        Self {
+            head: Arc::clone(&self.head),
+            manifest: Arc::clone(&self.manifest),
+            freshness,
+            selector: self.selector.clone(),
+            source: self.source,
+            upstream_cache_status: self.upstream_cache_status.clone(),
+            membership: self.membership.clone(),
             marks: ArcSwapOption::empty(),
         }
     }
@@ -88,6 +114,7 @@ impl Object {
             + 2 * self.head.weight()
             + MANIFEST_ENTRY * self.manifest.len()
             + self.selector.weight()
+            + self.membership.as_ref().map_or(0, |groups| groups.weight())
     }
 
     /// The fields of a hit; written anew once a second and shared by all hits in it.

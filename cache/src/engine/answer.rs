@@ -10,11 +10,12 @@ use http::Method;
 use super::{
     Cache, CacheRequest, Failure, Hit, Lookup,
     deliver::Shape,
+    freshen::Newer,
     lead::{Filling, Led, Stage},
     serve::filling_shape,
 };
 use crate::{
-    collapse::{Follow, Lead, Seat},
+    collapse::{FlightKey, Follow, Lead, Seat},
     fill::reader::{FillReader, ObjectReader},
     http::{
         cache_status::{CacheStatus, Details},
@@ -22,6 +23,7 @@ use crate::{
         range::ByteRange,
         validator::Validators,
     },
+    key::CacheKey,
     object::Object,
     reply::Reply,
     upstream::{BodyError, Source, Upstream},
@@ -119,10 +121,9 @@ impl<'a> Ask<'a> {
             if self.request.method == Method::HEAD {
                 return self.straight(outcome, held).await;
             }
-            let flight = (
-                self.request.key,
-                self.variant.unwrap_or_else(|| self.known_variant()),
-            );
+            let generation = self.cache.inner.marks.generation(&self.request.key);
+            let variant = self.variant.unwrap_or_else(|| self.known_variant());
+            let flight = flight(self.request.key, variant, generation);
             let collapse = &self.cache.inner.collapse;
             if held.is_none() && self.asks_far_ahead() && collapse.peek(&flight).is_none() {
                 return self.part().await;
@@ -140,11 +141,13 @@ impl<'a> Ask<'a> {
                     Seat::Lead(_) if !self.incomplete && self.is_fresh() => None,
                     Seat::Lead(lead) => self.lead(Some(lead), held, outcome).await?,
                     Seat::Full => self.lead(None, held, outcome).await?,
-                    Seat::Follow(follow) => match self.follow(follow, held.as_ref()).await? {
-                        Followed::Answer(answer) => Some(answer),
-                        Followed::Again => None,
-                        Followed::Alone => self.alone(held, outcome).await?,
-                    },
+                    Seat::Follow(follow) => {
+                        match self.follow(follow, generation, held.as_ref()).await? {
+                            Followed::Answer(answer) => Some(answer),
+                            Followed::Again => None,
+                            Followed::Alone => self.alone(held, outcome).await?,
+                        }
+                    }
                 }
             };
             if let Some(answer) = found {
@@ -288,6 +291,7 @@ impl<'a> Ask<'a> {
     async fn follow(
         &mut self,
         follow: Follow<Stage>,
+        generation: u64,
         held: Option<&Hit>,
     ) -> Result<Followed, Failure> {
         let Some(stage) = follow.settled().await else {
@@ -296,7 +300,7 @@ impl<'a> Ask<'a> {
             }
             return Ok(Followed::Again);
         };
-        let selector = match &stage {
+        let (selector, membership) = match &stage {
             Stage::Alone => return Ok(Followed::Alone),
             Stage::Failed(failure) => {
                 return self
@@ -304,9 +308,15 @@ impl<'a> Ask<'a> {
                     .await
                     .map(Followed::Answer);
             }
-            Stage::Stored(object) => &object.selector,
-            Stage::Filling(filling) => &filling.selector,
+            Stage::Stored(object) => (&object.selector, &object.membership),
+            Stage::Filling(filling) => (&filling.selector, &filling.membership),
         };
+        let marks = &self.cache.inner.marks;
+        if marks.is_outdated(membership.as_deref()) {
+            // Asked for before one of its groups was invalidated. This request may have come after that: it goes with those that did.
+            marks.outdate_from(&self.request.key, generation);
+            return Ok(Followed::Again);
+        }
         if !selector.matches(&self.request.headers) {
             let variant = hash(&selector.key_of(&self.request.headers));
             // Told apart already, and still not the same: two sets of fields with one hash.
@@ -430,11 +440,25 @@ impl<'a> Ask<'a> {
         }
     }
 
-    /// Sends the request on as the client wrote it and stores nothing.
+    /// Sends the request on as the client wrote it and stores nothing of the answer's body.
+    ///
+    /// A HEAD that what is stored does not answer goes on as HEAD: nobody asked for the content, which may be large. What its answer says of
+    /// what is stored is kept.
     async fn straight(&self, outcome: CacheStatus, held: Option<Hit>) -> Result<Answer, Failure> {
         self.cache.inner.metrics.fetches.inc();
+        let begun = self.cache.inner.marks.begin(self.request.key);
+        let request_time = self.cache.now();
         match self.upstream.fetch(self.request.as_sent()).await {
-            Ok(response) => Ok(Answer::Ready(self.cache.through(response, outcome))),
+            Ok(response) => {
+                let newer = Newer {
+                    response: &response,
+                    begun: &begun,
+                    request_time,
+                    response_time: self.cache.now(),
+                };
+                self.cache.learn(self.request, &newer);
+                Ok(Answer::Ready(self.cache.through(response, outcome)))
+            }
             Err(error) => self.stand_in(Failure::Upstream(error), held.as_ref()).await,
         }
     }
@@ -444,12 +468,9 @@ impl<'a> Ask<'a> {
         if self.cache.inner.tasks.is_closed() {
             return;
         }
-        if let Seat::Lead(lead) = self
-            .cache
-            .inner
-            .collapse
-            .seat((self.request.key, self.known_variant()))
-        {
+        let generation = self.cache.inner.marks.generation(&self.request.key);
+        let flight = flight(self.request.key, self.known_variant(), generation);
+        if let Seat::Lead(lead) = self.cache.inner.collapse.seat(flight) {
             let held = self
                 .is_deliverable(&hit.object)
                 .then(|| Arc::clone(&hit.object));
@@ -504,6 +525,11 @@ impl<'a> Ask<'a> {
             None => false,
         }
     }
+}
+
+/// What may be fetched together: requests from before an invalidation and from after it never are.
+fn flight(key: CacheKey, variant: u64, generation: u64) -> FlightKey {
+    (key, variant ^ generation)
 }
 
 /// Never 0, which means that no `Vary` is known.

@@ -67,9 +67,20 @@ impl Index {
         self.objects.get(key)
     }
 
-    /// Stores a response in place of those that answer the same requests.
-    pub(crate) fn insert(&self, key: CacheKey, object: &Arc<Object>) {
-        self.objects.entry(key).and_upsert_with(|present| {
+    /// Stores a response in place of those that answer the same requests, unless it is outdated by now: `current` is asked while nobody else
+    /// changes what is stored under this URL. Whether it was stored.
+    pub(crate) fn insert(
+        &self,
+        key: CacheKey,
+        object: &Arc<Object>,
+        current: impl Fn() -> bool,
+    ) -> bool {
+        let mut stored = false;
+        self.objects.entry(key).and_compute_with(|present| {
+            if !current() {
+                return Op::Nop;
+            }
+            stored = true;
             let mut variants = Vec::with_capacity(1);
             variants.push(Arc::clone(object));
             if let Some(present) = present {
@@ -83,9 +94,40 @@ impl Index {
                 );
                 variants.truncate(VARIANTS_MAX);
             }
-            Arc::new(Variants(variants))
+            Op::Put(Arc::new(Variants(variants)))
         });
-        self.uncacheable.invalidate(&key);
+        if stored {
+            self.uncacheable.invalidate(&key);
+        }
+        stored
+    }
+
+    /// Puts something else in a stored response's place, where `change` gives it.
+    pub(crate) fn change(
+        &self,
+        key: CacheKey,
+        mut change: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
+    ) {
+        self.objects.entry(key).and_compute_with(|present| {
+            let Some(present) = present else {
+                return Op::Nop;
+            };
+            let variants = present.into_value();
+            let mut changed = false;
+            let objects = variants.0.iter().map(|object| match change(object) {
+                Some(other) => {
+                    changed = true;
+                    other
+                }
+                None => Arc::clone(object),
+            });
+            let objects = objects.collect();
+            if changed {
+                Op::Put(Arc::new(Variants(objects)))
+            } else {
+                Op::Nop
+            }
+        });
     }
 
     /// Forgets this response, if it is still the one stored.

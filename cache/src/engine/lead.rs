@@ -8,7 +8,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::oneshot;
 
-use super::{Cache, CacheRequest, Failure, deliver::declared_length};
+use super::{
+    Cache, CacheRequest, Failure,
+    deliver::declared_length,
+    freshen::Newer,
+    marks::{Begun, Membership},
+};
 use crate::{
     collapse::Lead,
     content,
@@ -22,7 +27,7 @@ use crate::{
         conditional,
         freshness::{self, Freshness, Storable},
         hop, update,
-        validator::{EntityTag, Validators},
+        validator::Validators,
         vary::Selector,
     },
     object::Object,
@@ -58,6 +63,7 @@ pub(super) struct Filling {
     pub(super) declared: Option<u64>,
     pub(super) upstream_cache_status: Option<String>,
     pub(super) access: Access,
+    pub(super) membership: Option<Arc<Membership>>,
 }
 
 /// What the leader's own client gets.
@@ -97,6 +103,7 @@ impl Cache {
         let fetch = Fetch {
             cache: self.clone(),
             lead,
+            begun: self.inner.marks.begin(request.key),
             request,
             upstream,
         };
@@ -115,6 +122,8 @@ impl Cache {
 struct Fetch {
     cache: Cache,
     lead: Option<Lead<Stage>>,
+    /// Outlives `lead`: a flight is of the generation its URL has while this lives.
+    begun: Begun,
     request: CacheRequest,
     upstream: Arc<dyn Upstream>,
 }
@@ -139,8 +148,14 @@ impl Fetch {
             hop::strip(&mut response.headers);
             if response.status == StatusCode::NOT_MODIFIED {
                 match held.take() {
-                    Some(object) if confirms(&response.headers, &object.head.headers) => {
-                        self.confirmed(&object, &response, request_time, response_time, answer);
+                    Some(object) if update::confirms(&response.headers, &object.head.headers) => {
+                        let newer = Newer {
+                            response: &response,
+                            begun: &self.begun,
+                            request_time,
+                            response_time,
+                        };
+                        self.confirmed(&object, &newer, answer);
                         return;
                     }
                     // A 304 about something else: ask again, without a condition.
@@ -234,62 +249,13 @@ impl Fetch {
     }
 
     /// What was held still holds: the same manifest under the fields of the 304.
-    fn confirmed(
-        &self,
-        held: &Arc<Object>,
-        response: &FetchResponse,
-        request_time: Timestamp,
-        response_time: Timestamp,
-        answer: oneshot::Sender<Led>,
-    ) {
-        let inner = &self.cache.inner;
-        inner.metrics.revalidated.inc();
-        let mut fresh = response.headers.clone();
-        date(&mut fresh, response_time);
-        let headers = update::updated(&held.head.headers, &fresh);
-        let (status, policy) = (held.head.status, &self.request.site.policy);
-        // Judged as the response to this request that it now is; its age is that of the 304.
-        let mut judged = headers.clone();
-        if let Some(age) = response.headers.get(header::AGE) {
-            judged.insert(header::AGE, age.clone());
-        }
-        let decision = freshness::storable(
-            &self.request.facts(),
-            status,
-            &judged,
-            policy,
-            request_time,
-            response_time,
-        );
-        let selector = Selector::of(&headers, &self.request.headers).unwrap_or_default();
-        let (freshness, store) = match decision {
-            Storable::Store(freshness) => (freshness, true),
-            Storable::Pass(_) => (
-                Freshness {
-                    lifetime_ms: 0,
-                    stale_allowed: false,
-                    ..held.freshness
-                },
-                false,
-            ),
-        };
-        let object = Arc::new(Object::new(
-            Arc::new(StoredHead::new(status, headers)),
-            Arc::clone(&held.manifest),
-            freshness,
-            selector,
-            response.via,
-            response.upstream_cache_status.clone(),
-        ));
-        if store {
-            inner.index.insert(self.request.key, &object);
-        } else {
-            inner.index.remove(self.request.key, held);
-        }
-        if freshness.is_fresh(response_time) {
+    fn confirmed(&self, held: &Arc<Object>, newer: &Newer<'_>, answer: oneshot::Sender<Led>) {
+        self.cache.inner.metrics.revalidated.inc();
+        let object = self.cache.confirm(&self.request, held, newer);
+        if object.freshness.is_fresh(newer.response_time) {
             self.settle(Stage::Stored(Arc::clone(&object)));
         } else {
-            self.alone(status, response_time);
+            self.alone(object.head.status, newer.response_time);
         }
         let _ = answer.send(Led::Stored(object));
     }
@@ -326,6 +292,7 @@ impl Fetch {
             .is_none_or(|length| length <= declared.stored_bytes_max);
         let fill = Fill::new(share, stored);
         let access = self.access(&headers, via);
+        let membership = cache.membership(&self.request, &headers, &self.begun);
         let filling = Arc::new(Filling {
             fill: Arc::clone(&fill),
             head: Arc::new(StoredHead::new(status, headers)),
@@ -334,6 +301,7 @@ impl Fetch {
             declared: declared.length,
             upstream_cache_status,
             access: access.clone(),
+            membership,
         });
         let mut writer = Writer::new(Arc::clone(&fill), access.clone(), declared);
         inner.metrics.fills_open.inc();
@@ -385,11 +353,14 @@ impl Fetch {
             filling.selector.clone(),
             via,
             filling.upstream_cache_status.clone(),
-        );
-        self.cache
-            .inner
-            .index
-            .insert(self.request.key, &Arc::new(object));
+        )
+        .in_groups(filling.membership.clone());
+        if !self
+            .cache
+            .keep(self.request.key, &Arc::new(object), &self.begun)
+        {
+            return;
+        }
         // What is here whole needs no blocks.
         self.cache.inner.partials.forget(&self.request.key);
         if !filling.freshness.is_fresh(self.cache.now()) {
@@ -480,18 +451,5 @@ pub(super) fn date(headers: &mut HeaderMap, response_time: Timestamp) {
                 .ok()
                 .map(|date| (header::DATE, date)),
         );
-    }
-}
-
-/// Whether a 304 speaks of what is held: it names no entity tag, or the same one (RFC 9111 §4.3.4).
-fn confirms(response: &HeaderMap, held: &HeaderMap) -> bool {
-    let tag = |headers: &HeaderMap| {
-        headers
-            .get(header::ETAG)
-            .and_then(|value| EntityTag::parse(value.as_bytes()).map(|tag| tag.opaque.to_vec()))
-    };
-    match (tag(response), tag(held)) {
-        (Some(said), Some(held)) => said == held,
-        (Some(_), None) | (None, _) => true,
     }
 }

@@ -38,14 +38,15 @@ impl Cache {
         let Some(object) = variants.select(facts.headers) else {
             return Lookup::VaryMiss;
         };
+        let object = self.current(key, object);
         let hit = Hit {
-            object: Arc::clone(object),
             age_seconds: object.age_seconds(now),
             ttl_seconds: object.ttl_seconds(now),
+            object,
         };
-        if object.freshness.is_fresh(now) {
+        if hit.object.freshness.is_fresh(now) {
             Lookup::Fresh(hit)
-        } else if object.freshness.may_serve_while_revalidating(now) {
+        } else if hit.object.freshness.may_serve_while_revalidating(now) {
             Lookup::Stale(hit)
         } else {
             Lookup::Expired(hit)

@@ -8,9 +8,12 @@
 mod answer;
 mod blocks;
 mod deliver;
+mod freshen;
 mod index;
+mod invalidate;
 mod lead;
 mod lookup;
+mod marks;
 mod partial;
 mod pass;
 mod relay;
@@ -25,8 +28,9 @@ use http::{
 use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::index::Index;
+pub(crate) use self::marks::Membership;
 pub use self::relay::Relay;
+use self::{index::Index, marks::Marks};
 use crate::{
     collapse::Collapse,
     content::ChunkKey,
@@ -223,6 +227,7 @@ struct Inner {
     object_bytes_max: u64,
     index: Index,
     depot: Arc<Depot>,
+    marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
     budget: Arc<Budget>,
     partials: partial::Partials,
@@ -258,6 +263,7 @@ impl Cache {
             index: Index::new(config.heads_bytes),
             partials: partial::Partials::new(store.clone(), Arc::clone(&metrics)),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
+            marks: Marks::new(&config.secret),
             collapse: Collapse::new(),
             budget: Budget::new(config.fill_bytes),
             metrics,

@@ -14,6 +14,7 @@ use super::{
     blocks::{BLOCK_BYTES, BlockReader, Blocks, Body, Way, cut, part, range_of},
     deliver::Shape,
     lead::date,
+    marks::{Begun, Membership},
 };
 use crate::{
     http::{
@@ -52,6 +53,7 @@ struct Partial {
     selector: Selector,
     source: Source,
     upstream_cache_status: Option<String>,
+    membership: Option<Arc<Membership>>,
     body: Arc<Body>,
 }
 
@@ -125,7 +127,12 @@ impl Cache {
                 known => known,
             };
             let (partial, asked) = match &known {
-                Some(known) if known.freshness.is_fresh(now) => (Arc::clone(known), false),
+                Some(known)
+                    if known.freshness.is_fresh(now)
+                        && !self.inner.marks.is_outdated(known.membership.as_deref()) =>
+                {
+                    (Arc::clone(known), false)
+                }
                 _ => match self.probed(request, upstream, known.clone()).await {
                     Probe::Blocks(partial) => (partial, true),
                     Probe::Straight => return Ok(None),
@@ -271,6 +278,7 @@ impl Cache {
         }
         headers.insert(header::RANGE, range_of(slice));
         self.inner.metrics.fetches.inc();
+        let begun = self.inner.marks.begin(request.key);
         let request_time = self.now();
         let fetched = upstream.fetch(request.get(headers)).await;
         let response_time = self.now();
@@ -281,16 +289,38 @@ impl Cache {
         hop::strip(&mut response.headers);
         response.headers.remove(&super::deliver::CACHE_STATUS);
         match (response.status, known) {
-            (StatusCode::NOT_MODIFIED, Some(known)) => {
-                self.confirmed_blocks(request, &known, &response, request_time, response_time)
-            }
+            (StatusCode::NOT_MODIFIED, Some(known)) => self.confirmed_blocks(
+                request,
+                &begun,
+                &known,
+                &response,
+                request_time,
+                response_time,
+            ),
             (StatusCode::PARTIAL_CONTENT, _) => {
-                self.learnt(request, response, slice, request_time, response_time)
-                    .await
+                self.learnt(
+                    request,
+                    &begun,
+                    response,
+                    slice,
+                    request_time,
+                    response_time,
+                )
+                .await
             }
             // The whole, for whoever asks: it takes no notice of ranges.
             (StatusCode::OK, _) => self.refuse(request),
             _ => Probe::Straight,
+        }
+    }
+
+    /// Lets requests find it, unless its URL was invalidated since it was asked for.
+    fn keep_blocks(&self, request: &CacheRequest, begun: &Begun, partial: &Arc<Partial>) {
+        let known = &self.inner.partials.known;
+        known.insert(request.key, Arc::clone(partial));
+        // An invalidation marks first and forgets then: whichever comes last finds the other.
+        if !begun.is_current() {
+            known.invalidate(&request.key);
         }
     }
 
@@ -309,6 +339,7 @@ impl Cache {
     async fn learnt(
         &self,
         request: &CacheRequest,
+        begun: &Begun,
         response: FetchResponse,
         asked: Slice,
         request_time: Timestamp,
@@ -362,15 +393,17 @@ impl Cache {
                 .put(&request.site.chunk_key, &body, index, block);
         }
         let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
+        let membership = self.membership(request, &headers, begun);
         let partial = Arc::new(Partial {
             head: Arc::new(StoredHead::new(StatusCode::OK, headers)),
             freshness,
             selector,
             source: response.via,
             upstream_cache_status: response.upstream_cache_status,
+            membership,
             body,
         });
-        partials.known.insert(request.key, Arc::clone(&partial));
+        self.keep_blocks(request, begun, &partial);
         Probe::Blocks(partial)
     }
 
@@ -378,6 +411,7 @@ impl Cache {
     fn confirmed_blocks(
         &self,
         request: &CacheRequest,
+        begun: &Begun,
         known: &Arc<Partial>,
         response: &FetchResponse,
         request_time: Timestamp,
@@ -403,18 +437,17 @@ impl Cache {
             return self.refuse(request);
         };
         let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
+        let membership = self.membership(request, &headers, begun);
         let partial = Arc::new(Partial {
             head: Arc::new(StoredHead::new(StatusCode::OK, headers)),
             freshness,
             selector,
             source: response.via,
             upstream_cache_status: response.upstream_cache_status.clone(),
+            membership,
             body: Arc::clone(&known.body),
         });
-        self.inner
-            .partials
-            .known
-            .insert(request.key, Arc::clone(&partial));
+        self.keep_blocks(request, begun, &partial);
         Probe::Blocks(partial)
     }
 }

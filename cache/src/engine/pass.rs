@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::{Cache, Failure};
+use super::{Cache, Failure, invalidate::Change};
 use crate::{
     fill::events,
     http::{
@@ -19,7 +19,8 @@ use crate::{
 };
 
 impl Cache {
-    /// Sends a request on as it is and streams the answer back. `outcome` says why it is not for the cache.
+    /// Sends a request on as it is and streams the answer back. `outcome` says why it is not for the cache; where the answer to an unsafe
+    /// request made something stored invalid, the reply says [`CacheStatus::Invalidated`] instead.
     ///
     /// Cancel safe: dropping the future or the reply's body cancels the exchange.
     ///
@@ -32,8 +33,17 @@ impl Cache {
         outcome: CacheStatus,
     ) -> Result<Reply, Failure> {
         self.inner.metrics.fetches.inc();
+        let change = Change::of(&request);
         match upstream.fetch(request).await {
-            Ok(response) => Ok(self.counted(self.through(response, outcome))),
+            Ok(response) => {
+                let invalidated = change.is_some_and(|change| self.invalidate(&change, &response));
+                let outcome = if invalidated {
+                    CacheStatus::Invalidated
+                } else {
+                    outcome
+                };
+                Ok(self.counted(self.through(response, outcome)))
+            }
             Err(error) => {
                 self.inner.metrics.requests(CacheStatus::Failed).inc();
                 Err(error.into())

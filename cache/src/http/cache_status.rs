@@ -28,6 +28,8 @@ pub enum CacheStatus {
     HitForMiss,
     /// Not for the cache: a method it does not handle.
     Method,
+    /// Not for the cache: an unsafe method, whose answer made what was held for its target invalid (RFC 9111 §4.4).
+    Invalidated,
     /// Not for the cache: the site's rules, or a limit of the cache, sent it past.
     Bypass,
     /// A part too far ahead of what is stored or filling: fetched on its own.
@@ -40,7 +42,7 @@ pub enum CacheStatus {
 
 impl CacheStatus {
     /// Every value, in the order of [`Self::index`].
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Hit,
         Self::StaleRefreshing,
         Self::StaleUnreachable,
@@ -51,6 +53,7 @@ impl CacheStatus {
         Self::Collapsed,
         Self::HitForMiss,
         Self::Method,
+        Self::Invalidated,
         Self::Bypass,
         Self::Partial,
         Self::Failed,
@@ -77,6 +80,7 @@ impl CacheStatus {
             Self::Collapsed => "collapsed",
             Self::HitForMiss => "hit-for-miss",
             Self::Method => "method",
+            Self::Invalidated => "invalidated",
             Self::Bypass => "bypass",
             Self::Partial => "partial",
             Self::Failed => "failed",
@@ -102,6 +106,7 @@ impl CacheStatus {
             Self::Collapsed => ("fwd=miss; collapsed", None),
             Self::HitForMiss => ("fwd=bypass", Some("hit-for-miss")),
             Self::Method => ("fwd=method", None),
+            Self::Invalidated => ("fwd=method", Some("invalidated")),
             Self::Bypass => ("fwd=bypass", None),
             Self::Partial => ("fwd=partial", None),
             Self::Failed => ("fwd=miss", Some("failed")),

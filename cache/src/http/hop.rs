@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, header};
 /// Fields that are always of one connection, named in `Connection` or not.
 ///
 /// `Proxy-Authenticate` and `Proxy-Authorization` are here because we are no proxy that a client chose.
-static ALWAYS: [HeaderName; 9] = [
+static ALWAYS: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -15,6 +15,7 @@ static ALWAYS: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
     header::PROXY_AUTHORIZATION,
 ];
 

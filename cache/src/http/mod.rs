@@ -2,8 +2,7 @@
 //!
 //! No clock, no store, no network. The complete RFC 9111 grows here, a file for each of its topics. What is not
 //! decided yet, and so behaves as if the field were absent: request directives, heuristic freshness,
-//! `must-understand`, targeted fields (RFC 9213), `stale-if-error`, invalidation by unsafe methods, combining
-//! partial content.
+//! `must-understand`, targeted fields (RFC 9213), `stale-if-error`, combining partial content.
 
 pub mod age;
 pub mod cache_status;
@@ -11,7 +10,9 @@ pub mod conditional;
 pub mod directives;
 pub mod facts;
 pub mod freshness;
+pub mod groups;
 pub mod hop;
+pub mod invalidation;
 pub mod policy;
 pub mod range;
 pub mod update;

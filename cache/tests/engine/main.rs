@@ -5,6 +5,8 @@
 mod blocks;
 mod collapse;
 mod fill;
+mod freshening;
+mod invalidation;
 mod relay;
 mod reuse;
 mod script;
