@@ -7,3 +7,4 @@ mod fill;
 mod relay;
 mod reuse;
 mod script;
+mod semantics;
