@@ -47,7 +47,7 @@ pub fn parse(text: &[u8], now: Timestamp) -> Option<Timestamp> {
         .collect();
     match *words.as_slice() {
         // Sun Nov  6 08:49:37 1994
-        [weekday, month, gap, day, time, year] if gap.is_empty() => {
+        [weekday, month, [], day, time, year] => {
             short_day(weekday)?;
             let day = digits(day, 1)?;
             moment(

@@ -231,7 +231,7 @@ pub fn storable(
     let expires = targeted.is_none();
     let Some(lifetime_ms) = explicit_lifetime_ms(&directives, expires, headers, response_time)
         // It is never used without validation, however long it were fresh.
-        .or(directives.no_cache.then_some(0))
+        .or_else(|| directives.no_cache.then_some(0))
         .or_else(|| implicit_lifetime_ms(&directives, status, headers, policy, response_time))
     else {
         return Storable::Pass(Reason::NoLifetime);
