@@ -438,6 +438,10 @@ impl Running {
 fn cache_site(cache: &Cache, site: &stoq_node::config::Site) -> Arc<stoq_cache::engine::CacheSite> {
     let policy = SitePolicy {
         default_ttl: site.default_ttl,
+        heuristic: site.heuristic,
+        cache_control_targets: site.cache_control_targets.clone(),
+        client_cache_control: site.client_cache_control,
+        stale_if_error: site.stale_if_error,
         stale_if_unreachable: site.stale_if_unreachable,
         ..SitePolicy::default()
     };

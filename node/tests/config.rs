@@ -380,15 +380,32 @@ fn included_files_add_sites_and_their_paths_are_their_own() {
 }
 
 #[test]
+fn a_target_list_holds_names_of_targeted_fields_once_each() {
+    for (list, expected) in [
+        (r#"["Cache-Control"]"#, "is what targeted fields go before"),
+        (r#"["a b"]"#, "is no field name"),
+        (r#"["X-A", "x-a"]"#, "stands twice"),
+    ] {
+        let found = errors(&format!("{EDGE}cache_control_targets = {list}\n"));
+        assert!(found.contains(expected), "{found}");
+    }
+}
+
+#[test]
 fn what_is_shown_loads_again_to_the_same() {
     let rich = format!(
         r#"{EDGE}stale_if_unreachable = "90m"
 default_ttl = "1500ms"
+heuristic = false
+cache_control_targets = ["Ours-Cache-Control", "CDN-Cache-Control"]
+client_cache_control = false
+stale_if_error = "5m"
 [[site]]
 name = "second"
 hosts = ["Example.com", "*.example.com"]
 origins = [{{ url = "https://[2001:db8::1]:8443", host = "www.example.com:81", sni = "example.com", ca = "ca \"x\".pem" }}, "http://b"]
 shield_fallback = false
+cache_control_targets = []
 dedupe_domain = "shared"
 {CLUSTERED}
 [tls]

@@ -400,6 +400,10 @@ fn sites(config: &Config, cache: &Cache) -> Vec<(Arc<stoq_node::config::Site>, A
     let made = config.sites.iter().map(|site| {
         let policy = SitePolicy {
             default_ttl: site.default_ttl,
+            heuristic: site.heuristic,
+            cache_control_targets: site.cache_control_targets.clone(),
+            client_cache_control: site.client_cache_control,
+            stale_if_error: site.stale_if_error,
             stale_if_unreachable: site.stale_if_unreachable,
             ..SitePolicy::default()
         };

@@ -152,11 +152,12 @@ impl ShieldSource {
             &request.site.policy,
             Timestamp::now(),
         ) {
-            Lookup::Fresh(hit) | Lookup::Stale(hit) | Lookup::Expired(hit) => {
-                Some(&hit.object.manifest)
-                    .filter(|manifest| manifest.root() == root)
-                    .map(Arc::clone)
-            }
+            Lookup::Fresh(hit)
+            | Lookup::Stale(hit)
+            | Lookup::Unwanted(hit)
+            | Lookup::Expired(hit) => Some(&hit.object.manifest)
+                .filter(|manifest| manifest.root() == root)
+                .map(Arc::clone),
             Lookup::Miss | Lookup::VaryMiss | Lookup::HitForMiss => None,
         }
     }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use http::Method;
+use http::{Method, StatusCode};
 
 use super::{
     Cache, CacheRequest, Failure, Hit, Lookup,
@@ -19,7 +19,7 @@ use crate::{
     fill::reader::{FillReader, ObjectReader},
     http::{
         cache_status::{CacheStatus, Details},
-        conditional,
+        conditional, freshness,
         range::ByteRange,
         validator::Validators,
     },
@@ -118,7 +118,18 @@ impl<'a> Ask<'a> {
                 Looked::Answer(answer) => return Ok(answer),
                 Looked::Ask { held, outcome } => (held, outcome),
             };
-            if self.request.method == Method::HEAD {
+            let asked = self.request.asked();
+            //= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7
+            //# Caches that honor this request directive SHOULD, upon receiving it,
+            //# respond with either a stored response consistent with the other
+            //# constraints of the request or a 504 (Gateway Timeout) status code.
+            if asked.only_if_cached {
+                return Err(Failure::OnlyIfCached);
+            }
+            //= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.5
+            //# The no-store request directive indicates that a cache MUST NOT store
+            //# any part of either this request or any response to it.
+            if asked.no_store || self.request.method == Method::HEAD {
                 return self.straight(outcome, held).await;
             }
             let generation = self.cache.inner.marks.generation(&self.request.key);
@@ -182,6 +193,12 @@ impl<'a> Ask<'a> {
                 return Looked::Ask {
                     held: Some(hit),
                     outcome: CacheStatus::Expired,
+                };
+            }
+            Lookup::Unwanted(hit) => {
+                return Looked::Ask {
+                    held: Some(hit),
+                    outcome: CacheStatus::Requested,
                 };
             }
             Lookup::Miss => {
@@ -263,13 +280,22 @@ impl<'a> Ask<'a> {
                 outcome,
             })),
             Ok(Led::Stored(object)) => {
+                let outcome = match outcome {
+                    CacheStatus::Requested => CacheStatus::Requested,
+                    _ => CacheStatus::Revalidated,
+                };
+                let details = Details {
+                    forward_status: Some(304),
+                    ..Details::default()
+                };
                 // A hole found now was there before: the object is forgotten, and fetched whole.
-                Ok(self
-                    .open(&self.cache.hit(object), CacheStatus::Revalidated)
-                    .await
-                    .ok())
+                let hit = self.cache.hit(object);
+                Ok(self.open_with(&hit, outcome, details).await.ok())
             }
             Ok(Led::Through(response, refused)) => {
+                if let Some(covered) = self.cover(response.status, held.as_ref()).await {
+                    return Ok(Some(covered));
+                }
                 let outcome = if refused {
                     CacheStatus::Bypass
                 } else {
@@ -302,6 +328,10 @@ impl<'a> Ask<'a> {
         };
         let (selector, membership) = match &stage {
             Stage::Alone => return Ok(Followed::Alone),
+            Stage::Error(status) => {
+                let covered = self.cover(*status, held).await;
+                return Ok(covered.map_or(Followed::Alone, Followed::Answer));
+            }
             Stage::Failed(failure) => {
                 return self
                     .stand_in(failure.clone(), held)
@@ -335,7 +365,7 @@ impl<'a> Ask<'a> {
                 Ok(opened.map_or(Followed::Again, Followed::Answer))
             }
             Stage::Filling(filling) => self.join(filling).await,
-            Stage::Alone | Stage::Failed(_) => Ok(Followed::Alone),
+            Stage::Alone | Stage::Error(_) | Stage::Failed(_) => Ok(Followed::Alone),
         }
     }
 
@@ -394,12 +424,36 @@ impl<'a> Ask<'a> {
             .map_err(|_| failure)
     }
 
-    /// Makes a stored response ready to send: its first bytes are here when this returns.
-    async fn open(&self, hit: &Hit, outcome: CacheStatus) -> Result<Answer, BodyError> {
+    /// The stored response in place of an error of the upstream, where response, site or request permit it (RFC 5861 §4).
+    async fn cover(&self, status: StatusCode, held: Option<&Hit>) -> Option<Answer> {
+        let hit = held.filter(|hit| {
+            freshness::is_error(status)
+                && self
+                    .request
+                    .may_cover(&hit.object.freshness, self.cache.now())
+        })?;
         let details = Details {
-            forward_status: (outcome == CacheStatus::Revalidated).then_some(304),
+            forward_status: Some(status.as_u16()),
             ..Details::default()
         };
+        let hit = self.cache.hit(Arc::clone(&hit.object));
+        self.open_with(&hit, CacheStatus::StaleError, details)
+            .await
+            .ok()
+    }
+
+    /// Makes a stored response ready to send: its first bytes are here when this returns.
+    async fn open(&self, hit: &Hit, outcome: CacheStatus) -> Result<Answer, BodyError> {
+        self.open_with(hit, outcome, Details::default()).await
+    }
+
+    /// As [`Self::open`], with more to say of what the cache did.
+    async fn open_with(
+        &self,
+        hit: &Hit,
+        outcome: CacheStatus,
+        details: Details,
+    ) -> Result<Answer, BodyError> {
         let facts = self.request.facts();
         let shape = Cache::shape(&facts, hit);
         let as_events = self.events && shape == Shape::Whole;
@@ -450,22 +504,30 @@ impl<'a> Ask<'a> {
         let request_time = self.cache.now();
         match self.upstream.fetch(self.request.as_sent()).await {
             Ok(response) => {
-                let newer = Newer {
-                    response: &response,
-                    begun: &begun,
-                    request_time,
-                    response_time: self.cache.now(),
-                };
-                self.cache.learn(self.request, &newer);
-                Ok(Answer::Ready(self.cache.through(response, outcome)))
+                let status = response.status;
+                self.cache.learn(
+                    self.request,
+                    &Newer {
+                        response: &response,
+                        begun: &begun,
+                        request_time,
+                        response_time: self.cache.now(),
+                    },
+                );
+                match self.cover(status, held.as_ref()).await {
+                    Some(covered) => Ok(covered),
+                    None => Ok(Answer::Ready(self.cache.through(response, outcome))),
+                }
             }
             Err(error) => self.stand_in(Failure::Upstream(error), held.as_ref()).await,
         }
     }
 
-    /// Starts a refresh of a stale response, unless one runs. Nobody waits for it.
+    /// Starts a refresh of a stale response, unless one runs. Nobody waits for it. What it brings is stored, so a request that
+    /// forbids that starts none.
     fn refresh(&self, hit: &Hit) {
-        if self.cache.inner.tasks.is_closed() {
+        let asked = self.request.asked();
+        if self.cache.inner.tasks.is_closed() || asked.no_store || asked.only_if_cached {
             return;
         }
         let generation = self.cache.inner.marks.generation(&self.request.key);

@@ -146,6 +146,7 @@ impl Cache {
             Storable::Pass(_) => (
                 Freshness {
                     lifetime_ms: 0,
+                    if_error_ms: None,
                     stale_allowed: false,
                     ..held.freshness
                 },

@@ -49,6 +49,8 @@ pub(super) enum Stage {
     Stored(Arc<Object>),
     /// Its response is for its own client alone: everyone fetches for himself, now.
     Alone,
+    /// The upstream answered with this error, and what is stored may stand in for it.
+    Error(StatusCode),
     /// There is no response.
     Failed(Failure),
 }
@@ -173,6 +175,16 @@ impl Fetch {
         response
             .headers
             .remove(HeaderName::from_static("cache-status"));
+        if freshness::is_error(response.status)
+            && held
+                .as_ref()
+                .is_some_and(|object| self.request.may_cover(&object.freshness, response_time))
+        {
+            // Neither stored nor remembered: who joined decides for himself, and the next request asks again.
+            self.settle(Stage::Error(response.status));
+            let _ = answer.send(Led::Through(response, false));
+            return;
+        }
         let facts = self.request.facts();
         let policy = &self.request.site.policy;
         match freshness::storable(

@@ -7,8 +7,10 @@ use super::{Cache, Hit, Lookup};
 use crate::{
     http::{
         cache_status::{CacheStatus, Details},
+        directives::RequestDirectives,
         facts::RequestFacts,
         policy::SitePolicy,
+        reuse::{self, Reuse},
     },
     key::CacheKey,
     object::Object,
@@ -18,14 +20,12 @@ use crate::{
 
 impl Cache {
     /// What is stored for this request. Does not wait or allocate.
-    ///
-    /// `_policy` decides nothing here yet: what a site may say about serving stale stands in its place.
     #[must_use]
     pub fn lookup(
         &self,
         key: &CacheKey,
         facts: &RequestFacts<'_>,
-        _policy: &SitePolicy,
+        policy: &SitePolicy,
         now: Timestamp,
     ) -> Lookup {
         let Some(variants) = self.inner.index.get(key) else {
@@ -44,12 +44,12 @@ impl Cache {
             ttl_seconds: object.ttl_seconds(now),
             object,
         };
-        if hit.object.freshness.is_fresh(now) {
-            Lookup::Fresh(hit)
-        } else if hit.object.freshness.may_serve_while_revalidating(now) {
-            Lookup::Stale(hit)
-        } else {
-            Lookup::Expired(hit)
+        let asked = RequestDirectives::heeded(facts.headers, policy);
+        match reuse::reuse(&hit.object.freshness, &asked, now) {
+            Reuse::Fresh => Lookup::Fresh(hit),
+            Reuse::Stale => Lookup::Stale(hit),
+            Reuse::Unwanted => Lookup::Unwanted(hit),
+            Reuse::Expired => Lookup::Expired(hit),
         }
     }
 

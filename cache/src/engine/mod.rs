@@ -35,7 +35,10 @@ use crate::{
     collapse::Collapse,
     content::ChunkKey,
     fill::{budget::Budget, hole::Depot},
-    http::{facts::RequestFacts, policy::SitePolicy},
+    http::{
+        directives::RequestDirectives, facts::RequestFacts, freshness::Freshness,
+        policy::SitePolicy,
+    },
     key::CacheKey,
     metrics::Metrics,
     object::Object,
@@ -142,6 +145,17 @@ impl CacheRequest {
         }
     }
 
+    /// What the request itself says about caching, where the site heeds that.
+    pub(crate) fn asked(&self) -> RequestDirectives {
+        RequestDirectives::heeded(&self.headers, &self.site.policy)
+    }
+
+    /// Whether a stored response may stand in for an error of the upstream.
+    pub(crate) fn may_cover(&self, stored: &Freshness, now: Timestamp) -> bool {
+        let site = self.site.policy.stale_if_error;
+        stored.may_serve_on_error(now, site, self.asked().stale_if_error)
+    }
+
     /// A GET of the same target with these fields.
     pub(crate) fn get(&self, headers: HeaderMap) -> FetchRequest {
         self.fetch(Method::GET, headers)
@@ -172,8 +186,10 @@ impl CacheRequest {
 pub enum Lookup {
     /// Stored and fresh.
     Fresh(Hit),
-    /// Stored, past its lifetime, and allowed to be served while it is refreshed (`stale-while-revalidate`).
+    /// Stored, past its lifetime, and allowed to be served while it is refreshed (`stale-while-revalidate`, or the request's `max-stale`).
     Stale(Hit),
+    /// Stored and fresh, but the request asks for one that is fresher, or validated.
+    Unwanted(Hit),
     /// Stored, past its lifetime: to be revalidated first.
     Expired(Hit),
     /// Nothing stored under this URL.
@@ -204,6 +220,9 @@ pub enum Failure {
     /// The first bytes of a stored body could not be had again. Upstream's fault, as the object was complete once.
     #[error("stored body: {0}")]
     Body(BodyError),
+    /// The request wanted nothing but what is stored (`only-if-cached`), and nothing stored may answer it. Client's wish.
+    #[error("nothing stored may answer, and the request wants nothing else")]
+    OnlyIfCached,
     /// The process is going down and starts no more fetches. Ours.
     #[error("shutting down")]
     Shutdown,

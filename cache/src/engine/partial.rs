@@ -23,6 +23,7 @@ use crate::{
         freshness::{self, Freshness, Storable},
         hop,
         range::{ByteRange, Slice},
+        reuse::{self, Reuse},
         update,
         validator::Validators,
         vary::Selector,
@@ -121,6 +122,7 @@ impl Cache {
             {
                 return Ok(None);
             }
+            let asked_for = request.asked();
             let known = partials.known.get(&request.key);
             let known = match known {
                 Some(known) if !known.selector.matches(&request.headers) => return Ok(None),
@@ -128,7 +130,7 @@ impl Cache {
             };
             let (partial, asked) = match &known {
                 Some(known)
-                    if known.freshness.is_fresh(now)
+                    if reuse::reuse(&known.freshness, &asked_for, now) == Reuse::Fresh
                         && !self.inner.marks.is_outdated(known.membership.as_deref()) =>
                 {
                     (Arc::clone(known), false)

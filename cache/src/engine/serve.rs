@@ -39,8 +39,12 @@ impl Cache {
         events: bool,
     ) -> Result<Answer, Failure> {
         let answer = Box::pin(Ask::new(self, request, upstream, events).answer()).await;
-        if answer.is_err() {
-            self.inner.metrics.requests(CacheStatus::Failed).inc();
+        if let Err(failure) = &answer {
+            let outcome = match failure {
+                Failure::OnlyIfCached => CacheStatus::Refused,
+                _ => CacheStatus::Failed,
+            };
+            self.inner.metrics.requests(outcome).inc();
         }
         answer
     }

@@ -2,14 +2,13 @@
 
 use http::{HeaderMap, header};
 
-use super::directives::delta_seconds;
+use super::{dates, directives::delta_seconds};
 use crate::time::Timestamp;
 
-/// A date of a field, in any of the three forms of RFC 9110 §5.6.7; `None` where it is absent or no date.
+/// A date of a field, read without a clock ([`dates::WITHOUT_CLOCK`]); `None` where it is absent or no date.
 #[must_use]
 pub fn date(headers: &HeaderMap, name: &header::HeaderName) -> Option<Timestamp> {
-    let text = headers.get(name)?.to_str().ok()?;
-    httpdate::parse_http_date(text).ok().map(Timestamp::from)
+    dates::of(headers, name, dates::WITHOUT_CLOCK)
 }
 
 /// The `Age` field in seconds; 0 where it is absent or no number.
@@ -43,10 +42,10 @@ pub fn initial_age_ms(
     request_time: Timestamp,
     response_time: Timestamp,
 ) -> u64 {
-    let date_value = date(headers, &header::DATE).unwrap_or(response_time);
+    let date_value = dates::of(headers, &header::DATE, response_time).unwrap_or(response_time);
     let apparent_age = response_time.0.saturating_sub(date_value.0);
     let response_delay = response_time.0.saturating_sub(request_time.0);
-    let corrected_age_value = age_value_seconds(headers) * 1000 + response_delay;
+    let corrected_age_value = (age_value_seconds(headers) * 1000).saturating_add(response_delay);
     apparent_age.max(corrected_age_value)
 }
 

@@ -14,10 +14,14 @@ pub enum CacheStatus {
     StaleRefreshing,
     /// Answered from the store past its lifetime, because the upstream could not be reached.
     StaleUnreachable,
+    /// Answered from the store past its lifetime, because the upstream answered with an error.
+    StaleError,
     /// Asked the upstream whether the stored response still holds; it does (304).
     Revalidated,
     /// Stored but no longer fresh; the upstream gave a new response.
     Expired,
+    /// Stored and fresh, but the request asked for a fresher or a validated response: the upstream was asked.
+    Requested,
     /// Nothing stored under this URL.
     Miss,
     /// Something stored under this URL, but not for a request with these fields.
@@ -36,18 +40,20 @@ pub enum CacheStatus {
     Partial,
     /// No answer could be had.
     Failed,
-    /// Answered before it was looked up: a request that is refused or misdirected.
+    /// Answered without anyone being asked: a request that is refused or misdirected, or wants only what is stored.
     Refused,
 }
 
 impl CacheStatus {
     /// Every value, in the order of [`Self::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Hit,
         Self::StaleRefreshing,
         Self::StaleUnreachable,
+        Self::StaleError,
         Self::Revalidated,
         Self::Expired,
+        Self::Requested,
         Self::Miss,
         Self::VaryMiss,
         Self::Collapsed,
@@ -73,8 +79,10 @@ impl CacheStatus {
             Self::Hit => "hit",
             Self::StaleRefreshing => "stale-refreshing",
             Self::StaleUnreachable => "stale-unreachable",
+            Self::StaleError => "stale-error",
             Self::Revalidated => "revalidated",
             Self::Expired => "expired",
+            Self::Requested => "requested",
             Self::Miss => "miss",
             Self::VaryMiss => "vary-miss",
             Self::Collapsed => "collapsed",
@@ -100,7 +108,9 @@ impl CacheStatus {
             Self::Hit => ("hit", None),
             Self::StaleRefreshing => ("hit", Some("stale-refreshing")),
             Self::StaleUnreachable => ("hit", Some("upstream-unreachable")),
+            Self::StaleError => ("fwd=stale", Some("stale-if-error")),
             Self::Revalidated | Self::Expired => ("fwd=stale", None),
+            Self::Requested => ("fwd=request", None),
             Self::Miss => ("fwd=uri-miss", None),
             Self::VaryMiss => ("fwd=vary-miss", None),
             Self::Collapsed => ("fwd=miss; collapsed", None),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
-    age, directives::ResponseDirectives, facts::RequestFacts, policy::SitePolicy,
-    validator::Validators, vary,
+    age, dates, directives::ResponseDirectives, facts::RequestFacts, heuristic, policy::SitePolicy,
+    targeted, validator::Validators, vary,
 };
 use crate::time::Timestamp;
 
@@ -21,8 +21,12 @@ pub struct Freshness {
     pub response_time: Timestamp,
     /// How long past its lifetime it may be served while it is refreshed, milliseconds (RFC 5861 §3).
     pub while_revalidate_ms: u64,
+    /// How long past its lifetime the response says it may be served in place of an error, milliseconds (RFC 5861 §4).
+    pub if_error_ms: Option<u64>,
     /// Whether it may be served stale at all.
     pub stale_allowed: bool,
+    /// Whether it never changes while it is fresh (RFC 8246).
+    pub immutable: bool,
 }
 
 impl Freshness {
@@ -52,16 +56,58 @@ impl Freshness {
     /// Whether it may be served at `now` while it is refreshed.
     #[must_use]
     pub fn may_serve_while_revalidating(&self, now: Timestamp) -> bool {
-        self.stale_allowed
-            && self.age_ms(now) < self.lifetime_ms.saturating_add(self.while_revalidate_ms)
+        self.is_within(now, self.while_revalidate_ms)
     }
 
-    /// Whether it may stand in at `now` for an upstream that cannot be reached (RFC 9111 §4.2.4), for at most `limit` past its lifetime.
+    /// Whether it may stand in at `now` for an upstream that cannot be reached (RFC 9111 §4.2.4), for at most `limit` past its
+    /// lifetime, or longer where the response says so.
+    //
+    //= https://www.rfc-editor.org/rfc/rfc9111#section-4.2.4
+    //# A cache MUST NOT generate a stale response unless it is disconnected
+    //# or doing so is explicitly permitted by the client or origin server
     #[must_use]
     pub fn may_serve_unreachable(&self, now: Timestamp, limit: Duration) -> bool {
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        self.stale_allowed && self.age_ms(now) < self.lifetime_ms.saturating_add(limit_ms)
+        self.is_fresh(now) || self.is_within(now, self.if_error_ms.unwrap_or(0).max(millis(limit)))
     }
+
+    /// Whether it may stand in at `now` for an answer that says a server failed. `site` is what holds where the response
+    /// states no window of its own, `asked` the request's own, in seconds.
+    ///
+    //= https://www.rfc-editor.org/rfc/rfc5861#section-4
+    //# When used as a response Cache-Control extension, its scope of
+    //# applicability is that of the response
+    #[must_use]
+    pub fn may_serve_on_error(
+        &self,
+        now: Timestamp,
+        site: Option<Duration>,
+        asked: Option<u64>,
+    ) -> bool {
+        let granted = self.if_error_ms.or_else(|| site.map(millis));
+        let wanted = asked.map(|seconds| seconds.saturating_mul(1000));
+        granted
+            .max(wanted)
+            .is_some_and(|window_ms| self.is_within(now, window_ms))
+    }
+
+    /// Whether it may be served stale, and is no further past its lifetime than that.
+    fn is_within(&self, now: Timestamp, window_ms: u64) -> bool {
+        self.stale_allowed && self.age_ms(now) < self.lifetime_ms.saturating_add(window_ms)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The statuses that `stale-if-error` speaks of.
+///
+//= https://www.rfc-editor.org/rfc/rfc5861#section-4
+//# In this context, an error is any situation that would result in a
+//# 500, 502, 503, or 504 HTTP response status code being returned.
+#[must_use]
+pub fn is_error(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
 /// Whether a response may be stored.
@@ -78,7 +124,7 @@ pub enum Storable {
 pub enum Reason {
     /// The request was no GET.
     Method,
-    /// Not a status this cache understands.
+    /// A status that is not final, that is handled elsewhere, or that must be understood and is not.
     Status,
     /// `no-store`.
     NoStore,
@@ -90,7 +136,7 @@ pub enum Reason {
     SetCookie,
     /// `Vary: *`, or more fields than are compared.
     Vary,
-    /// It says nothing of its freshness and the site has no `default_ttl`.
+    /// It says nothing of its freshness, and nothing else does.
     NoLifetime,
     /// It would have to be validated before each use and has nothing to validate it by.
     NoValidator,
@@ -124,12 +170,29 @@ fn understood(status: StatusCode) -> bool {
     )
 }
 
-/// Statuses to which a site's `default_ttl` applies: those cacheable by default (RFC 9110 §15.1).
-fn cacheable_by_default(status: StatusCode) -> bool {
-    matches!(
-        status.as_u16(),
-        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
-    )
+/// Why a response with this status and these directives may not be stored by anyone who shares it.
+fn forbidden(status: StatusCode, directives: &ResponseDirectives) -> Option<Reason> {
+    //= https://www.rfc-editor.org/rfc/rfc9111#section-3
+    //# the response status code is final
+    if status.is_informational() || matches!(status.as_u16(), 206 | 304) {
+        return Some(Reason::Status);
+    }
+    //= https://www.rfc-editor.org/rfc/rfc9111#section-3
+    //# if the response status code is 206 or 304, or the must-understand
+    //# cache directive (see Section 5.2.2.3) is present: the cache
+    //# understands the response status code
+    if directives.must_understand && !understood(status) {
+        return Some(Reason::Status);
+    }
+    //= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.3
+    //# When a cache that implements the must-understand directive receives a
+    //# response that includes it, the cache SHOULD ignore the no-store
+    //# directive if it understands and implements the status code's caching
+    //# requirements.
+    if directives.no_store && !directives.must_understand {
+        return Some(Reason::NoStore);
+    }
+    directives.private.then_some(Reason::Private)
 }
 
 /// Decides about a response that just arrived. `headers` are its end-to-end fields.
@@ -142,18 +205,13 @@ pub fn storable(
     request_time: Timestamp,
     response_time: Timestamp,
 ) -> Storable {
-    let directives = ResponseDirectives::of(headers);
+    let targeted = targeted::select(headers, &policy.cache_control_targets);
+    let directives = targeted.unwrap_or_else(|| ResponseDirectives::of(headers));
     if request.method != Method::GET {
         return Storable::Pass(Reason::Method);
     }
-    if !understood(status) {
-        return Storable::Pass(Reason::Status);
-    }
-    if directives.no_store {
-        return Storable::Pass(Reason::NoStore);
-    }
-    if directives.private {
-        return Storable::Pass(Reason::Private);
+    if let Some(reason) = forbidden(status, &directives) {
+        return Storable::Pass(reason);
     }
     //= https://www.rfc-editor.org/rfc/rfc9111#section-3.5
     //# A shared cache MUST NOT use a cached response to a request with an
@@ -170,15 +228,13 @@ pub fn storable(
     if vary::nominated(headers).is_none() {
         return Storable::Pass(Reason::Vary);
     }
-    let lifetime_ms = match explicit_lifetime_ms(&directives, headers, response_time) {
-        Some(lifetime) => lifetime,
-        None if directives.no_cache => 0,
-        None => match policy.default_ttl {
-            Some(ttl) if cacheable_by_default(status) => {
-                u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)
-            }
-            _ => return Storable::Pass(Reason::NoLifetime),
-        },
+    let expires = targeted.is_none();
+    let Some(lifetime_ms) = explicit_lifetime_ms(&directives, expires, headers, response_time)
+        // It is never used without validation, however long it were fresh.
+        .or_else(|| directives.no_cache.then_some(0))
+        .or_else(|| implicit_lifetime_ms(&directives, status, headers, policy, response_time))
+    else {
+        return Storable::Pass(Reason::NoLifetime);
     };
     //= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.4
     //# The no-cache response directive, in its unqualified form (without an
@@ -188,44 +244,72 @@ pub fn storable(
     if lifetime_ms == 0 && Validators::of(headers).is_empty() {
         return Storable::Pass(Reason::NoValidator);
     }
+    let ms = |seconds: u64| seconds.saturating_mul(1000);
     Storable::Store(Freshness {
         lifetime_ms,
         initial_age_ms: age::initial_age_ms(headers, request_time, response_time),
         response_time,
-        while_revalidate_ms: directives
-            .stale_while_revalidate
-            .unwrap_or(0)
-            .saturating_mul(1000),
+        while_revalidate_ms: directives.stale_while_revalidate.map_or(0, ms),
+        if_error_ms: directives.stale_if_error.map(ms),
         stale_allowed: !directives.forbids_stale(),
+        immutable: directives.immutable,
     })
 }
 
-/// The lifetime a response states, milliseconds (RFC 9111 §4.2.1): `s-maxage`, else `max-age`, else `Expires`.
+/// The lifetime of a response that states none, milliseconds: the site's, else a heuristic one. `None`: it has none.
+fn implicit_lifetime_ms(
+    directives: &ResponseDirectives,
+    status: StatusCode,
+    headers: &HeaderMap,
+    policy: &SitePolicy,
+    response_time: Timestamp,
+) -> Option<u64> {
+    //= https://www.rfc-editor.org/rfc/rfc9111#section-4.2.2
+    //# A cache MUST NOT use heuristics to determine freshness when an
+    //# explicit expiration time is present in the stored response. Because
+    //# of the requirements in Section 3, heuristics can only be used on
+    //# responses without explicit freshness whose status codes are defined
+    //# as heuristically cacheable (e.g., see Section 15.1 of [HTTP]) and on
+    //# responses without explicit freshness that have been marked as
+    //# explicitly cacheable (e.g., with a public response directive).
+    if !directives.public && !heuristic::allows(status) {
+        return None;
+    }
+    match policy.default_ttl {
+        Some(ttl) => Some(millis(ttl)),
+        None if policy.heuristic => heuristic::lifetime_ms(headers, response_time),
+        None => None,
+    }
+}
+
+/// The lifetime a response states, milliseconds (RFC 9111 §4.2.1): `s-maxage`, else `max-age`, else `Expires` where that counts.
 fn explicit_lifetime_ms(
     directives: &ResponseDirectives,
+    expires: bool,
     headers: &HeaderMap,
     response_time: Timestamp,
 ) -> Option<u64> {
     if let Some(seconds) = directives.s_maxage.or(directives.max_age) {
         return Some(seconds.saturating_mul(1000));
     }
-    if !headers.contains_key(header::EXPIRES) {
+    if !expires || !headers.contains_key(header::EXPIRES) {
         return None;
     }
     //= https://www.rfc-editor.org/rfc/rfc9111#section-5.3
     //# A cache recipient MUST interpret invalid date formats, especially the
     //# value "0", as representing a time in the past (i.e., "already
     //# expired").
-    let Some(expires) = age::date(headers, &header::EXPIRES) else {
+    let Some(expires) = dates::of(headers, &header::EXPIRES, response_time) else {
         return Some(0);
     };
-    let date = age::date(headers, &header::DATE).unwrap_or(response_time);
+    let date = dates::of(headers, &header::DATE, response_time).unwrap_or(response_time);
     Some(expires.0.saturating_sub(date.0))
 }
 
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -347,16 +431,166 @@ mod tests {
     }
 
     #[test]
-    fn only_understood_statuses_are_stored() {
+    fn any_final_status_with_a_lifetime_is_stored_and_206_and_304_are_not() {
         const FRESH: (&str, &str) = ("cache-control", "max-age=60");
-        for status in [201, 206, 299, 304, 304, 401, 418, 499, 599] {
+        for status in [200, 201, 299, 404, 418, 499, 503, 599, 999] {
+            assert_eq!(
+                lifetime_seconds(decide(status, &[], &[FRESH])),
+                Some(60),
+                "{status}"
+            );
+            assert_eq!(
+                decide(status, &[], &[]),
+                Storable::Pass(Reason::NoLifetime),
+                "{status}"
+            );
+        }
+        for status in [100, 103, 206, 304] {
             assert_eq!(
                 decide(status, &[], &[FRESH]),
                 Storable::Pass(Reason::Status),
                 "{status}"
             );
         }
-        assert_eq!(lifetime_seconds(decide(404, &[], &[FRESH])), Some(60));
+    }
+
+    #[test]
+    fn must_understand_overrides_no_store_where_the_status_is_understood_and_forbids_storing_elsewhere()
+     {
+        const BOTH: (&str, &str) = ("cache-control", "max-age=60, no-store, must-understand");
+        const ALONE: (&str, &str) = ("cache-control", "max-age=60, must-understand");
+        for field in [BOTH, ALONE] {
+            assert_eq!(lifetime_seconds(decide(200, &[], &[field])), Some(60));
+            for status in [201, 299, 599] {
+                assert_eq!(
+                    decide(status, &[], &[field]),
+                    Storable::Pass(Reason::Status),
+                    "{status}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_response_without_a_lifetime_gets_a_heuristic_one_where_that_is_allowed() {
+        const MODIFIED: (&str, &str) = ("last-modified", "Sun, 06 Nov 1994 07:49:37 GMT");
+        const PUBLIC: (&str, &str) = ("cache-control", "public");
+        for status in [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+            assert_eq!(
+                lifetime_seconds(decide(status, &[], &[MODIFIED])),
+                Some(360),
+                "{status}"
+            );
+        }
+        for status in [201, 202, 302, 403, 502, 503, 504, 599] {
+            assert_eq!(
+                decide(status, &[], &[MODIFIED]),
+                Storable::Pass(Reason::NoLifetime),
+                "{status}"
+            );
+            assert_eq!(
+                lifetime_seconds(decide(status, &[], &[MODIFIED, PUBLIC])),
+                Some(360)
+            );
+        }
+        assert_eq!(
+            decide(200, &[], &[PUBLIC]),
+            Storable::Pass(Reason::NoLifetime)
+        );
+        for explicit in [
+            ("cache-control", "max-age=5"),
+            ("expires", "Sun, 06 Nov 1994 08:49:42 GMT"),
+        ] {
+            assert_eq!(
+                lifetime_seconds(decide(200, &[], &[MODIFIED, explicit])),
+                Some(5)
+            );
+        }
+        let off = SitePolicy {
+            heuristic: false,
+            ..SitePolicy::default()
+        };
+        assert_eq!(
+            decide_with(&off, 200, &[], &[MODIFIED]),
+            Storable::Pass(Reason::NoLifetime)
+        );
+    }
+
+    #[test]
+    fn a_targeted_field_speaks_in_place_of_cache_control_and_expires() {
+        const CDN: &str = "cdn-cache-control";
+        const EXPIRES: (&str, &str) = ("expires", "Sun, 06 Nov 1994 08:50:37 GMT");
+        const NO_STORE: (&str, &str) = ("cache-control", "no-store");
+        const LONG: (&str, &str) = ("cache-control", "max-age=3600");
+        for (fields, expected) in [
+            (vec![(CDN, "max-age=7")], Some(7)),
+            (vec![(CDN, "max-age=7"), NO_STORE], Some(7)),
+            (vec![(CDN, "max-age=7"), LONG, EXPIRES], Some(7)),
+            (vec![(CDN, "foo"), LONG, EXPIRES], None),
+            (vec![(CDN, "max-age=\"7\""), LONG, EXPIRES], None),
+            (vec![(CDN, "no-store"), LONG], None),
+            (vec![(CDN, "private"), LONG], None),
+            (vec![(CDN, ""), LONG], Some(3600)),
+            (vec![(CDN, "max-age=7, &"), LONG], Some(3600)),
+            (vec![(CDN, "max-age=7, &"), NO_STORE], None),
+        ] {
+            assert_eq!(
+                lifetime_seconds(decide(200, &[], &fields)),
+                expected,
+                "{fields:?}"
+            );
+        }
+        let untargeted = SitePolicy {
+            cache_control_targets: Vec::new(),
+            ..SitePolicy::default()
+        };
+        assert_eq!(
+            lifetime_seconds(decide_with(
+                &untargeted,
+                200,
+                &[],
+                &[(CDN, "max-age=7"), LONG]
+            )),
+            Some(3600)
+        );
+    }
+
+    #[test]
+    fn an_error_is_covered_by_what_response_site_or_request_permits() {
+        let stored = |line: &'static str| match decide(200, &[], &[("cache-control", line)]) {
+            Storable::Store(freshness) => freshness,
+            Storable::Pass(reason) => panic!("{reason:?}"),
+        };
+        let site = Some(Duration::from_secs(30));
+        for (line, site, asked, last) in [
+            ("max-age=10, stale-if-error=20", None, None, Some(29)),
+            // What the response says goes before the site's rule.
+            ("max-age=10, stale-if-error=20", site, None, Some(29)),
+            ("max-age=10, stale-if-error=20", None, Some(60), Some(69)),
+            ("max-age=10", site, None, Some(39)),
+            ("max-age=10", None, Some(5), Some(14)),
+            ("max-age=10", None, None, None),
+            (
+                "max-age=10, stale-if-error=20, must-revalidate",
+                site,
+                Some(60),
+                None,
+            ),
+            ("s-maxage=10, stale-if-error=20", site, None, None),
+        ] {
+            let freshness = stored(line);
+            let may = |seconds: u64| {
+                freshness.may_serve_on_error(NOW.plus(Duration::from_secs(seconds)), site, asked)
+            };
+            match last {
+                Some(last) => assert!(may(last) && !may(last + 1), "{line} {site:?} {asked:?}"),
+                None => assert!(!may(10), "{line} {site:?} {asked:?}"),
+            }
+        }
+        assert!(
+            stored("max-age=10, stale-if-error=99")
+                .may_serve_unreachable(NOW.plus(Duration::from_secs(100)), Duration::from_secs(1))
+        );
     }
 
     #[test]
@@ -379,6 +613,16 @@ mod tests {
             Some(1)
         );
         assert_eq!(lifetime_seconds(decide_with(&policy, 503, &[], &[])), None);
+        assert_eq!(
+            lifetime_seconds(decide_with(
+                &policy,
+                200,
+                &[],
+                &[("last-modified", "Sat, 05 Nov 1994 08:49:37 GMT")]
+            )),
+            Some(7),
+            "the operator's rule goes before a guess"
+        );
     }
 
     #[test]
@@ -414,6 +658,51 @@ mod tests {
                 !freshness.may_serve_unreachable(at(2), Duration::from_secs(60)),
                 "{forbidding}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_bytes_and_no_times_panic_or_make_an_age_negative(
+            fields in proptest::collection::vec(
+                (
+                    prop_oneof![
+                        Just("cache-control"), Just("cdn-cache-control"), Just("expires"), Just("date"),
+                        Just("age"), Just("last-modified"), Just("vary"), Just("etag"),
+                    ],
+                    prop_oneof![
+                        proptest::collection::vec(any::<u8>(), 0..40),
+                        "(max-age|s-maxage|stale-if-error|stale-while-revalidate)=\"?[0-9]{0,25}\"?".prop_map(String::into_bytes),
+                        "[0-9]{0,25}".prop_map(String::into_bytes),
+                        "Sun, [0-9]{2} (Nov|Feb) [0-9]{4} [0-2][0-9]:[0-9]{2}:[0-9]{2} GMT".prop_map(String::into_bytes),
+                    ],
+                ),
+                0..8,
+            ),
+            status in 100_u16..1000,
+            request_time: u64,
+            response_time: u64,
+            now: u64,
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                if let Ok(value) = HeaderValue::from_bytes(&value) {
+                    headers.append(name, value);
+                }
+            }
+            let request = HeaderMap::new();
+            let facts = RequestFacts { method: &Method::GET, headers: &request };
+            let (request_time, response_time, now) = (Timestamp(request_time), Timestamp(response_time), Timestamp(now));
+            let status = StatusCode::from_u16(status).unwrap();
+            let decision = storable(&facts, status, &headers, &SitePolicy::default(), request_time, response_time);
+            if let Storable::Store(freshness) = decision {
+                let _ = freshness.ttl_ms(now);
+                prop_assert!(freshness.age_ms(now) >= freshness.initial_age_ms);
+                prop_assert!(freshness.age_ms(now.plus(Duration::from_secs(1))) >= freshness.age_ms(now));
+                if freshness.is_fresh(now) {
+                    prop_assert!(freshness.may_serve_unreachable(now, Duration::ZERO));
+                }
+            }
         }
     }
 }

@@ -38,6 +38,7 @@ pub fn invalid(freshness: Freshness) -> Freshness {
     Freshness {
         lifetime_ms: 0,
         while_revalidate_ms: 0,
+        if_error_ms: None,
         stale_allowed: false,
         ..freshness
     }

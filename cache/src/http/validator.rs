@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{age, directives::members};
+use super::{age, dates, directives::members};
 use crate::time::Timestamp;
 
 /// What a response can be validated by, as its fields say it.
@@ -96,9 +96,7 @@ pub(crate) fn any_matches<'a>(
 
 /// A date of a single field line.
 pub(crate) fn parse_date(value: &HeaderValue) -> Option<Timestamp> {
-    httpdate::parse_http_date(value.to_str().ok()?)
-        .ok()
-        .map(Timestamp::from)
+    dates::parse(value.as_bytes(), dates::WITHOUT_CLOCK)
 }
 
 #[cfg(test)]

@@ -10,3 +10,4 @@ mod invalidation;
 mod relay;
 mod reuse;
 mod script;
+mod semantics;

@@ -180,6 +180,14 @@ fn judge(trouble: &Trouble) -> Verdict {
                 "stored-body",
                 "the stored body could not be completed",
             ),
+            //= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1.7
+            //# respond with either a stored response consistent with the other
+            //# constraints of the request or a 504 (Gateway Timeout) status code.
+            Failure::OnlyIfCached => verdict(
+                S::GATEWAY_TIMEOUT,
+                "only-if-cached",
+                "nothing is stored that may answer",
+            ),
             Failure::Shutdown => verdict(
                 S::SERVICE_UNAVAILABLE,
                 "shutdown",
@@ -202,7 +210,8 @@ pub(crate) fn rescue(trouble: &Trouble, method: &Method, node: &str) -> Reply {
         text,
     } = judge(trouble);
     let outcome = match trouble {
-        Trouble::Refused(_) => CacheStatus::Refused,
+        // Nobody was asked.
+        Trouble::Refused(_) | Trouble::Failed(Failure::OnlyIfCached) => CacheStatus::Refused,
         Trouble::Failed(_) => CacheStatus::Failed,
     };
     let body = format!("{} {text}\n", status.as_u16());
@@ -338,6 +347,11 @@ mod tests {
                 Trouble::Failed(Failure::Shutdown),
                 503,
                 "edge-1; fwd=miss; detail=shutdown",
+            ),
+            (
+                Trouble::Failed(Failure::OnlyIfCached),
+                504,
+                "edge-1; detail=only-if-cached",
             ),
             (
                 Trouble::Failed(Failure::Abandoned { attempts: 3 }),

@@ -102,7 +102,7 @@ impl From<&Failure> for Code {
             Failure::Upstream(error) => Self::from(error),
             Failure::Body(_) => Self::Body,
             Failure::Shutdown => Self::Shutdown,
-            Failure::Abandoned { .. } => Self::Internal,
+            Failure::OnlyIfCached | Failure::Abandoned { .. } => Self::Internal,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use super::{problem::ConfigError, source::Position};
@@ -317,6 +318,15 @@ pub struct Site {
     pub origins: Vec<OriginSpec>,
     /// Freshness of responses that state none. Default: none, such responses are not stored.
     pub default_ttl: Option<Duration>,
+    /// Whether a response that states no freshness gets some from its `Last-Modified`. Default true.
+    pub heuristic: bool,
+    /// Fields of a response that go before its `Cache-Control` (RFC 9213), the first the most. Default `CDN-Cache-Control`.
+    pub cache_control_targets: Vec<HeaderName>,
+    /// Whether `Cache-Control` of requests is heeded. Default true.
+    pub client_cache_control: bool,
+    /// How long past its freshness a response that does not say so itself is served in place of a 500, 502, 503 or 504.
+    /// Default: none, the error is passed on.
+    pub stale_if_error: Option<Duration>,
     /// How long past its freshness a response is served when the origin cannot be reached. Default 24 h.
     pub stale_if_unreachable: Duration,
     /// Whether the edge asks the origin itself when no shield answers. Default true.

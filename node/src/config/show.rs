@@ -91,6 +91,12 @@ impl Config {
             if let Some(ttl) = site.default_ttl {
                 out.key("default_ttl", time(ttl));
             }
+            out.key("heuristic", site.heuristic);
+            out.key("cache_control_targets", list(&site.cache_control_targets));
+            out.key("client_cache_control", site.client_cache_control);
+            if let Some(window) = site.stale_if_error {
+                out.key("stale_if_error", time(window));
+            }
             out.key("stale_if_unreachable", time(site.stale_if_unreachable));
             out.key("shield_fallback", site.shield_fallback);
             out.key("dedupe_domain", quoted(&site.dedupe_domain));

@@ -2,16 +2,37 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::{
+    HeaderName,
+    header::{CACHE_CONTROL, EXPIRES},
+};
 use toml::Spanned;
 
 use super::{
     hosts, origins,
-    raw::{Origins, RawConfig, RawOrigin, RawSite},
+    raw::{At, Origins, RawConfig, RawOrigin, RawSite},
     resolve::{Resolver, time},
     resolved::{Certificate, HostPattern, OriginSpec, Scheme, Site, Tls},
 };
 
 const STALE_IF_UNREACHABLE: Duration = Duration::from_secs(24 * 3600);
+
+/// A field that may stand in a target list of RFC 9213.
+fn targeted_field(text: &str) -> Result<HeaderName, String> {
+    let name = HeaderName::from_bytes(text.as_bytes())
+        .map_err(|_| format!("`{text}` is no field name (write \"CDN-Cache-Control\")"))?;
+    if name == CACHE_CONTROL || name == EXPIRES {
+        return Err(format!(
+            "`{text}` is what targeted fields go before (remove it, it counts where none of them is present)"
+        ));
+    }
+    Ok(name)
+}
+
+/// A switch that is on unless it is turned off.
+fn flag(value: &At<bool>) -> bool {
+    value.as_ref().is_none_or(|value| *value.get_ref())
+}
 
 impl Resolver<'_> {
     pub(super) fn tls(&mut self, raw: &RawConfig) -> Tls {
@@ -79,16 +100,21 @@ impl Resolver<'_> {
             || name.clone(),
             hosts::token,
         );
+        let targets = match &site.cache_control_targets {
+            None => vec![HeaderName::from_static("cdn-cache-control")],
+            named => self.list(named, &key("cache_control_targets"), targeted_field),
+        };
         Arc::new(Site {
             name: name.into(),
             hosts,
             origins,
             default_ttl: site.default_ttl.as_ref().map(|value| value.get_ref().0),
+            heuristic: flag(&site.heuristic),
+            cache_control_targets: targets,
+            client_cache_control: flag(&site.client_cache_control),
+            stale_if_error: site.stale_if_error.as_ref().map(|value| value.get_ref().0),
             stale_if_unreachable: time(&site.stale_if_unreachable, STALE_IF_UNREACHABLE),
-            shield_fallback: site
-                .shield_fallback
-                .as_ref()
-                .is_none_or(|value| *value.get_ref()),
+            shield_fallback: flag(&site.shield_fallback),
             dedupe_domain: domain.into(),
         })
     }
