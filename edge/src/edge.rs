@@ -439,6 +439,7 @@ fn cache_site(cache: &Cache, site: &stoq_node::config::Site) -> Arc<stoq_cache::
     let policy = SitePolicy {
         default_ttl: site.default_ttl,
         stale_if_unreachable: site.stale_if_unreachable,
+        query: stoq_mesh::query_rules(site),
         ..SitePolicy::default()
     };
     cache.site(&site.name, Some(&site.dedupe_domain), policy)

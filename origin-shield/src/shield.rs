@@ -401,6 +401,7 @@ fn sites(config: &Config, cache: &Cache) -> Vec<(Arc<stoq_node::config::Site>, A
         let policy = SitePolicy {
             default_ttl: site.default_ttl,
             stale_if_unreachable: site.stale_if_unreachable,
+            query: stoq_mesh::query_rules(site),
             ..SitePolicy::default()
         };
         (

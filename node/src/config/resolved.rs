@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
 
 use ipnet::IpNet;
 
-use super::{problem::ConfigError, source::Position};
+use super::{
+    problem::ConfigError,
+    query::{PathRule, Query},
+    source::Position,
+};
 
 /// What a process does with the file. Both binaries share the format; what they must find in it differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -323,6 +327,10 @@ pub struct Site {
     pub shield_fallback: bool,
     /// Sites of one domain share chunks. Default: the site's name, so nothing is shared.
     pub dedupe_domain: Arc<str>,
+    /// What of the query takes part in the key and reaches the origin; the same on every node. Default: all of it.
+    pub query: Query,
+    /// Other ways for some paths; the first that has the path decides. At most 64.
+    pub rules: Vec<PathRule>,
 }
 
 impl Site {

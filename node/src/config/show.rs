@@ -94,6 +94,12 @@ impl Config {
             out.key("stale_if_unreachable", time(site.stale_if_unreachable));
             out.key("shield_fallback", site.shield_fallback);
             out.key("dedupe_domain", quoted(&site.dedupe_domain));
+            out.key("query", &site.query);
+            for rule in &site.rules {
+                out.table("[[site.rule]]");
+                out.key("paths", list(&rule.paths));
+                out.key("query", &rule.query);
+            }
         }
         out.text
     }

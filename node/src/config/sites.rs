@@ -6,7 +6,8 @@ use toml::Spanned;
 
 use super::{
     hosts, origins,
-    raw::{Origins, RawConfig, RawOrigin, RawSite},
+    query::{PathRule, RULES_MAX},
+    raw::{Origins, RawConfig, RawOrigin, RawRule, RawSite},
     resolve::{Resolver, time},
     resolved::{Certificate, HostPattern, OriginSpec, Scheme, Site, Tls},
 };
@@ -79,6 +80,12 @@ impl Resolver<'_> {
             || name.clone(),
             hosts::token,
         );
+        let query = site
+            .query
+            .as_ref()
+            .map(|value| self.query(value, &key("query")))
+            .unwrap_or_default();
+        let rules = self.rules(&site.rule, index);
         Arc::new(Site {
             name: name.into(),
             hosts,
@@ -90,7 +97,26 @@ impl Resolver<'_> {
                 .as_ref()
                 .is_none_or(|value| *value.get_ref()),
             dedupe_domain: domain.into(),
+            query,
+            rules,
         })
+    }
+
+    fn rules(&mut self, rules: &[Spanned<RawRule>], site: usize) -> Vec<PathRule> {
+        if let Some(beyond) = rules.get(RULES_MAX) {
+            let message = format!(
+                "is one of {} rules (at most {RULES_MAX}; a rule may have many paths)",
+                rules.len()
+            );
+            self.fail(beyond, &format!("site[{site}].rule[{RULES_MAX}]"), message);
+        }
+        rules
+            .iter()
+            .enumerate()
+            .filter_map(|(index, rule)| {
+                self.path_rule(rule, &format!("site[{site}].rule[{index}]"))
+            })
+            .collect()
     }
 
     fn origins(&mut self, site: &RawSite, key: &str) -> Vec<OriginSpec> {
