@@ -107,6 +107,8 @@ pub struct Metrics {
     pub holes_lost: Counter,
     /// URLs remembered as uncacheable.
     pub hit_for_miss_marked: Counter,
+    /// Variants that left because their URL had too many; what the bound of the heads evicts is not among them.
+    pub variants_dropped: Counter,
     /// Stored responses confirmed by a 304.
     pub revalidated: Counter,
     /// Leaders that ended without a result, so that a follower took over.
@@ -182,6 +184,11 @@ impl Metrics {
             "hit_for_miss_marked",
             "URLs remembered as uncacheable",
             &self.hit_for_miss_marked,
+        );
+        counter(
+            "variants_dropped",
+            "Variants that left because their URL had too many",
+            &self.variants_dropped,
         );
         counter(
             "revalidated",

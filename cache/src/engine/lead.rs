@@ -282,7 +282,9 @@ impl Fetch {
             response.upstream_cache_status.clone(),
         ));
         if store {
-            inner.index.insert(self.request.key, &object);
+            inner
+                .index
+                .insert(self.request.key, &object, &self.request.headers);
         } else {
             inner.index.remove(self.request.key, held);
         }
@@ -389,7 +391,7 @@ impl Fetch {
         self.cache
             .inner
             .index
-            .insert(self.request.key, &Arc::new(object));
+            .insert(self.request.key, &Arc::new(object), &self.request.headers);
         if !filling.freshness.is_fresh(self.cache.now()) {
             // Stored for validation only: requests must not queue for it.
             let until = self.cache.now().plus(self.request.site.policy.hit_for_miss);
