@@ -169,6 +169,7 @@ impl Shield {
             name: config.node.name.clone(),
             ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
             heads_bytes: config.cache.heads,
+            variants_max: config.cache.variants,
             fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
             ..CacheConfig::new(*identity.cluster_secret())
         });
@@ -402,6 +403,7 @@ fn sites(config: &Config, cache: &Cache) -> Vec<(Arc<stoq_node::config::Site>, A
             default_ttl: site.default_ttl,
             stale_if_unreachable: site.stale_if_unreachable,
             query: stoq_mesh::query_rules(site),
+            normal_accept_encoding: site.normal_accept_encoding,
             ..SitePolicy::default()
         };
         (

@@ -80,6 +80,7 @@ pub(super) struct RawCache {
     pub(super) ram: At<Size>,
     pub(super) heads: At<Size>,
     pub(super) fill_buffer: At<Size>,
+    pub(super) variants: At<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -132,6 +133,7 @@ pub(super) struct RawSite {
     pub(super) stale_if_unreachable: At<Time>,
     pub(super) shield_fallback: At<bool>,
     pub(super) dedupe_domain: At<String>,
+    pub(super) normal_accept_encoding: At<bool>,
     pub(super) query: At<RawQuery>,
     pub(super) rule: Vec<Spanned<RawRule>>,
 }

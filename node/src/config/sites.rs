@@ -97,6 +97,10 @@ impl Resolver<'_> {
                 .as_ref()
                 .is_none_or(|value| *value.get_ref()),
             dedupe_domain: domain.into(),
+            normal_accept_encoding: site
+                .normal_accept_encoding
+                .as_ref()
+                .is_some_and(|value| *value.get_ref()),
             query,
             rules,
         })
