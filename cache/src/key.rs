@@ -30,10 +30,14 @@ impl CacheKey {
     /// of URL that is normal already.
     #[must_use]
     pub fn of(site: &str, scheme: &str, authority: &str, path_and_query: &str) -> Self {
-        let target = normalize(path_and_query);
+        Self::of_normal(site, scheme, authority, &normalize(path_and_query))
+    }
+
+    /// The key of a URL whose target is normal already.
+    pub(crate) fn of_normal(site: &str, scheme: &str, authority: &str, target: &str) -> Self {
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (&*target, None),
+            None => (target, None),
         };
         let (host, port) = split_port(authority);
 

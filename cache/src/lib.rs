@@ -9,6 +9,7 @@ pub mod key;
 pub mod metrics;
 pub mod object;
 pub mod origin;
+pub mod query;
 pub mod reply;
 pub mod store;
 pub mod time;

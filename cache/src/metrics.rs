@@ -109,6 +109,8 @@ pub struct Metrics {
     pub blocks_stored: Counter,
     /// URLs remembered as uncacheable.
     pub hit_for_miss_marked: Counter,
+    /// Variants that left because their URL had too many; what the bound of the heads evicts is not among them.
+    pub variants_dropped: Counter,
     /// Stored responses confirmed by a 304.
     pub revalidated: Counter,
     /// URLs invalidated by non-error answers to unsafe requests for them, whether anything was stored of them or not.
@@ -203,6 +205,11 @@ impl Metrics {
             "hit_for_miss_marked",
             "URLs remembered as uncacheable",
             &self.hit_for_miss_marked,
+        );
+        counter(
+            "variants_dropped",
+            "Variants that left because their URL had too many",
+            &self.variants_dropped,
         );
         counter(
             "revalidated",

@@ -232,6 +232,7 @@ impl Edge {
             name: config.node.name.clone(),
             ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
             heads_bytes: config.cache.heads,
+            variants_max: config.cache.variants,
             fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
             ..CacheConfig::new(secret)
         });
@@ -443,6 +444,8 @@ fn cache_site(cache: &Cache, site: &stoq_node::config::Site) -> Arc<stoq_cache::
         client_cache_control: site.client_cache_control,
         stale_if_error: site.stale_if_error,
         stale_if_unreachable: site.stale_if_unreachable,
+        query: stoq_mesh::query_rules(site),
+        normal_accept_encoding: site.normal_accept_encoding,
         ..SitePolicy::default()
     };
     cache.site(&site.name, Some(&site.dedupe_domain), policy)

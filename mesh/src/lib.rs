@@ -6,6 +6,7 @@
 mod metrics;
 mod object;
 mod origins;
+mod query;
 mod transport;
 
 pub use metrics::{ObjectMetrics, Outcome};
@@ -14,4 +15,5 @@ pub use object::{
     ObjectSource, Provenance, Refusal, ShieldClient, SiteNames, wire, withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
+pub use query::query_rules;
 pub use transport::{EXCHANGES_MAX, between_nodes};

@@ -424,3 +424,84 @@ trusted_proxies = ["10.1.2.3/8", "::1"]
         assert_eq!(again.to_toml(), shown);
     }
 }
+
+#[test]
+fn the_ways_to_treat_a_query_load_and_show_themselves() {
+    for (written, shown) in [
+        ("", "\"keep\""),
+        ("query = \"sort\"", "\"sort\""),
+        ("query = { sort = true }", "\"sort\""),
+        ("query = \"ignore\"", "\"ignore\""),
+        ("query = { drop = \"utm_*\" }", "{ drop = [\"utm_*\"] }"),
+        (
+            "query = { only = [\"v\", \"a%2Fb\"], sort = true }",
+            "{ only = [\"v\", \"a%2Fb\"], sort = true }",
+        ),
+    ] {
+        let config = parse(&format!("{EDGE}{written}\n"), Role::Edge).unwrap();
+        assert_eq!(config.sites[0].query.to_string(), shown, "{written}");
+    }
+    let rules = "[[site.rule]]\npaths = [\"/a/*\", \"/b\"]\nquery = \"ignore\"\n[[site.rule]]\npaths = \"/c\"\nquery = { drop = [\"x\"] }\n";
+    let config = parse(&format!("{EDGE}{rules}"), Role::Edge).unwrap();
+    assert_eq!(config.sites[0].rules.len(), 2);
+    let again = parse(&config.to_toml(), Role::Edge).unwrap();
+    assert_eq!(again.sites[0].rules, config.sites[0].rules);
+}
+
+#[test]
+fn what_is_wrong_with_a_query_is_said_with_its_place_and_fix() {
+    for (written, said) in [
+        (
+            "query = \"drop\"",
+            "edge.toml:13:9: site[0].query: `drop` is no way to treat a query (write \"keep\"",
+        ),
+        (
+            "query = { drop = [\"*\"] }",
+            "edge.toml:13:19: site[0].query.drop: `*` is every parameter (write query = \"ignore\"",
+        ),
+        (
+            "query = { drop = [\"a*b\"] }",
+            "`a*b` has a `*` that is not at its end",
+        ),
+        (
+            "query = { only = [\"a=b\"] }",
+            "`a=b` is no name of a parameter (write it as it stands in URLs",
+        ),
+        (
+            "query = { drop = [] }",
+            "edge.toml:13:9: site[0].query: names no parameters (write",
+        ),
+        (
+            "query = { drop = [\"a\"], only = [\"b\"] }",
+            "has both `drop` and `only` (remove one)",
+        ),
+        (
+            "query = { dorp = [\"a\"] }",
+            "site[0].query.dorp: unknown key (did you mean `drop`?)",
+        ),
+        ("query = 3", "edge.toml:13:9"),
+        (
+            "[[site.rule]]\nquery = \"sort\"",
+            "site[0].rule[0].paths: has 0 paths (write 1 to 64, such as",
+        ),
+        (
+            "[[site.rule]]\npaths = [\"/a\"]",
+            "edge.toml:13:1: site[0].rule[0]: decides nothing (add query: write",
+        ),
+        (
+            "[[site.rule]]\npaths = [\"/a/../b\"]\nquery = \"sort\"",
+            "edge.toml:14:10: site[0].rule[0].paths: `/a/../b` has a dot segment",
+        ),
+        (
+            "[[site.rule]]\npaths = [\"a?b\"]\nquery = \"sort\"",
+            "`a?b` is no path (write it as it stands in URLs",
+        ),
+        (
+            "[[site.rule]]\npaths = [\"/a\"]\nquery = \"srot\"",
+            "edge.toml:15:9: site[0].rule[0].query: `srot`",
+        ),
+    ] {
+        let errors = errors(&format!("{EDGE}{written}\n"));
+        assert!(errors.contains(said), "{written}\n{errors}");
+    }
+}

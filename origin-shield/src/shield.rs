@@ -169,6 +169,7 @@ impl Shield {
             name: config.node.name.clone(),
             ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
             heads_bytes: config.cache.heads,
+            variants_max: config.cache.variants,
             fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
             ..CacheConfig::new(*identity.cluster_secret())
         });
@@ -405,6 +406,8 @@ fn sites(config: &Config, cache: &Cache) -> Vec<(Arc<stoq_node::config::Site>, A
             client_cache_control: site.client_cache_control,
             stale_if_error: site.stale_if_error,
             stale_if_unreachable: site.stale_if_unreachable,
+            query: stoq_mesh::query_rules(site),
+            normal_accept_encoding: site.normal_accept_encoding,
             ..SitePolicy::default()
         };
         (

@@ -14,7 +14,7 @@ use http::{HeaderName, Method};
 use stoq_cache::content::{ChunkId, Manifest, ManifestId};
 use stoq_cache::engine::{Cache, CacheRequest, CacheSite, Failure, Lookup, Relay};
 use stoq_cache::http::cache_status::CacheStatus;
-use stoq_cache::key::{CacheKey, normalize};
+use stoq_cache::key::normalize;
 use stoq_cache::reply::{Reply, ReplyBody};
 use stoq_cache::store::Read;
 use stoq_cache::time::Timestamp;
@@ -73,7 +73,7 @@ impl ShieldSource {
         body: Option<BodyStream>,
     ) -> Result<ObjectAnswer, Refusal> {
         let site = self.site(&request.site, request.chunk_key_id)?;
-        let (authority, target) = target(&request)?;
+        let (authority, target) = target(&request, &site.cache)?;
         if site.config.matches(authority.host()).is_none() {
             return Err(Refusal::new(
                 Code::UnknownSite,
@@ -85,14 +85,17 @@ impl ShieldSource {
         } else {
             Scheme::HTTP
         };
-        let key = CacheKey::of(
+        let key = site.cache.policy.query.key(
             &site.config.name,
             scheme.as_str(),
             authority.as_str(),
             target.as_str(),
         );
         if *key.as_bytes() != request.key {
-            let text = format!("key-mismatch: {scheme}://{authority}{target} has another key here");
+            let text = format!(
+                "key-mismatch: {scheme}://{authority}{target} has another key here: compare `query` and `rule` of site {:?} at edge and shield",
+                request.site
+            );
             return Err(Refusal::new(Code::KeyMismatch, text));
         }
         let upstream = Arc::clone(&site.upstream);
@@ -189,11 +192,16 @@ impl ObjectSource for ShieldSource {
     }
 }
 
-fn target(request: &ObjectRequest) -> Result<(Authority, PathAndQuery), Refusal> {
+/// What the upstream is asked for: the spelling the key stands for, where the answer may be stored. A request that is passed on
+/// keeps its query, which may say what to do and not what is meant.
+fn target(request: &ObjectRequest, site: &CacheSite) -> Result<(Authority, PathAndQuery), Refusal> {
     let malformed = |what: &str| Refusal::new(Code::Malformed, format!("{what} is not valid"));
     let authority = Authority::from_str(&request.authority).map_err(|_| malformed("authority"))?;
-    let target = PathAndQuery::from_str(&normalize(&request.path_and_query))
-        .map_err(|_| malformed("path"))?;
+    let target = match request.method {
+        Method::GET | Method::HEAD => site.policy.query.target(&request.path_and_query),
+        _ => normalize(&request.path_and_query),
+    };
+    let target = PathAndQuery::from_str(&target).map_err(|_| malformed("path"))?;
     Ok((authority, target))
 }
 

@@ -27,6 +27,7 @@ pub struct Cluster {
     ram: String,
     node: String,
     site: String,
+    edge_site: String,
     tables: String,
     hosts: String,
 }
@@ -49,6 +50,7 @@ impl Cluster {
             ram: "64MiB".to_owned(),
             node: String::new(),
             site: String::new(),
+            edge_site: String::new(),
             tables: String::new(),
             hosts: "[\"*\"]".to_owned(),
         }
@@ -112,6 +114,14 @@ impl Cluster {
         self
     }
 
+    /// Lines for the `[[site]]` table of edges alone, so that the shield's is another.
+    #[must_use]
+    pub fn edge_site(mut self, lines: &str) -> Self {
+        self.edge_site.push_str(lines);
+        self.edge_site.push('\n');
+        self
+    }
+
     /// The site's `hosts`, as TOML. All hosts unless it is said.
     #[must_use]
     pub fn hosts(mut self, hosts: &str) -> Self {
@@ -159,7 +169,7 @@ impl Cluster {
                 format!("{}[shield]\nnodes = [\"{}\"]\n", Self::cluster(&name), shield.addr())
             });
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
-            let text = format!("{}{listen}{behind}{}", self.head(&name), self.tail());
+            let text = format!("{}{listen}{behind}{}{}", self.head(&name), self.tail(), self.edge_site);
             let config = Config::parse("edge.toml", &text, dir.path(), &Env::none(), Role::Edge);
             let config = config.unwrap_or_else(|errors| panic!("edge configuration:\n{errors}\n{text}"));
             let prepared = stoq_edge::Prepared::new(config).expect("the edge's configuration is usable");

@@ -7,22 +7,28 @@ use std::{
 
 use http::HeaderMap;
 use moka::{ops::compute::Op, sync::Cache};
+use prometheus_client::metrics::counter::Counter;
 
-use crate::{http::vary::VARIANTS_MAX, key::CacheKey, object::Object, time::Timestamp};
+use crate::{
+    http::vary::{self, Presented},
+    key::CacheKey,
+    object::Object,
+    time::Timestamp,
+};
 
 /// URLs remembered as uncacheable: at about 300 bytes each 20 MiB. The least used are forgotten, and collapse once more.
 const UNCACHEABLE_MAX: u64 = 65_536;
 
-/// The stored responses of one URL, the newest first, at most [`VARIANTS_MAX`].
+/// The stored responses of one URL, the newest first, at most as many as the index was made for.
 #[derive(Debug)]
 pub(crate) struct Variants(Vec<Arc<Object>>);
 
 impl Variants {
     /// The newest response that a request with these fields may have.
     pub(crate) fn select(&self, request: &HeaderMap) -> Option<&Arc<Object>> {
-        self.0
-            .iter()
-            .find(|object| object.selector.matches(request))
+        let selectors = self.0.iter().map(|object| &object.selector);
+        let place = vary::select(selectors, &mut Presented::new(request))?;
+        self.0.get(place)
     }
 
     /// All of them, the newest first.
@@ -41,10 +47,14 @@ impl Variants {
 pub(crate) struct Index {
     objects: Cache<CacheKey, Arc<Variants>, ByFirstBytes>,
     uncacheable: Cache<CacheKey, Timestamp, ByFirstBytes>,
+    /// Variants of one URL.
+    variants_max: usize,
+    variants_dropped: Counter,
 }
 
 impl Index {
-    pub(crate) fn new(heads_bytes: u64) -> Self {
+    /// Of `heads_bytes`, with at most `variants_max` variants of a URL. Those that leave for newer ones are counted in `variants_dropped`.
+    pub(crate) fn new(heads_bytes: u64, variants_max: usize, variants_dropped: Counter) -> Self {
         /// The index's own cost of an entry (measured for this cache: 291 bytes).
         const ENTRY_OVERHEAD: usize = 291;
         let objects = Cache::builder()
@@ -60,6 +70,8 @@ impl Index {
         Self {
             objects,
             uncacheable,
+            variants_max: variants_max.max(1),
+            variants_dropped,
         }
     }
 
@@ -67,15 +79,18 @@ impl Index {
         self.objects.get(key)
     }
 
-    /// Stores a response in place of those that answer the same requests, unless it is outdated by now: `current` is asked while nobody else
-    /// changes what is stored under this URL. Whether it was stored.
+    /// Stores a response to `request` in place of those that answer the same requests, and of those that would have answered this
+    /// one: what they vary by may not be what the URL varies by now. The oldest variant leaves where there are too many. Not if it
+    /// is outdated by now: `current` is asked while nobody else changes what is stored under this URL. Whether it was stored.
     pub(crate) fn insert(
         &self,
         key: CacheKey,
         object: &Arc<Object>,
+        request: &HeaderMap,
         current: impl Fn() -> bool,
     ) -> bool {
         let mut stored = false;
+        let mut dropped = 0;
         self.objects.entry(key).and_compute_with(|present| {
             if !current() {
                 return Op::Nop;
@@ -89,13 +104,17 @@ impl Index {
                     others
                         .0
                         .iter()
-                        .filter(|other| other.selector != object.selector)
+                        .filter(|other| {
+                            other.selector != object.selector && !other.selector.matches(request)
+                        })
                         .cloned(),
                 );
-                variants.truncate(VARIANTS_MAX);
+                dropped = variants.len().saturating_sub(self.variants_max) as u64;
+                variants.truncate(self.variants_max);
             }
             Op::Put(Arc::new(Variants(variants)))
         });
+        self.variants_dropped.inc_by(dropped);
         if stored {
             self.uncacheable.invalidate(&key);
         }

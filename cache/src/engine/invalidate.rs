@@ -149,8 +149,9 @@ impl Cache {
     }
 
     /// Stores a response, unless its URL was invalidated since its fetch began. Whether it did.
-    pub(super) fn keep(&self, key: CacheKey, object: &Arc<Object>, begun: &Begun) -> bool {
-        let stored = self.inner.index.insert(key, object, || begun.is_current());
+    pub(super) fn keep(&self, request: &CacheRequest, object: &Arc<Object>, begun: &Begun) -> bool {
+        let index = &self.inner.index;
+        let stored = index.insert(request.key, object, &request.headers, || begun.is_current());
         if !stored {
             self.inner.metrics.fetches_outdated.inc();
         }

@@ -369,7 +369,7 @@ impl Fetch {
         .in_groups(filling.membership.clone());
         if !self
             .cache
-            .keep(self.request.key, &Arc::new(object), &self.begun)
+            .keep(&self.request, &Arc::new(object), &self.begun)
         {
             return;
         }

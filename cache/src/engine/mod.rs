@@ -36,8 +36,8 @@ use crate::{
     content::ChunkKey,
     fill::{budget::Budget, hole::Depot},
     http::{
-        directives::RequestDirectives, facts::RequestFacts, freshness::Freshness,
-        policy::SitePolicy,
+        directives::RequestDirectives, facts::RequestFacts, freshness::Freshness, negotiation,
+        policy::SitePolicy, vary::VARIANTS_MAX,
     },
     key::CacheKey,
     metrics::Metrics,
@@ -59,6 +59,8 @@ pub struct CacheConfig {
     pub ram_bytes: usize,
     /// Bytes for heads and manifests of stored objects, an estimate of their overhead included. Default: 32 MiB.
     pub heads_bytes: u64,
+    /// Variants kept of one URL (`Vary`); the oldest makes room. A lookup compares each once. Default: 16.
+    pub variants_max: usize,
     /// Bytes for windows of bodies under way, over all fills: each gets an equal part, at least 64 KiB and at most 8 MiB.
     /// At 64 KiB each no more fills are opened, and responses stream past the cache. Default: 64 MiB, for 1,024 fills.
     /// Pieces are held as they arrive: an upstream whose pieces are slices of larger buffers pins those.
@@ -77,6 +79,7 @@ impl CacheConfig {
             name: "stoq".to_owned(),
             ram_bytes: 256 << 20,
             heads_bytes: 32 << 20,
+            variants_max: VARIANTS_MAX,
             fill_bytes: 64 << 20,
             secret,
             clock: Arc::new(Timestamp::now),
@@ -91,6 +94,7 @@ impl fmt::Debug for CacheConfig {
             .field("name", &self.name)
             .field("ram_bytes", &self.ram_bytes)
             .field("heads_bytes", &self.heads_bytes)
+            .field("variants_max", &self.variants_max)
             .field("fill_bytes", &self.fill_bytes)
             .finish_non_exhaustive()
     }
@@ -166,7 +170,10 @@ impl CacheRequest {
         self.fetch(self.method.clone(), self.headers.clone())
     }
 
-    fn fetch(&self, method: Method, headers: HeaderMap) -> FetchRequest {
+    fn fetch(&self, method: Method, mut headers: HeaderMap) -> FetchRequest {
+        if self.site.policy.normal_accept_encoding {
+            negotiation::write_accept_encoding(&mut headers);
+        }
         FetchRequest {
             method,
             scheme: self.scheme.clone(),
@@ -279,7 +286,11 @@ impl Cache {
         let metrics = Arc::new(Metrics::default());
         let inner = Inner {
             object_bytes_max: config.ram_bytes as u64 / 4,
-            index: Index::new(config.heads_bytes),
+            index: Index::new(
+                config.heads_bytes,
+                config.variants_max,
+                metrics.variants_dropped.clone(),
+            ),
             partials: partial::Partials::new(store.clone(), Arc::clone(&metrics)),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
             marks: Marks::new(&config.secret),

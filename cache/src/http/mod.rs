@@ -14,6 +14,7 @@ pub mod groups;
 pub mod heuristic;
 pub mod hop;
 pub mod invalidation;
+pub mod negotiation;
 pub mod policy;
 pub mod range;
 pub mod reuse;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use crate::query::QueryRules;
+
 /// A site's caching policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SitePolicy {
@@ -26,8 +28,10 @@ pub struct SitePolicy {
     pub stale_if_unreachable: Duration,
     /// How a URL that turned out uncacheable is remembered, so that its requests do not queue. Default: 60 s.
     pub hit_for_miss: Duration,
-    /// What of the query takes part in the key.
-    pub query: QueryPolicy,
+    /// What of the query takes part in the key and reaches upstreams. Default: all of it.
+    pub query: QueryRules,
+    /// Whether upstreams are sent `Accept-Encoding` in its normal form, so that they see few. Default: no, as the client wrote it.
+    pub normal_accept_encoding: bool,
 }
 
 impl Default for SitePolicy {
@@ -40,15 +44,8 @@ impl Default for SitePolicy {
             stale_if_error: None,
             stale_if_unreachable: Duration::from_secs(24 * 60 * 60),
             hit_for_miss: Duration::from_secs(60),
-            query: QueryPolicy::Keep,
+            query: QueryRules::default(),
+            normal_accept_encoding: false,
         }
     }
-}
-
-/// What of a URL's query takes part in the key.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum QueryPolicy {
-    /// All of it, as it is.
-    #[default]
-    Keep,
 }

@@ -1,19 +1,21 @@
 //! Step three: what the request asks for, as the cache names it.
 //!
-//! Host and port go in canonical, path and query as `CacheKey` normalises them, so that edge and shield, which both
-//! compute the key from the URL, cannot disagree.
+//! Host and port go in canonical, path and query as the site's rules normalise them. Edge and shield both compute the key
+//! from the URL; with equal rules they cannot disagree.
 
 use std::borrow::Cow;
 
 use http::uri::{PathAndQuery, Scheme};
-use stoq_cache::key::{CacheKey, normalize};
+use stoq_cache::engine::CacheSite;
+use stoq_cache::key::CacheKey;
 
 use super::admit::Admitted;
+use super::rescue::Refusal;
 
-/// The key of an admitted request on the site called `site`.
-pub(crate) fn key(site: &str, scheme: &Scheme, admitted: &Admitted<'_>) -> CacheKey {
-    CacheKey::of(
-        site,
+/// The key of an admitted request on `site`.
+pub(crate) fn key(site: &CacheSite, scheme: &Scheme, admitted: &Admitted<'_>) -> CacheKey {
+    site.policy.query.key(
+        &site.name,
         scheme.as_str(),
         admitted.authority.as_str(),
         admitted.path_and_query,
@@ -21,13 +23,15 @@ pub(crate) fn key(site: &str, scheme: &Scheme, admitted: &Admitted<'_>) -> Cache
 }
 
 /// The target as upstreams are asked for it: in the spelling that the key stands for. Were the origin asked for the client's own, one that
-/// treats two spellings of a key differently would have one answer served for both.
-pub(crate) fn target(path_and_query: &PathAndQuery) -> PathAndQuery {
-    match normalize(path_and_query.as_str()) {
-        Cow::Borrowed(_) => path_and_query.clone(),
-        Cow::Owned(normal) => {
-            PathAndQuery::try_from(normal).unwrap_or_else(|_| path_and_query.clone())
-        }
+/// treats two spellings of a key differently would have one answer served for both. So a target that has no such spelling is refused.
+pub(crate) fn target(
+    site: &CacheSite,
+    path_and_query: &PathAndQuery,
+) -> Result<PathAndQuery, Refusal> {
+    match site.policy.query.target(path_and_query.as_str()) {
+        Cow::Borrowed(same) if same == path_and_query.as_str() => Ok(path_and_query.clone()),
+        normal => PathAndQuery::try_from(&*normal)
+            .map_err(|_| Refusal::Malformed("the target has no normal form")),
     }
 }
 
@@ -36,6 +40,9 @@ mod tests {
     use super::super::admit::{Bounds, admit};
     use super::super::cdn_loop::CdnId;
     use super::super::sample;
+    use stoq_cache::engine::{Cache, CacheConfig};
+    use stoq_cache::http::policy::SitePolicy;
+
     use super::*;
 
     fn of(request: &str) -> CacheKey {
@@ -46,7 +53,9 @@ mod tests {
         };
         let head = sample::head(request);
         let request = head.view();
-        key("a", &Scheme::HTTPS, &admit(&request, &bounds).unwrap())
+        let cache = Cache::new(CacheConfig::new([7; 32]));
+        let site = cache.site("a", None, SitePolicy::default());
+        key(&site, &Scheme::HTTPS, &admit(&request, &bounds).unwrap())
     }
 
     #[test]

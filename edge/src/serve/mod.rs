@@ -119,7 +119,7 @@ impl Serve {
             .find(admitted.authority.host())
             .ok_or(Refusal::UnknownSite)?;
         let site = self.shared.sites.get(place).ok_or(Refusal::UnknownSite)?;
-        let key = key::key(&site.name, request.scheme, &admitted);
+        let key = key::key(site, request.scheme, &admitted);
         Ok(Opened {
             admitted,
             place,
@@ -150,7 +150,7 @@ impl Serve {
                 method: head.method.clone(),
                 scheme: head.scheme.clone(),
                 authority: opened.admitted.authority.as_str().to_owned(),
-                path_and_query: key::target(&head.path_and_query),
+                path_and_query: key::target(opened.site, &head.path_and_query)?,
                 headers,
             };
             return Ok(self

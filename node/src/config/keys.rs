@@ -17,13 +17,13 @@ use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{
         RawCache, RawCertificate, RawCluster, RawConfig, RawLimits, RawListen, RawLog, RawNode,
-        RawOriginTable, RawShield, RawSite, RawTimeouts, RawTls,
+        RawOriginTable, RawQueryTable, RawRule, RawShield, RawSite, RawTimeouts, RawTls,
     },
     source::Sources,
 };
 
 /// Every table, by its path without indices. A new table in `raw.rs` is added here; a test finds one that was forgotten.
-pub(super) const TABLES: [&[&str]; 13] = [
+pub(super) const TABLES: [&[&str]; 16] = [
     &[],
     &["node"],
     &["listen"],
@@ -37,6 +37,9 @@ pub(super) const TABLES: [&[&str]; 13] = [
     &["shield"],
     &["site"],
     &["site", "origins"],
+    &["site", "query"],
+    &["site", "rule"],
+    &["site", "rule", "query"],
 ];
 
 /// The keys of a table, or None when there is no such table.
@@ -55,6 +58,8 @@ pub(super) fn keys_of(path: &[&str]) -> Option<&'static [&'static str]> {
         ["shield"] => field_names::<RawShield>(),
         ["site"] => field_names::<RawSite>(),
         ["site", "origins"] => field_names::<RawOriginTable>(),
+        ["site", "query"] | ["site", "rule", "query"] => field_names::<RawQueryTable>(),
+        ["site", "rule"] => field_names::<RawRule>(),
         _ => return None,
     })
 }

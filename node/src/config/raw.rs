@@ -80,6 +80,7 @@ pub(super) struct RawCache {
     pub(super) ram: At<Size>,
     pub(super) heads: At<Size>,
     pub(super) fill_buffer: At<Size>,
+    pub(super) variants: At<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +137,59 @@ pub(super) struct RawSite {
     pub(super) stale_if_unreachable: At<Time>,
     pub(super) shield_fallback: At<bool>,
     pub(super) dedupe_domain: At<String>,
+    pub(super) normal_accept_encoding: At<bool>,
+    pub(super) query: At<RawQuery>,
+    pub(super) rule: Vec<Spanned<RawRule>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table such as { paths = [\"/images/*\"], query = \"ignore\" }"
+)]
+pub(super) struct RawRule {
+    pub(super) paths: At<Strings>,
+    pub(super) query: At<RawQuery>,
+}
+
+/// What counts of a query: a word, or a table with names.
+#[derive(Debug)]
+pub(super) enum RawQuery {
+    Text(String),
+    Table(Box<RawQueryTable>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "\"keep\", \"ignore\", \"sort\", or a table such as { drop = [\"utm_*\"] }"
+)]
+pub(super) struct RawQueryTable {
+    pub(super) drop: At<Strings>,
+    pub(super) only: At<Strings>,
+    pub(super) sort: At<bool>,
+}
+
+impl<'de> Deserialize<'de> for RawQuery {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = RawQuery;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("\"keep\", \"ignore\", \"sort\", or a table with `drop` or `only`")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawQuery, E> {
+                Ok(RawQuery::Text(text.to_owned()))
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawQuery, A::Error> {
+                RawQueryTable::deserialize(de::value::MapAccessDeserializer::new(map))
+                    .map(|table| RawQuery::Table(Box::new(table)))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
 }
 
 /// Origins with their spans; one of them stands for a list of one.

@@ -48,6 +48,9 @@ const TIMEOUTS: Timeouts = Timeouts {
 const RAM: u64 = 256 << 20;
 const HEADS: u64 = 32 << 20;
 const FILL_BUFFER: u64 = 64 << 20;
+const VARIANTS: usize = 16;
+/// A lookup compares each variant of its URL.
+const VARIANTS_MAX: usize = 256;
 const LOG_FILTER: &str = "info";
 const CLUSTER_NAME: &str = "stoq";
 
@@ -188,6 +191,7 @@ impl Resolver<'_> {
             ram: size(&raw.cache.ram, RAM),
             heads: size(&raw.cache.heads, HEADS),
             fill_buffer: size(&raw.cache.fill_buffer, FILL_BUFFER),
+            variants: self.variants(&raw.cache.variants),
         };
         let sites = raw
             .site
@@ -208,6 +212,18 @@ impl Resolver<'_> {
             positions,
             whole: self.sources.whole(),
         }
+    }
+
+    fn variants(&mut self, value: &At<Count>) -> usize {
+        let variants = count(value, VARIANTS);
+        if let Some(value) = value.as_ref().filter(|_| variants > VARIANTS_MAX) {
+            self.fail(
+                value,
+                "cache.variants",
+                format!("{variants} is too many, as each lookup may compare them all (at most {VARIANTS_MAX})"),
+            );
+        }
+        variants.min(VARIANTS_MAX)
     }
 
     fn workers(&mut self, value: &At<Count>) -> usize {

@@ -7,7 +7,11 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc,
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::{problem::ConfigError, source::Position};
+use super::{
+    problem::ConfigError,
+    query::{PathRule, Query},
+    source::Position,
+};
 
 /// What a process does with the file. Both binaries share the format; what they must find in it differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +219,8 @@ pub struct Cache {
     pub heads: u64,
     /// Bytes that all fills together may hold ahead of their slowest reader. Default 64 MiB.
     pub fill_buffer: u64,
+    /// Variants kept of one URL; the oldest makes room. At most 256. Default 16.
+    pub variants: usize,
 }
 
 /// `[tls]`: what clients are shown.
@@ -333,6 +339,12 @@ pub struct Site {
     pub shield_fallback: bool,
     /// Sites of one domain share chunks. Default: the site's name, so nothing is shared.
     pub dedupe_domain: Arc<str>,
+    /// Whether the origin is sent `Accept-Encoding` in one spelling for all that ask alike. Default false.
+    pub normal_accept_encoding: bool,
+    /// What of the query takes part in the key and reaches the origin; the same on every node. Default: all of it.
+    pub query: Query,
+    /// Other ways for some paths; the first that has the path decides. At most 64.
+    pub rules: Vec<PathRule>,
 }
 
 impl Site {

@@ -50,6 +50,7 @@ impl Config {
         out.key("ram", size(self.cache.ram));
         out.key("heads", size(self.cache.heads));
         out.key("fill_buffer", size(self.cache.fill_buffer));
+        out.key("variants", self.cache.variants);
 
         for certificate in &self.tls.certificates {
             out.table("[[tls.certificates]]");
@@ -100,6 +101,13 @@ impl Config {
             out.key("stale_if_unreachable", time(site.stale_if_unreachable));
             out.key("shield_fallback", site.shield_fallback);
             out.key("dedupe_domain", quoted(&site.dedupe_domain));
+            out.key("normal_accept_encoding", site.normal_accept_encoding);
+            out.key("query", &site.query);
+            for rule in &site.rules {
+                out.table("[[site.rule]]");
+                out.key("paths", list(&rule.paths));
+                out.key("query", &rule.query);
+            }
         }
         out.text
     }

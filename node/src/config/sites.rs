@@ -10,7 +10,8 @@ use toml::Spanned;
 
 use super::{
     hosts, origins,
-    raw::{At, Origins, RawConfig, RawOrigin, RawSite},
+    query::{PathRule, RULES_MAX},
+    raw::{At, Origins, RawConfig, RawOrigin, RawRule, RawSite},
     resolve::{Resolver, time},
     resolved::{Certificate, HostPattern, OriginSpec, Scheme, Site, Tls},
 };
@@ -104,6 +105,12 @@ impl Resolver<'_> {
             None => vec![HeaderName::from_static("cdn-cache-control")],
             named => self.list(named, &key("cache_control_targets"), targeted_field),
         };
+        let query = site
+            .query
+            .as_ref()
+            .map(|value| self.query(value, &key("query")))
+            .unwrap_or_default();
+        let rules = self.rules(&site.rule, index);
         Arc::new(Site {
             name: name.into(),
             hosts,
@@ -116,7 +123,30 @@ impl Resolver<'_> {
             stale_if_unreachable: time(&site.stale_if_unreachable, STALE_IF_UNREACHABLE),
             shield_fallback: flag(&site.shield_fallback),
             dedupe_domain: domain.into(),
+            normal_accept_encoding: site
+                .normal_accept_encoding
+                .as_ref()
+                .is_some_and(|value| *value.get_ref()),
+            query,
+            rules,
         })
+    }
+
+    fn rules(&mut self, rules: &[Spanned<RawRule>], site: usize) -> Vec<PathRule> {
+        if let Some(beyond) = rules.get(RULES_MAX) {
+            let message = format!(
+                "is one of {} rules (at most {RULES_MAX}; a rule may have many paths)",
+                rules.len()
+            );
+            self.fail(beyond, &format!("site[{site}].rule[{RULES_MAX}]"), message);
+        }
+        rules
+            .iter()
+            .enumerate()
+            .filter_map(|(index, rule)| {
+                self.path_rule(rule, &format!("site[{site}].rule[{index}]"))
+            })
+            .collect()
     }
 
     fn origins(&mut self, site: &RawSite, key: &str) -> Vec<OriginSpec> {
