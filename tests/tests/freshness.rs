@@ -181,7 +181,7 @@ async fn a_request_has_what_is_stored_validated_at_the_origin_through_both_tiers
                 );
                 assert_eq!(
                     origin.requests(&path),
-                    2 + usize::from(asks),
+                    2 + asks,
                     "{version:?} {field:?}"
                 );
             }
