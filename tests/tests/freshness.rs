@@ -179,11 +179,7 @@ async fn a_request_has_what_is_stored_validated_at_the_origin_through_both_tiers
                     hit.header("cache-status").unwrap().contains("edge-1; hit"),
                     "{version:?}"
                 );
-                assert_eq!(
-                    origin.requests(&path),
-                    2 + asks,
-                    "{version:?} {field:?}"
-                );
+                assert_eq!(origin.requests(&path), 2 + asks, "{version:?} {field:?}");
             }
         }
     }
