@@ -6,6 +6,7 @@
 //! partial content.
 
 pub mod age;
+pub mod blame;
 pub mod cache_status;
 pub mod conditional;
 pub mod directives;
