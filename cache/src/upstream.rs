@@ -109,6 +109,12 @@ impl fmt::Debug for FetchBody {
     }
 }
 
+/// Told of each interim response (102, 103, …) while a fetch waits for its final head: status and end-to-end fields.
+///
+/// Called on the task that drives the upstream's connection: it must neither block nor wait. The number of calls and the size of
+/// the fields are bounded by the upstream.
+pub type OnInterim = Arc<dyn Fn(StatusCode, HeaderMap) + Send + Sync>;
+
 /// Who answered a fetch; the label under which its bytes are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -157,6 +163,18 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     /// A hole of an object is refilled through this too, with `Range` and `If-Range`. Dropping the future or the
     /// body cancels the exchange.
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>>;
+
+    /// As [`fetch`](Self::fetch), for one who can use interim responses.
+    ///
+    /// Upstreams that get none, or cannot carry them, leave `interim` uncalled: that is what this does unless it is overridden.
+    fn fetch_with_interim(
+        &self,
+        request: FetchRequest,
+        interim: OnInterim,
+    ) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
+        drop(interim);
+        self.fetch(request)
+    }
 
     /// The bytes of `chunks`, concatenated in that order, for receivers that know their ids and verify them.
     ///

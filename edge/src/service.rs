@@ -273,6 +273,14 @@ impl Interim {
             _ => false,
         }
     }
+
+    /// Sends one if [`INTERIM_QUEUE`] has room, without waiting. `false` when it cannot be delivered.
+    pub fn offer(&self, head: InterimHead) -> bool {
+        match &self.queue {
+            Some(queue) if head.status.is_informational() => queue.try_send(head).is_ok(),
+            _ => false,
+        }
+    }
 }
 
 /// How an answer ended.

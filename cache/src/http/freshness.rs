@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
-    age, dates, directives::ResponseDirectives, facts::RequestFacts, heuristic, policy::SitePolicy,
-    targeted, validator::Validators, vary,
+    age, blame, dates, directives::ResponseDirectives, facts::RequestFacts, heuristic,
+    policy::SitePolicy, targeted, validator::Validators, vary,
 };
 use crate::time::Timestamp;
 
@@ -224,6 +224,12 @@ pub fn storable(
     }
     if headers.contains_key(header::SET_COOKIE) {
         return Storable::Pass(Reason::SetCookie);
+    }
+    if blame::is_about_the_request(status) {
+        return Storable::Pass(Reason::Status);
+    }
+    if blame::is_a_guess_for_one_user(request.headers, headers, &directives) {
+        return Storable::Pass(Reason::NoLifetime);
     }
     if vary::nominated(headers).is_none() {
         return Storable::Pass(Reason::Vary);

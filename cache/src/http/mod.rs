@@ -4,6 +4,7 @@
 //! decided yet, and so behaves as if the field were absent: combining partial content.
 
 pub mod age;
+pub mod blame;
 pub mod cache_status;
 pub mod conditional;
 pub mod dates;

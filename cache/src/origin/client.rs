@@ -17,12 +17,13 @@ use super::connect::DialError;
 use super::download::{Download, Held};
 use super::endpoint::{Endpoint, OriginConfigError, OriginSettings, OriginSpec};
 use super::exchange::{Lost, exchange};
+use super::interim;
 use super::lane::{Lane, Lease};
 use super::metrics::OriginMetrics;
 use super::upload::{Turn, Upload};
 use crate::http::hop;
 use crate::upstream::{
-    BodyStream, FetchBody, FetchRequest, FetchResponse, Source, Upstream, UpstreamError,
+    BodyStream, FetchBody, FetchRequest, FetchResponse, OnInterim, Source, Upstream, UpstreamError,
 };
 
 /// The origins of one site, resolved; shared by all workers, as their bounds and their health are.
@@ -85,6 +86,8 @@ struct Outgoing {
     path_and_query: PathAndQuery,
     headers: HeaderMap,
     body: Option<BodyStream>,
+    /// Who listens to interim responses.
+    interim: Option<OnInterim>,
     /// A second sending could do no harm: a safe method without a body.
     ///
     //= https://www.rfc-editor.org/rfc/rfc9110#section-9.2.2
@@ -129,10 +132,14 @@ impl OriginClient {
         self.tasks.wait().await;
     }
 
-    async fn send(&self, request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
+    async fn send(
+        &self,
+        request: FetchRequest,
+        interim: Option<OnInterim>,
+    ) -> Result<FetchResponse, UpstreamError> {
         let metrics = &self.site.metrics;
         metrics.requests.inc();
-        let mut outgoing = Outgoing::new(request);
+        let mut outgoing = Outgoing::new(request, interim);
         let now = Instant::now();
         // In the operator's order, but those that failed a moment ago last: a dead first origin costs its connect
         // timeout once per `hold_down`, not once per request.
@@ -310,12 +317,20 @@ impl OriginClient {
 
 impl Upstream for OriginClient {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
-        Box::pin(self.send(request))
+        Box::pin(self.send(request, None))
+    }
+
+    fn fetch_with_interim(
+        &self,
+        request: FetchRequest,
+        interim: OnInterim,
+    ) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
+        Box::pin(self.send(request, Some(interim)))
     }
 }
 
 impl Outgoing {
-    fn new(request: FetchRequest) -> Self {
+    fn new(request: FetchRequest, interim: Option<OnInterim>) -> Self {
         let mut headers = request.headers;
         // The servers have done this already; doing it again costs little and keeps a smuggled `Transfer-Encoding`
         // from ever reaching an origin.
@@ -335,6 +350,7 @@ impl Outgoing {
             path_and_query: request.path_and_query,
             headers,
             body: request.body,
+            interim,
             repeatable,
         }
     }
@@ -362,6 +378,9 @@ impl Outgoing {
                 .map_err(|error| invalid(&error.to_string()))?
         } else {
             request.headers_mut().insert(HOST, host);
+            if let Some(interim) = &self.interim {
+                interim::listen(&mut request, interim);
+            }
             Uri::from(self.path_and_query.clone())
         };
         Ok(request)

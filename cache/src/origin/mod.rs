@@ -26,6 +26,7 @@ mod directory;
 mod download;
 mod endpoint;
 mod exchange;
+mod interim;
 mod lane;
 mod metrics;
 mod probe;

@@ -18,25 +18,46 @@ use super::cdn_loop::{CDN_LOOP, CdnId};
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// Other names under which origins believe what a client says of itself.
-const CLAIMS: [HeaderName; 5] = [
+/// Other names under which origins believe what a client says of itself, or of the host, scheme, port or prefix it asked for. Only a
+/// trusted proxy may say them: an origin that writes one into a link would have it served to everyone.
+static CLAIMS: [HeaderName; 17] = [
     HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("x-originating-ip"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("fastly-client-ip"),
+    HeaderName::from_static("x-forwarded"),
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("true-client-ip"),
-    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-url-scheme"),
+    HeaderName::from_static("front-end-https"),
+    HeaderName::from_static("x-host"),
+    HeaderName::from_static("x-original-host"),
 ];
 
-/// Fields that leave with another value than they came with, or not at all, besides `Host`, `TE` and `Expect`.
-static REWRITTEN: [HeaderName; 12] = [
+/// Fields that ask an origin for another resource or method than the request line. No key holds them, so beside an answer that others
+/// may get they are nobody's to say, a trusted proxy's neither.
+static REDIRECTIONS: [HeaderName; 8] = [
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-original-uri"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-forwarded-uri"),
+    HeaderName::from_static("x-forwarded-path"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
+/// The other fields that leave with another value than they came with, or not at all, besides `Host`, `TE` and `Expect`.
+static REWRITTEN: [HeaderName; 7] = [
     X_FORWARDED_FOR,
     X_FORWARDED_PROTO,
     X_FORWARDED_HOST,
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("true-client-ip"),
-    HeaderName::from_static("x-client-ip"),
     FORWARDED,
     VIA,
     CDN_LOOP,
@@ -51,7 +72,8 @@ pub(crate) fn rewrites(client: &HeaderMap) -> bool {
     client.keys().any(|name| {
         // Most names of most requests are told apart by their first letter.
         let first = name.as_str().as_bytes().first();
-        matches!(first, Some(b'x' | b'v' | b'f' | b'c' | b't')) && REWRITTEN.contains(name)
+        matches!(first, Some(b'x' | b'v' | b'f' | b'c' | b't'))
+            && (REWRITTEN.contains(name) || CLAIMS.contains(name) || REDIRECTIONS.contains(name))
     })
 }
 
@@ -73,6 +95,8 @@ pub(crate) struct Received<'a> {
     pub(crate) version: Version,
     pub(crate) scheme: &'a Scheme,
     pub(crate) authority: &'a Authority,
+    /// Whether the answer may be served to others, by the URL alone.
+    pub(crate) cacheable: bool,
 }
 
 impl Forwarder {
@@ -94,9 +118,14 @@ impl Forwarder {
                 X_FORWARDED_HOST,
                 FORWARDED,
             ]
-            .into_iter()
-            .chain(CLAIMS)
+            .iter()
+            .chain(&CLAIMS)
             {
+                headers.remove(name);
+            }
+        }
+        if received.cacheable {
+            for name in &REDIRECTIONS {
                 headers.remove(name);
             }
         }
@@ -175,6 +204,10 @@ mod tests {
     use super::*;
 
     fn forward(client: &[(&str, &str)], from: &str) -> HeaderMap {
+        forward_as(client, from, true)
+    }
+
+    fn forward_as(client: &[(&str, &str)], from: &str, cacheable: bool) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in client {
             headers.append(
@@ -195,6 +228,7 @@ mod tests {
                 version: Version::HTTP_3,
                 scheme: &Scheme::HTTPS,
                 authority: &authority,
+                cacheable,
             },
         )
     }
@@ -296,6 +330,40 @@ mod tests {
     }
 
     #[test]
+    fn what_no_key_holds_reaches_no_origin_beside_an_answer_for_others() {
+        let url: Vec<_> = REDIRECTIONS
+            .iter()
+            .map(|name| (name.as_str(), "/admin"))
+            .collect();
+        for from in ["192.0.2.7:1", "10.1.2.3:1"] {
+            let shared = forward_as(&url, from, true);
+            let own = forward_as(&url, from, false);
+            for name in &REDIRECTIONS {
+                assert!(!shared.contains_key(name), "{name} from {from}");
+                assert_eq!(all(&own, name.as_str()), ["/admin"], "{name} from {from}");
+            }
+        }
+        let claims: Vec<_> = CLAIMS.iter().map(|name| (name.as_str(), "x")).collect();
+        let (stranger, trusted) = (
+            forward(&claims, "192.0.2.7:1"),
+            forward(&claims, "10.1.2.3:1"),
+        );
+        for name in &CLAIMS {
+            assert!(
+                !stranger.contains_key(name) && trusted.contains_key(name),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn early_data_that_a_client_in_front_declares_goes_on() {
+        // The origin decides then between an answer and a 425 (RFC 8470 section 5.1).
+        let headers = forward(&[("early-data", "1")], "192.0.2.7:1");
+        assert_eq!(all(&headers, "early-data"), ["1"]);
+    }
+
+    #[test]
     fn what_leaves_changed_is_known_as_rewritten() {
         let odd = [
             "x-forwarded-for",
@@ -305,6 +373,8 @@ mod tests {
             "cdn-loop",
             "connection",
             "true-client-ip",
+            "front-end-https",
+            "x-original-url",
         ];
         for name in odd {
             let client = HeaderMap::from_iter([(

@@ -8,6 +8,7 @@ mod admit;
 mod authority;
 mod cdn_loop;
 mod forward;
+mod interim;
 mod key;
 mod log;
 mod metrics;
@@ -118,6 +119,22 @@ impl Serve {
             .hosts
             .find(admitted.authority.host())
             .ok_or(Refusal::UnknownSite)?;
+        //= https://www.rfc-editor.org/rfc/rfc9110#section-7.4
+        //# Unless the connection is from a trusted gateway, an origin server MUST
+        //# reject a request if any scheme-specific requirements for the target
+        //# resource are not met.
+        // The certificate that the client checked is that of the name it asked for: what it asks under another site's name
+        // came by a mistake of its own or of somebody in between.
+        if let Some(name) = request.connection.server_name.as_deref()
+            && name != admitted.authority.host()
+            && self
+                .shared
+                .hosts
+                .find(name)
+                .is_some_and(|other| other != place)
+        {
+            return Err(Refusal::UnknownSite);
+        }
         let site = self.shared.sites.get(place).ok_or(Refusal::UnknownSite)?;
         let key = key::key(site, request.scheme, &admitted);
         Ok(Opened {
@@ -133,6 +150,7 @@ impl Serve {
         &self,
         head: &RequestHead,
         body: RequestBody,
+        interim: Interim,
         place: &mut Option<usize>,
     ) -> Result<Reply, Trouble> {
         let view = head.view();
@@ -142,6 +160,7 @@ impl Serve {
             .upstreams
             .get(opened.place)
             .ok_or(Refusal::UnknownSite)?;
+        let upstream = interim::announcing(upstream, interim);
         let headers = self.outgoing(&view, &opened);
         if opened.admitted.cacheable {
             let request = CacheRequest {
@@ -153,14 +172,9 @@ impl Serve {
                 path_and_query: key::target(opened.site, &head.path_and_query)?,
                 headers,
             };
-            return Ok(self
-                .shared
-                .cache
-                .serve(request, Arc::clone(upstream))
-                .await?);
+            return Ok(self.shared.cache.serve(request, upstream).await?);
         }
-        self.pass(head, body, &opened, headers, Arc::clone(upstream))
-            .await
+        self.pass(head, body, &opened, headers, upstream).await
     }
 
     /// Straight through, both ways streaming.
@@ -207,6 +221,7 @@ impl Serve {
             version: view.version,
             scheme: view.scheme,
             authority: &opened.admitted.authority,
+            cacheable: opened.admitted.cacheable,
         };
         self.shared.forwarder.headers(view.headers, received)
     }
@@ -242,11 +257,11 @@ impl Service for Serve {
         self: Arc<Self>,
         head: Arc<RequestHead>,
         body: RequestBody,
-        _interim: Interim,
+        interim: Interim,
     ) -> BoxFuture<'static, Answer<Note>> {
         Box::pin(async move {
             let mut site = None;
-            let reply = match self.answer(&head, body, &mut site).await {
+            let reply = match self.answer(&head, body, interim, &mut site).await {
                 Ok(reply) => reply,
                 Err(trouble) => {
                     tracing::debug!(%trouble, method = %head.method, "no answer");

@@ -12,7 +12,9 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use stoq_cache::content::ChunkId;
 use stoq_cache::key::CacheKey;
-use stoq_cache::upstream::{BodyStream, FetchRequest, FetchResponse, Upstream, UpstreamError};
+use stoq_cache::upstream::{
+    BodyStream, FetchRequest, FetchResponse, OnInterim, Upstream, UpstreamError,
+};
 
 /// What a site's misses are sent to. `origin` and `shield` are this worker's own clients.
 pub(crate) fn choose(
@@ -38,7 +40,11 @@ struct ShieldFirst {
 }
 
 impl ShieldFirst {
-    async fn send(&self, mut request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
+    async fn send(
+        &self,
+        mut request: FetchRequest,
+        interim: Option<OnInterim>,
+    ) -> Result<FetchResponse, UpstreamError> {
         // A body can be sent once. It is lent to the shield, and is still here if nobody there began to read it.
         let body = request
             .body
@@ -59,13 +65,24 @@ impl ShieldFirst {
             again.body = Some(untouched);
         }
         tracing::debug!(%error, "asking the origin in the shield's place");
-        self.origin.fetch(again).await
+        match interim {
+            Some(interim) => self.origin.fetch_with_interim(again, interim).await,
+            None => self.origin.fetch(again).await,
+        }
     }
 }
 
 impl Upstream for ShieldFirst {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
-        Box::pin(self.send(request))
+        Box::pin(self.send(request, None))
+    }
+
+    fn fetch_with_interim(
+        &self,
+        request: FetchRequest,
+        interim: OnInterim,
+    ) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
+        Box::pin(self.send(request, Some(interim)))
     }
 
     fn chunks(

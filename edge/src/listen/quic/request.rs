@@ -218,7 +218,15 @@ async fn serve<S: Service, W: Way>(
     };
     drop(answering);
     match answer {
-        Ok(answer) => client.respond(answer).await,
+        Ok(answer) => {
+            // What came just before the answer still goes before it.
+            while let Ok(head) = heads.try_recv() {
+                if let Err(end) = client.head(head.status, head.headers).await {
+                    return client.account.end(end);
+                }
+            }
+            client.respond(answer).await;
+        }
         Err(end) => client.account.end(end),
     }
 }
