@@ -128,7 +128,7 @@ impl RequestDirectives {
     pub fn of(headers: &HeaderMap) -> Self {
         let mut found = Self::default();
         if !headers.contains_key(header::CACHE_CONTROL) {
-            //= https://www.rfc-editor.org/rfc/rfc9111#section-5.4
+            //= https://www.rfc-editor.org/rfc/rfc7234#section-5.4
             //# When the Cache-Control header field is not present in a request,
             //# caches MUST consider the no-cache request pragma-directive as having
             //# the same effect as if "Cache-Control: no-cache" were present

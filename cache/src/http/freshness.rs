@@ -74,8 +74,10 @@ impl Freshness {
     /// states no window of its own, `asked` the request's own, in seconds.
     ///
     //= https://www.rfc-editor.org/rfc/rfc5861#section-4
-    //# When used as a response Cache-Control extension, its scope of
-    //# applicability is that of the response
+    //# When used as a request Cache-Control extension, its scope of
+    //# application is the request it appears in; when used as a response
+    //# Cache-Control extension, its scope is any request applicable to the
+    //# cached response in which it occurs.
     #[must_use]
     pub fn may_serve_on_error(
         &self,
@@ -275,7 +277,7 @@ fn implicit_lifetime_ms(
     //# explicit expiration time is present in the stored response. Because
     //# of the requirements in Section 3, heuristics can only be used on
     //# responses without explicit freshness whose status codes are defined
-    //# as heuristically cacheable (e.g., see Section 15.1 of [HTTP]) and on
+    //# as "heuristically cacheable" (e.g., see Section 15.1 of [HTTP]) and on
     //# responses without explicit freshness that have been marked as
     //# explicitly cacheable (e.g., with a public response directive).
     if !directives.public && !heuristic::allows(status) {

@@ -102,7 +102,9 @@ impl From<&Failure> for Code {
             Failure::Upstream(error) => Self::from(error),
             Failure::Body(_) => Self::Body,
             Failure::Shutdown => Self::Shutdown,
-            Failure::OnlyIfCached | Failure::Abandoned { .. } => Self::Internal,
+            // 504 is what the client is to be told, by an edge that does not heed it itself.
+            Failure::OnlyIfCached => Self::Timeout,
+            Failure::Abandoned { .. } => Self::Internal,
         }
     }
 }
