@@ -285,6 +285,7 @@ impl Fetch {
             inner
                 .index
                 .insert(self.request.key, &object, &self.request.headers);
+            inner.searches.learn(&self.request, &object.head.headers);
         } else {
             inner.index.remove(self.request.key, held);
         }
@@ -392,6 +393,8 @@ impl Fetch {
             .inner
             .index
             .insert(self.request.key, &Arc::new(object), &self.request.headers);
+        let said = &filling.head.headers;
+        self.cache.inner.searches.learn(&self.request, said);
         if !filling.freshness.is_fresh(self.cache.now()) {
             // Stored for validation only: requests must not queue for it.
             let until = self.cache.now().plus(self.request.site.policy.hit_for_miss);

@@ -12,6 +12,7 @@ mod lead;
 mod lookup;
 mod pass;
 mod relay;
+mod searches;
 mod serve;
 
 use std::{fmt, sync::Arc};
@@ -23,8 +24,8 @@ use http::{
 use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::index::Index;
 pub use self::relay::Relay;
+use self::{index::Index, searches::Searches};
 use crate::{
     collapse::Collapse,
     content::ChunkKey,
@@ -227,6 +228,7 @@ struct Inner {
     /// Objects larger than this stream through without being stored: a fourth of the RAM tier, so that one download does not empty it.
     object_bytes_max: u64,
     index: Index,
+    searches: Searches,
     depot: Arc<Depot>,
     collapse: Arc<Collapse<lead::Stage>>,
     budget: Arc<Budget>,
@@ -264,6 +266,7 @@ impl Cache {
                 config.variants_max,
                 metrics.variants_dropped.clone(),
             ),
+            searches: Searches::new(),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
             collapse: Collapse::new(),
             budget: Budget::new(config.fill_bytes),

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::{Cache, Failure};
+use super::{Cache, Failure, searches};
 use crate::{
     fill::events,
     http::{
@@ -32,7 +32,12 @@ impl Cache {
         outcome: CacheStatus,
     ) -> Result<Reply, Failure> {
         self.inner.metrics.fetches.inc();
-        match upstream.fetch(request).await {
+        let changes = (!request.method.is_safe()).then(|| searches::path_of(&request));
+        let fetched = upstream.fetch(request).await;
+        if let Some(path) = &changes {
+            self.inner.searches.forget(path);
+        }
+        match fetched {
             Ok(response) => Ok(self.counted(self.through(response, outcome))),
             Err(error) => {
                 self.inner.metrics.requests(CacheStatus::Failed).inc();

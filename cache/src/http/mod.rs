@@ -13,6 +13,7 @@ pub mod facts;
 pub mod freshness;
 pub mod hop;
 pub mod negotiation;
+pub mod no_vary_search;
 pub mod policy;
 pub mod range;
 pub mod update;

@@ -354,6 +354,8 @@ mod tests {
         assert!(Selector::of(&map(&[]), &map(&[])).unwrap().is_empty());
     }
 
+    type Fields = &'static [(&'static str, &'static str)];
+
     #[test]
     fn fields_match_as_far_as_their_meaning_allows() {
         let gzip = map(&[
@@ -362,7 +364,7 @@ mod tests {
         ]);
         let deflate = map(&[("vary", "accept-encoding"), ("content-encoding", "deflate")]);
         #[rustfmt::skip]
-        let table: [(&HeaderMap, &[(&str, &str)], &[(&str, &str)], bool); 20] = [
+        let table: [(&HeaderMap, Fields, Fields, bool); 20] = [
             (&gzip, &[("accept-encoding", "gzip, br, deflate")], &[("accept-encoding", "br;q=1,gzip")], true),
             (&gzip, &[("accept-encoding", "gzip, br")], &[("accept-encoding", "br, gzip;q=0.5")], false),
             (&gzip, &[("accept-encoding", "gzip")], &[], false),
