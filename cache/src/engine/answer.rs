@@ -176,12 +176,20 @@ impl<'a> Ask<'a> {
         let lookup = if self.incomplete {
             Lookup::Miss
         } else {
-            self.cache.lookup(
+            let found = self.cache.lookup(
                 &request.key,
                 &request.facts(),
                 &request.site.policy,
                 self.cache.now(),
-            )
+            );
+            match found {
+                Lookup::Miss | Lookup::VaryMiss | Lookup::Expired(_) => {
+                    self.cache.equivalent(request).map_or(found, Lookup::Fresh)
+                }
+                Lookup::Fresh(_) | Lookup::Stale(_) | Lookup::Unwanted(_) | Lookup::HitForMiss => {
+                    found
+                }
+            }
         };
         let (hit, status) = match lookup {
             Lookup::Fresh(hit) => (hit, CacheStatus::Hit),

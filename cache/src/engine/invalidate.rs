@@ -152,7 +152,9 @@ impl Cache {
     pub(super) fn keep(&self, request: &CacheRequest, object: &Arc<Object>, begun: &Begun) -> bool {
         let index = &self.inner.index;
         let stored = index.insert(request.key, object, &request.headers, || begun.is_current());
-        if !stored {
+        if stored {
+            self.inner.searches.learn(request, &object.head.headers);
+        } else {
             self.inner.metrics.fetches_outdated.inc();
         }
         stored

@@ -17,6 +17,7 @@ mod marks;
 mod partial;
 mod pass;
 mod relay;
+mod searches;
 mod serve;
 
 use std::{fmt, sync::Arc};
@@ -30,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::marks::Membership;
 pub use self::relay::Relay;
-use self::{index::Index, marks::Marks};
+use self::{index::Index, marks::Marks, searches::Searches};
 use crate::{
     collapse::Collapse,
     content::ChunkKey,
@@ -252,6 +253,7 @@ struct Inner {
     /// Objects larger than this stream through without being stored: a fourth of the RAM tier, so that one download does not empty it.
     object_bytes_max: u64,
     index: Index,
+    searches: Searches,
     depot: Arc<Depot>,
     marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
@@ -292,6 +294,7 @@ impl Cache {
                 metrics.variants_dropped.clone(),
             ),
             partials: partial::Partials::new(store.clone(), Arc::clone(&metrics)),
+            searches: Searches::new(),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
             marks: Marks::new(&config.secret),
             collapse: Collapse::new(),

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::{Cache, Failure, invalidate::Change};
+use super::{Cache, Failure, invalidate::Change, searches};
 use crate::{
     fill::events,
     http::{
@@ -34,7 +34,12 @@ impl Cache {
     ) -> Result<Reply, Failure> {
         self.inner.metrics.fetches.inc();
         let change = Change::of(&request);
-        match upstream.fetch(request).await {
+        let changes = (!request.method.is_safe()).then(|| searches::path_of(&request));
+        let fetched = upstream.fetch(request).await;
+        if let Some(path) = &changes {
+            self.inner.searches.forget(path);
+        }
+        match fetched {
             Ok(response) => {
                 let invalidated = change.is_some_and(|change| self.invalidate(&change, &response));
                 let outcome = if invalidated {

@@ -16,6 +16,7 @@ pub mod heuristic;
 pub mod hop;
 pub mod invalidation;
 pub mod negotiation;
+pub mod no_vary_search;
 pub mod policy;
 pub mod range;
 pub mod reuse;
