@@ -12,6 +12,7 @@ mod index;
 mod lead;
 mod lookup;
 mod partial;
+mod parts;
 mod pass;
 mod relay;
 mod serve;

@@ -12,6 +12,7 @@ pub mod directives;
 pub mod facts;
 pub mod freshness;
 pub mod hop;
+pub mod multipart;
 pub mod policy;
 pub mod range;
 pub mod update;
