@@ -20,7 +20,7 @@ use crate::{
     http::{
         cache_status::{CacheStatus, Details},
         conditional, freshness,
-        range::ByteRange,
+        range::{ByteRange, RangeSet},
         validator::Validators,
     },
     key::CacheKey,
@@ -75,6 +75,8 @@ pub(super) struct Ask<'a> {
 )]
 enum Looked {
     Answer(Answer),
+    /// The request is to go on as it is: its condition fails against what is stored, and the origin may have newer.
+    Straight,
     /// The upstream is to be asked, about `held` where something is.
     Ask {
         held: Option<Hit>,
@@ -116,6 +118,7 @@ impl<'a> Ask<'a> {
         for _ in 0..ATTEMPTS_MAX {
             let (held, outcome) = match self.look().await {
                 Looked::Answer(answer) => return Ok(answer),
+                Looked::Straight => return self.straight(CacheStatus::Bypass, None).await,
                 Looked::Ask { held, outcome } => (held, outcome),
             };
             let asked = self.request.asked();
@@ -228,6 +231,9 @@ impl<'a> Ask<'a> {
                 };
             }
         };
+        if Cache::shape(&request.facts(), &hit) == Shape::Failed {
+            return Looked::Straight;
+        }
         match self.open(&hit, status).await {
             Ok(answer) => Looked::Answer(answer),
             Err(error) => {
@@ -379,11 +385,19 @@ impl<'a> Ask<'a> {
 
     /// Takes a seat at another's fill.
     async fn join(&self, filling: Arc<Filling>) -> Result<Followed, Failure> {
-        let start = match filling_shape(&filling, self.request) {
-            Shape::Part(slice) => slice.start,
-            Shape::NotModified | Shape::Head | Shape::Unsatisfiable | Shape::Whole => 0,
+        let (start, last) = match filling_shape(&filling, self.request) {
+            Shape::Part(slice) => (slice.start, slice.start),
+            Shape::Parts(multipart) => {
+                let starts = multipart.parts().iter().map(|part| part.slice.start);
+                (starts.clone().min().unwrap_or(0), starts.max().unwrap_or(0))
+            }
+            Shape::NotModified
+            | Shape::Failed
+            | Shape::Head
+            | Shape::Unsatisfiable
+            | Shape::Whole => (0, 0),
         };
-        if start
+        if last
             > filling
                 .fill
                 .received()
@@ -589,11 +603,12 @@ impl<'a> Ask<'a> {
 
     /// Whether the request wants a range of something unknown that may lie far behind its first byte.
     fn asks_far_ahead(&self) -> bool {
-        match ByteRange::of(&self.request.facts()) {
-            Some(ByteRange::From { first, .. }) => first > RANGE_AHEAD_BYTES_MAX,
-            Some(ByteRange::Suffix(_)) => true,
-            None => false,
-        }
+        RangeSet::of(&self.request.facts()).is_some_and(|set| {
+            set.members().iter().any(|range| match range {
+                ByteRange::From { first, .. } => *first > RANGE_AHEAD_BYTES_MAX,
+                ByteRange::Suffix(_) => true,
+            })
+        })
     }
 }
 

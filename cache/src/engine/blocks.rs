@@ -30,7 +30,7 @@ use crate::{
     },
     metrics::{Metrics, ServedFrom},
     store::{Read, Store},
-    upstream::{BodyError, BodyStream, FetchBody, Upstream},
+    upstream::{BodyError, FetchBody, Upstream},
 };
 
 /// Bytes of a block, the last of a body may be shorter. A chunk of the store's.
@@ -277,6 +277,17 @@ impl BlockReader {
         }
     }
 
+    /// Where the bytes it hands out are counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.way.blocks.metrics
+    }
+
+    /// Goes to another slice.
+    pub(super) fn narrow(&mut self, slice: Slice) {
+        self.slice = slice;
+        self.ahead = None;
+    }
+
     /// Makes sure that the first block is here, so that a version that is gone shows before the head is sent.
     ///
     /// # Errors
@@ -289,7 +300,7 @@ impl BlockReader {
     }
 
     /// The next bytes; `None` at the end. Cancel safe.
-    async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         if self.failed || self.slice.start >= self.slice.end {
             return None;
         }
@@ -378,14 +389,6 @@ impl BlockReader {
         Ok(Arc::new(Run {
             blocks: fetched,
             permit,
-        }))
-    }
-
-    /// The rest as a stream.
-    pub(super) fn into_stream(self) -> BodyStream {
-        Box::pin(stream::unfold(self, |mut reader| async move {
-            let next = reader.next().await?;
-            Some((next, reader))
         }))
     }
 }

@@ -2,24 +2,26 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use smallvec::SmallVec;
 
-use super::{Cache, Hit, lead::Filling};
+use super::{
+    Cache, Hit,
+    lead::Filling,
+    parts::{self, PartReader},
+};
 use crate::{
-    content::Manifest,
     fill::reader::FillReader,
     http::{
         cache_status::{self, CacheStatus, Details},
-        conditional,
+        conditional::{self, Condition},
         facts::RequestFacts,
-        range::{self, ByteRange, Slice},
+        multipart::Multipart,
+        range::{self, RangeSet, Selected, Slice},
     },
     metrics::ServedFrom,
-    reply::{INLINE_BYTES_MAX, Overrides, Reply, ReplyBody, StoredHead},
-    store::Store,
+    reply::{Overrides, Reply, ReplyBody, StoredHead},
     time::Timestamp,
     upstream::BodyStream,
 };
@@ -27,16 +29,20 @@ use crate::{
 pub(super) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What of a response a request gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shape {
     /// 304: the client has it.
     NotModified,
+    /// 412: it is not what the client wants to act upon.
+    Failed,
     /// The head alone, with the whole's length.
     Head,
     /// 416: no byte of it lies in the range asked for.
     Unsatisfiable,
     /// 206.
     Part(Slice),
+    /// 206 with several parts.
+    Parts(Arc<Multipart>),
     /// All of it.
     Whole,
 }
@@ -49,31 +55,57 @@ impl Shape {
         response_time: Timestamp,
         total: Option<u64>,
     ) -> Self {
-        let is_ok = head.status == StatusCode::OK;
-        if is_ok && conditional::not_modified(facts, &head.headers, response_time) {
-            return Self::NotModified;
+        //= https://www.rfc-editor.org/rfc/rfc9110#section-13.2.1
+        //# A server MUST ignore all received preconditions if its response to
+        //# the same request without those conditions, prior to processing the
+        //# request content, would have been a status code other than a 2xx
+        //# (Successful) or 412 (Precondition Failed).
+        if head.status.is_success() {
+            match conditional::evaluate(facts, &head.headers, response_time) {
+                Condition::Holds => {}
+                Condition::NotModified => return Self::NotModified,
+                Condition::Failed => return Self::Failed,
+            }
         }
         if facts.method == Method::HEAD {
             return Self::Head;
         }
-        if !is_ok {
+        if head.status != StatusCode::OK {
             return Self::Whole;
         }
         // Where the length is not known yet the whole is sent, as a server may for any range.
-        let (Some(asked), Some(total)) = (ByteRange::of(facts), total) else {
+        let (Some(asked), Some(total)) = (RangeSet::of(facts), total) else {
             return Self::Whole;
         };
         if !range::if_range_holds(facts.headers, &head.headers) {
             return Self::Whole;
         }
-        asked.within(total).map_or(Self::Unsatisfiable, Self::Part)
+        match asked.within(total) {
+            Selected::Whole => Self::Whole,
+            Selected::Nothing => Self::Unsatisfiable,
+            Selected::Parts(parts) => match parts.as_slice() {
+                [part] => Self::Part(*part),
+                parts => {
+                    let content_type = head.headers.get(header::CONTENT_TYPE);
+                    let boundary = rand::random();
+                    Self::Parts(Arc::new(Multipart::new(
+                        parts,
+                        total,
+                        content_type,
+                        boundary,
+                    )))
+                }
+            },
+        }
     }
 
-    /// The bytes of the body that are needed.
-    pub(super) fn slice(self, total: u64) -> Slice {
+    /// The bytes of the body that are read first.
+    pub(super) fn slice(&self, total: u64) -> Slice {
+        let nothing = Slice { start: 0, end: 0 };
         match self {
-            Self::NotModified | Self::Head | Self::Unsatisfiable => Slice { start: 0, end: 0 },
-            Self::Part(slice) => slice,
+            Self::NotModified | Self::Failed | Self::Head | Self::Unsatisfiable => nothing,
+            Self::Part(slice) => *slice,
+            Self::Parts(parts) => parts.parts().first().map_or(nothing, |part| part.slice),
             Self::Whole => Slice {
                 start: 0,
                 end: total,
@@ -81,9 +113,45 @@ impl Shape {
         }
     }
 
+    /// Whether a body that arrives can be read for it in one pass: its parts are in ascending order.
+    fn is_ascending(&self) -> bool {
+        match self {
+            Self::Parts(parts) => parts.parts().is_sorted_by_key(|part| part.slice.start),
+            _ => true,
+        }
+    }
+
+    /// What of a body that still arrives: as [`Shape::of`], but the whole where its parts go back and forth.
+    ///
+    /// A reader that goes back may find that bytes have left the window and were not stored.
+    pub(super) fn of_filling(
+        facts: &RequestFacts<'_>,
+        head: &StoredHead,
+        response_time: Timestamp,
+        total: Option<u64>,
+    ) -> Self {
+        let shape = Self::of(facts, head, response_time, total);
+        if shape.is_ascending() {
+            shape
+        } else {
+            Self::Whole
+        }
+    }
+
+    /// The body of this shape, from a reader at its first byte.
+    pub(super) fn body(&self, reader: impl PartReader) -> ReplyBody {
+        match self {
+            Self::NotModified | Self::Failed | Self::Head | Self::Unsatisfiable => ReplyBody::Empty,
+            Self::Part(_) | Self::Whole => ReplyBody::Stream(parts::rest(reader)),
+            Self::Parts(multipart) => {
+                ReplyBody::Stream(parts::stream(reader, Arc::clone(multipart)))
+            }
+        }
+    }
+
     /// A reply of this shape, its body still empty.
     pub(super) fn reply(
-        self,
+        &self,
         head: &Arc<StoredHead>,
         total: Option<u64>,
         overrides: Overrides,
@@ -108,16 +176,36 @@ impl Shape {
                     .removed
                     .extend([header::CONTENT_LENGTH, header::CONTENT_TYPE]);
             }
+            Self::Failed => {
+                reply.status = Some(StatusCode::PRECONDITION_FAILED);
+                empty(&mut reply);
+            }
+            //= https://www.rfc-editor.org/rfc/rfc9110#section-15.5.17
+            //# A server that generates a 416 response to a byte-range request
+            //# SHOULD generate a Content-Range header field specifying the current
+            //# length of the selected representation
             Self::Unsatisfiable => {
                 reply.status = Some(StatusCode::RANGE_NOT_SATISFIABLE);
-                reply.removed.push(header::CONTENT_TYPE);
-                reply
-                    .overrides
-                    .push((header::CONTENT_LENGTH, HeaderValue::from_static("0")));
+                empty(&mut reply);
                 reply.overrides.push((
                     header::CONTENT_RANGE,
                     range::unsatisfied(total.unwrap_or(0)),
                 ));
+            }
+            //= https://www.rfc-editor.org/rfc/rfc9110#section-15.3.7.2
+            //# To avoid confusion with single-part responses, a server MUST NOT
+            //# generate a Content-Range header field in the HTTP header section of a
+            //# multiple part response (this field will be sent in each part
+            //# instead).
+            Self::Parts(multipart) => {
+                reply.status = Some(StatusCode::PARTIAL_CONTENT);
+                reply.overrides.push((
+                    header::CONTENT_LENGTH,
+                    HeaderValue::from(multipart.length()),
+                ));
+                reply
+                    .overrides
+                    .push((header::CONTENT_TYPE, multipart.content_type()));
             }
             Self::Part(slice) => {
                 reply.status = Some(StatusCode::PARTIAL_CONTENT);
@@ -125,7 +213,7 @@ impl Shape {
                     header::CONTENT_LENGTH,
                     HeaderValue::from(slice.end - slice.start),
                 ));
-                if let Some(value) = range::content_range(slice, total) {
+                if let Some(value) = range::content_range(*slice, total) {
                     reply.overrides.push((header::CONTENT_RANGE, value));
                 }
             }
@@ -155,13 +243,12 @@ impl Cache {
         details: &Details,
     ) -> Option<Reply> {
         let shape = Self::shape(facts, hit);
-        let manifest = &hit.object.manifest;
-        let body = in_ram(
-            &self.inner.depot.store,
-            manifest,
-            shape.slice(manifest.total_len()),
-        )?;
-        let mut reply = self.stored_head(hit, shape, outcome, details);
+        // Where what is stored is not what the client means, the origin may have what is.
+        if shape == Shape::Failed && outcome == CacheStatus::Hit {
+            return None;
+        }
+        let body = parts::in_ram(&self.inner.depot.store, &hit.object.manifest, &shape)?;
+        let mut reply = self.stored_head(hit, &shape, outcome, details);
         reply.body = body;
         let ram = self.inner.metrics.served_bytes(ServedFrom::Ram);
         ram.inc_by(reply.body.len_hint().unwrap_or(0));
@@ -172,7 +259,7 @@ impl Cache {
     pub(super) fn stored_head(
         &self,
         hit: &Hit,
-        shape: Shape,
+        shape: &Shape,
         outcome: CacheStatus,
         details: &Details,
     ) -> Reply {
@@ -208,20 +295,16 @@ impl Cache {
     pub(super) fn filling_reply(
         &self,
         filling: &Filling,
-        shape: Shape,
+        shape: &Shape,
         mut reader: FillReader,
         outcome: CacheStatus,
         now: Timestamp,
     ) -> Reply {
         let mut reply = self.filling_head(filling, shape, outcome, now);
-        match shape {
-            Shape::NotModified | Shape::Head | Shape::Unsatisfiable => drop(reader),
-            Shape::Part(slice) => {
-                reader.narrow(slice);
-                reply.body = ReplyBody::Stream(reader.into_stream());
-            }
-            Shape::Whole => reply.body = ReplyBody::Stream(reader.into_stream()),
+        if let Shape::Part(_) | Shape::Parts(_) = shape {
+            reader.narrow(shape.slice(0));
         }
+        reply.body = shape.body(reader);
         reply
     }
 
@@ -229,7 +312,7 @@ impl Cache {
     pub(super) fn filling_head(
         &self,
         filling: &Filling,
-        shape: Shape,
+        shape: &Shape,
         outcome: CacheStatus,
         now: Timestamp,
     ) -> Reply {
@@ -275,35 +358,14 @@ impl Cache {
     }
 }
 
-/// A slice of a body whose chunks are all in RAM now.
-fn in_ram(store: &Store, manifest: &Manifest, slice: Slice) -> Option<ReplyBody> {
-    let length = slice.end - slice.start;
-    if length == 0 {
-        return Some(ReplyBody::Empty);
-    }
-    if length > INLINE_BYTES_MAX {
-        return None;
-    }
-    let first = manifest.locate(slice.start)?;
-    let mut chunks: Vec<Bytes> = Vec::new();
-    let mut skip = first.within as usize;
-    let mut left = usize::try_from(length).ok()?;
-    let mut index = first.index;
-    loop {
-        let mut chunk = store.get_ram(&manifest.entry(index)?.id)?;
-        let mut part = chunk.split_off(skip.min(chunk.len()));
-        part.truncate(left);
-        left -= part.len();
-        if left == 0 && chunks.is_empty() {
-            return Some(ReplyBody::Bytes(part));
-        }
-        chunks.push(part);
-        if left == 0 {
-            return Some(ReplyBody::Chunks(chunks));
-        }
-        skip = 0;
-        index += 1;
-    }
+/// Makes a reply one without content, whose fields would speak of some.
+fn empty(reply: &mut Reply) {
+    reply
+        .removed
+        .extend([header::CONTENT_TYPE, header::CONTENT_ENCODING]);
+    reply
+        .overrides
+        .push((header::CONTENT_LENGTH, HeaderValue::from_static("0")));
 }
 
 /// The length a response declares; `None` where it declares none, or none that is a number.

@@ -15,6 +15,7 @@ mod lead;
 mod lookup;
 mod marks;
 mod partial;
+mod parts;
 mod pass;
 mod relay;
 mod searches;

@@ -22,7 +22,7 @@ use crate::{
         conditional,
         freshness::{self, Freshness, Storable},
         hop,
-        range::{ByteRange, Slice},
+        range::{ByteRange, RangeSet, Slice, Slices},
         reuse::{self, Reuse},
         update,
         validator::Validators,
@@ -30,7 +30,7 @@ use crate::{
     },
     key::CacheKey,
     metrics::{Metrics, ServedFrom},
-    reply::{Overrides, Reply, ReplyBody, StoredHead},
+    reply::{Overrides, Reply, StoredHead},
     store::Store,
     time::Timestamp,
     upstream::{BodyError, FetchResponse, Source, Upstream, UpstreamError},
@@ -192,13 +192,19 @@ impl Cache {
             partial.freshness.response_time,
             Some(body.total),
         );
-        let slice = match shape {
-            // The whole of something large is not for blocks.
-            Shape::Whole => return Ok(None),
+        let slice = match &shape {
+            // The whole of something large is not for blocks, and whether the client means a newer version is the origin's to say.
+            Shape::Whole | Shape::Failed => return Ok(None),
             shape => shape.slice(body.total),
         };
+        let slices = match &shape {
+            Shape::Parts(multipart) => multipart.parts().iter().map(|part| part.slice).collect(),
+            _ => Slices::from_elem(slice, 1),
+        };
         let blocks = &self.inner.partials.blocks;
-        let here = slice.start >= slice.end || blocks.has(body, slice);
+        let here = slices
+            .iter()
+            .all(|slice| slice.start >= slice.end || blocks.has(body, *slice));
         let outcome = outcome.unwrap_or(if here {
             CacheStatus::Hit
         } else {
@@ -226,9 +232,7 @@ impl Cache {
         let status = cache_status::field(name, upstream_status, outcome, &details);
         overrides.extend(status.map(|status| (super::deliver::CACHE_STATUS.clone(), status)));
         let mut reply = shape.reply(&partial.head, Some(body.total), overrides, outcome);
-        if slice.start < slice.end {
-            reply.body = ReplyBody::Stream(reader.into_stream());
-        }
+        reply.body = shape.body(reader);
         Ok(Some(reply))
     }
 
@@ -258,7 +262,9 @@ impl Cache {
         upstream: &Arc<dyn Upstream>,
         known: Option<Arc<Partial>>,
     ) -> Probe {
-        let first = match (ByteRange::of(&request.facts()), &known) {
+        let asked = RangeSet::of(&request.facts());
+        let first = asked.as_ref().and_then(|set| set.members().first());
+        let first = match (first.copied(), &known) {
             (Some(ByteRange::From { first, .. }), _) => first,
             (Some(range @ ByteRange::Suffix(_)), Some(known)) => range
                 .within(known.body.total)

@@ -62,7 +62,7 @@ impl Cache {
                 outcome,
                 details,
             } => {
-                let reply = self.stored_head(&hit, Shape::Whole, outcome, &details);
+                let reply = self.stored_head(&hit, &Shape::Whole, outcome, &details);
                 (
                     reply,
                     events::of_object(Arc::clone(&hit.object.manifest), reader, held),
@@ -73,7 +73,7 @@ impl Cache {
                 reader,
                 outcome,
             } if filling_shape(&filling, &request) == Shape::Whole => {
-                let reply = self.filling_head(&filling, Shape::Whole, outcome, self.now());
+                let reply = self.filling_head(&filling, &Shape::Whole, outcome, self.now());
                 (reply, events::of_fill(reader, held))
             }
             other => {

@@ -8,11 +8,7 @@ use super::{
     deliver::Shape,
     lead::Filling,
 };
-use crate::{
-    http::cache_status::CacheStatus,
-    reply::{Reply, ReplyBody},
-    upstream::Upstream,
-};
+use crate::{http::cache_status::CacheStatus, reply::Reply, upstream::Upstream};
 
 impl Cache {
     /// Answers a GET or HEAD: from the store, by joining a fetch under way, or by a fetch of its own.
@@ -60,8 +56,8 @@ impl Cache {
                 outcome,
                 details,
             } => {
-                let mut reply = self.stored_head(&hit, shape, outcome, &details);
-                reply.body = ReplyBody::Stream(reader.into_stream());
+                let mut reply = self.stored_head(&hit, &shape, outcome, &details);
+                reply.body = shape.body(reader);
                 reply
             }
             Answer::Filling {
@@ -70,7 +66,7 @@ impl Cache {
                 outcome,
             } => {
                 let shape = filling_shape(&filling, request);
-                self.filling_reply(&filling, shape, reader, outcome, self.now())
+                self.filling_reply(&filling, &shape, reader, outcome, self.now())
             }
         }
     }
@@ -78,7 +74,7 @@ impl Cache {
 
 /// What of a body that arrives a request gets.
 pub(super) fn filling_shape(filling: &Filling, request: &CacheRequest) -> Shape {
-    Shape::of(
+    Shape::of_filling(
         &request.facts(),
         &filling.head,
         filling.freshness.response_time,

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream;
 
 use super::{
     At, Fill,
@@ -15,8 +14,8 @@ use super::{
 use crate::{
     content::{ChunkKey, Manifest},
     http::range::Slice,
-    metrics::ServedFrom,
-    upstream::{BodyError, BodyStream},
+    metrics::{Metrics, ServedFrom},
+    upstream::BodyError,
 };
 
 /// What every reader needs to get at chunks.
@@ -55,7 +54,12 @@ impl FillReader {
         })
     }
 
-    /// Restricts a reader that has read nothing to a slice, ahead of what it would read.
+    /// Where the bytes it hands out are counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.access.depot.metrics
+    }
+
+    /// Restricts a reader to a slice, to be ahead of what it read: bytes behind may be gone.
     pub(crate) fn narrow(&mut self, slice: Slice) {
         self.offset = slice.start;
         self.end = Some(slice.end);
@@ -139,14 +143,6 @@ impl FillReader {
                 .inc_by(bytes.len() as u64);
             return Some(Ok(bytes));
         }
-    }
-
-    /// The rest as a stream.
-    pub(crate) fn into_stream(self) -> BodyStream {
-        Box::pin(stream::unfold(self, |mut reader| async move {
-            let next = reader.next(None).await?;
-            Some((next, reader))
-        }))
     }
 
     fn fail(&mut self, error: BodyError) -> BodyError {
@@ -246,6 +242,17 @@ impl ObjectReader {
         Some(Ok(bytes))
     }
 
+    /// Where the bytes it hands out are counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.access.depot.metrics
+    }
+
+    /// Goes to another slice.
+    pub(crate) fn narrow(&mut self, slice: Slice) {
+        self.slice = slice;
+        self.ahead = None;
+    }
+
     /// Passes over bytes.
     pub(crate) fn skip(&mut self, bytes: u64) {
         self.slice.start = self.slice.start.saturating_add(bytes).min(self.slice.end);
@@ -271,14 +278,6 @@ impl ObjectReader {
             on_gone();
         }
         found
-    }
-
-    /// The rest as a stream.
-    pub(crate) fn into_stream(self) -> BodyStream {
-        Box::pin(stream::unfold(self, |mut reader| async move {
-            let next = reader.next().await?;
-            Some((next, reader))
-        }))
     }
 }
 

@@ -5,40 +5,90 @@ use http::{HeaderMap, HeaderName, header};
 use super::{
     age,
     facts::RequestFacts,
-    validator::{Validators, any_matches, parse_date},
+    validator::{Comparison, Validators, any_matches, parse_date},
 };
 use crate::time::Timestamp;
 
-/// Whether a stored 200 may be answered as 304 to this request.
+/// What a request's conditions come to against a response that is a success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// There is none, or it holds: the response goes out.
+    Holds,
+    /// The client has it (304).
+    NotModified,
+    /// What the client wanted to act upon is not what is here (412, or the origin's to say).
+    Failed,
+}
+
+/// Evaluates the conditions of a GET or HEAD, in the order of RFC 9110 §13.2.2, `If-Range` aside.
 ///
+/// Steps 1 and 2 are an origin server's and a cache may ignore them; a cache that stands in for the origin answers them better
+/// where it can. So where one fails against a stored response the origin is to be asked, which may have a newer one.
+///
+//= https://www.rfc-editor.org/rfc/rfc9110#section-13.1.4
+//# A recipient MUST ignore If-Unmodified-Since if the request contains
+//# an If-Match header field
 //= https://www.rfc-editor.org/rfc/rfc9110#section-13.1.3
 //# A recipient MUST ignore If-Modified-Since if the request contains an
 //# If-None-Match header field
 ///
-/// Where the response has no `Last-Modified`, its `Date` stands in, else the time it arrived (RFC 9111 §4.3.2).
+/// For `If-Modified-Since`, where the response has no `Last-Modified`, its `Date` stands in, else the time it arrived
+/// (RFC 9111 §4.3.2). `If-Unmodified-Since` is ignored there: nothing says when the response was last modified.
 #[must_use]
-pub fn not_modified(
+pub fn evaluate(
     request: &RequestFacts<'_>,
     stored: &HeaderMap,
     response_time: Timestamp,
-) -> bool {
-    if request.headers.contains_key(header::IF_NONE_MATCH) {
-        return any_matches(
-            request.headers.get_all(header::IF_NONE_MATCH).iter(),
-            stored.get(header::ETAG),
-        );
+) -> Condition {
+    let tag = stored.get(header::ETAG);
+    let modified = age::date(stored, &header::LAST_MODIFIED);
+    if request.headers.contains_key(header::IF_MATCH) {
+        //= https://www.rfc-editor.org/rfc/rfc9110#section-13.1.1
+        //# An origin server MUST use the strong comparison function when
+        //# comparing entity tags for If-Match
+        let lines = request.headers.get_all(header::IF_MATCH).iter();
+        if !any_matches(lines, tag, Comparison::Strong) {
+            return Condition::Failed;
+        }
+    } else if let (Some(limit), Some(modified)) = (
+        one_date(request.headers, &header::IF_UNMODIFIED_SINCE),
+        modified,
+    ) && modified > limit
+    {
+        return Condition::Failed;
     }
-    let Some(since) = request
-        .headers
-        .get(header::IF_MODIFIED_SINCE)
-        .and_then(parse_date)
-    else {
-        return false;
+    let is_held = if request.headers.contains_key(header::IF_NONE_MATCH) {
+        //= https://www.rfc-editor.org/rfc/rfc9110#section-13.1.2
+        //# A recipient MUST use the weak comparison function when comparing
+        //# entity tags for If-None-Match
+        let lines = request.headers.get_all(header::IF_NONE_MATCH).iter();
+        any_matches(lines, tag, Comparison::Weak)
+    } else {
+        one_date(request.headers, &header::IF_MODIFIED_SINCE).is_some_and(|since| {
+            let modified = modified
+                .or_else(|| age::date(stored, &header::DATE))
+                .unwrap_or(response_time);
+            modified <= since
+        })
     };
-    let modified = age::date(stored, &header::LAST_MODIFIED)
-        .or_else(|| age::date(stored, &header::DATE))
-        .unwrap_or(response_time);
-    modified <= since
+    if is_held {
+        Condition::NotModified
+    } else {
+        Condition::Holds
+    }
+}
+
+/// A date a request states once.
+///
+//= https://www.rfc-editor.org/rfc/rfc9110#section-13.1.3
+//# A recipient MUST ignore the If-Modified-Since header field if the
+//# received field value is not a valid HTTP-date, the field value has
+//# more than one member, or if the request method is neither GET nor
+//# HEAD.
+fn one_date(headers: &HeaderMap, name: &HeaderName) -> Option<Timestamp> {
+    let mut lines = headers.get_all(name).iter();
+    let date = parse_date(lines.next()?)?;
+    lines.next().is_none().then_some(date)
 }
 
 /// Fields that make a request conditional or partial; none of them goes along when the whole is fetched.
@@ -92,47 +142,105 @@ mod tests {
         headers
     }
 
+    fn against(
+        request: &[(&'static str, &'static str)],
+        stored: &[(&'static str, &'static str)],
+        response_time: u64,
+    ) -> Condition {
+        let facts = RequestFacts {
+            method: &Method::GET,
+            headers: &map(request),
+        };
+        evaluate(&facts, &map(stored), Timestamp(response_time))
+    }
+
     #[test]
-    fn if_none_match_goes_before_if_modified_since() {
-        let stored = map(&[("etag", "\"a\""), ("last-modified", EARLY)]);
-        for (request, expected) in [
-            (map(&[("if-none-match", "\"a\"")]), true),
-            (map(&[("if-none-match", "W/\"a\"")]), true),
-            (map(&[("if-none-match", "*")]), true),
+    fn conditions_are_evaluated_in_their_order_of_precedence() {
+        use Condition::{Failed, Holds, NotModified};
+        let stored = &[("etag", "\"a\""), ("last-modified", EARLY)];
+        const BEFORE: &str = "Sat, 05 Nov 1994 08:49:37 GMT";
+        let table: &[(&[(&str, &str)], Condition)] = &[
+            (&[], Holds),
+            (&[("if-none-match", "\"a\"")], NotModified),
+            (&[("if-none-match", "W/\"a\"")], NotModified),
+            (&[("if-none-match", "*")], NotModified),
+            (&[("if-none-match", "\"b\", \"a\"")], NotModified),
             (
-                map(&[("if-none-match", "\"b\""), ("if-modified-since", LATE)]),
-                false,
+                &[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")],
+                NotModified,
             ),
-            (map(&[("if-modified-since", LATE)]), true),
-            (map(&[("if-modified-since", EARLY)]), true),
-            (map(&[("if-modified-since", "yesterday")]), false),
-            (map(&[]), false),
-        ] {
-            let facts = RequestFacts {
-                method: &Method::GET,
-                headers: &request,
-            };
+            (
+                &[("if-none-match", "\"b\""), ("if-modified-since", LATE)],
+                Holds,
+            ),
+            (
+                &[("if-none-match", "\"a\""), ("if-modified-since", BEFORE)],
+                NotModified,
+            ),
+            (&[("if-modified-since", LATE)], NotModified),
+            (&[("if-modified-since", EARLY)], NotModified),
+            (&[("if-modified-since", BEFORE)], Holds),
+            (&[("if-modified-since", "yesterday")], Holds),
+            (
+                &[("if-modified-since", LATE), ("if-modified-since", LATE)],
+                Holds,
+            ),
+            (&[("if-match", "\"a\"")], Holds),
+            (&[("if-match", "*")], Holds),
+            (&[("if-match", "\"b\", \"a\"")], Holds),
+            (&[("if-match", "W/\"a\"")], Failed),
+            (&[("if-match", "\"b\"")], Failed),
+            (&[("if-match", "nonsense")], Failed),
+            (&[("if-match", "\"b\""), ("if-none-match", "\"a\"")], Failed),
+            (
+                &[("if-match", "\"a\""), ("if-none-match", "\"a\"")],
+                NotModified,
+            ),
+            (
+                &[("if-match", "\"a\""), ("if-unmodified-since", BEFORE)],
+                Holds,
+            ),
+            (&[("if-unmodified-since", BEFORE)], Failed),
+            (&[("if-unmodified-since", EARLY)], Holds),
+            (&[("if-unmodified-since", "yesterday")], Holds),
+            (
+                &[("if-unmodified-since", LATE), ("if-modified-since", LATE)],
+                NotModified,
+            ),
+            (
+                &[("if-unmodified-since", BEFORE), ("if-none-match", "\"a\"")],
+                Failed,
+            ),
+        ];
+        for (request, expected) in table {
+            assert_eq!(against(request, stored, 0), *expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_weak_tag_never_satisfies_if_match() {
+        for stored in [&[("etag", "W/\"a\"")][..], &[]] {
             assert_eq!(
-                not_modified(&facts, &stored, Timestamp(0)),
-                expected,
-                "{request:?}"
+                against(&[("if-match", "\"a\"")], stored, 0),
+                Condition::Failed
             );
+            assert_eq!(against(&[("if-match", "*")], stored, 0), Condition::Holds);
         }
     }
 
     #[test]
     fn without_a_modification_date_the_response_date_counts() {
-        let request = map(&[("if-modified-since", LATE)]);
-        let facts = RequestFacts {
-            method: &Method::GET,
-            headers: &request,
-        };
-        assert!(not_modified(
-            &facts,
-            &map(&[("date", EARLY)]),
-            Timestamp(u64::MAX)
-        ));
-        assert!(not_modified(&facts, &map(&[]), Timestamp(1)));
-        assert!(!not_modified(&facts, &map(&[]), Timestamp(u64::MAX)));
+        let since = &[("if-modified-since", LATE)];
+        for (stored, response_time, expected) in [
+            (&[("date", EARLY)][..], u64::MAX, Condition::NotModified),
+            (&[], 1, Condition::NotModified),
+            (&[], u64::MAX, Condition::Holds),
+        ] {
+            assert_eq!(against(since, stored, response_time), expected);
+        }
+        assert_eq!(
+            against(&[("if-unmodified-since", EARLY)], &[("date", LATE)], 0),
+            Condition::Holds
+        );
     }
 }

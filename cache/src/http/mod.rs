@@ -15,6 +15,7 @@ pub mod groups;
 pub mod heuristic;
 pub mod hop;
 pub mod invalidation;
+pub mod multipart;
 pub mod negotiation;
 pub mod no_vary_search;
 pub mod policy;

@@ -12,9 +12,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::file::Opened;
 use super::path::Target;
-use crate::http::conditional::not_modified;
+use crate::http::conditional::{self, Condition};
 use crate::http::facts::RequestFacts;
-use crate::http::range::{ByteRange, Slice, content_range, if_range_holds, unsatisfied};
+use crate::http::range::{RangeSet, Selected, Slice, content_range, if_range_holds, unsatisfied};
 use crate::http::validator::EntityTag;
 use crate::time::Timestamp;
 use crate::upstream::{FetchBody, FetchRequest, FetchResponse, Source};
@@ -35,8 +35,15 @@ pub(super) fn file(
         method: &request.method,
         headers: &request.headers,
     };
-    if not_modified(&facts, &headers, Timestamp::from(now)) {
-        return response(StatusCode::NOT_MODIFIED, headers, FetchBody::Empty);
+    match conditional::evaluate(&facts, &headers, Timestamp::from(now)) {
+        Condition::Holds => {}
+        Condition::NotModified => {
+            return response(StatusCode::NOT_MODIFIED, headers, FetchBody::Empty);
+        }
+        Condition::Failed => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+            return response(StatusCode::PRECONDITION_FAILED, headers, FetchBody::Empty);
+        }
     }
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CONTENT_TYPE, content_type(target.name()));
@@ -155,9 +162,9 @@ enum Asked {
     Beyond,
 }
 
-/// One range is answered; several, another unit or nonsense is answered with the whole, as RFC 9110 §14.2 allows.
+/// One part is answered; several, another unit or nonsense is answered with the whole, as RFC 9110 §14.2 allows.
 fn asked(facts: &RequestFacts<'_>, stored: &HeaderMap, length: u64) -> Asked {
-    let Some(range) = ByteRange::of(facts) else {
+    let Some(ranges) = RangeSet::of(facts) else {
         return Asked::Whole;
     };
     if let Some(condition) = facts.headers.get(IF_RANGE) {
@@ -168,7 +175,14 @@ fn asked(facts: &RequestFacts<'_>, stored: &HeaderMap, length: u64) -> Asked {
             return Asked::Whole;
         }
     }
-    range.within(length).map_or(Asked::Beyond, Asked::Part)
+    match ranges.within(length) {
+        Selected::Parts(parts) => match parts.as_slice() {
+            [part] => Asked::Part(*part),
+            _ => Asked::Whole,
+        },
+        Selected::Whole => Asked::Whole,
+        Selected::Nothing => Asked::Beyond,
+    }
 }
 
 fn date(time: SystemTime) -> HeaderValue {
