@@ -105,6 +105,8 @@ pub struct Metrics {
     pub holes_refilled: Counter,
     /// Chunks that could not be had again; their reader was reset or the object fetched anew.
     pub holes_lost: Counter,
+    /// Blocks of objects that are not stored whole, fetched and kept.
+    pub blocks_stored: Counter,
     /// URLs remembered as uncacheable.
     pub hit_for_miss_marked: Counter,
     /// Stored responses confirmed by a 304.
@@ -191,6 +193,11 @@ impl Metrics {
             "holes_lost",
             "Evicted chunks that could not be had again",
             &self.holes_lost,
+        );
+        counter(
+            "blocks_stored",
+            "Blocks of objects that are not stored whole",
+            &self.blocks_stored,
         );
         counter(
             "hit_for_miss_marked",

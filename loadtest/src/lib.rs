@@ -3,7 +3,7 @@
 //! A run: a [`Plan`](plan::Plan) (flags, or a TOML profile with the same keys) names a [`workload`], a shape of load
 //! ([`arrival`]) and a protocol ([`lane`]). [`run`](run::run) does it on threads of its own, [`record`] takes the times,
 //! [`truth`] watches the client, the server and the kernel's counters and judges, and a [`Bundle`](bundle::Bundle) keeps
-//! it all. [`compare`], [`ab`] and [`report`] are what one does with bundles. [`netlab`] makes the network.
+//! it all. [`compare`], [`ab`], [`report`] and [`tables`] are what one does with bundles. [`netlab`] makes the network.
 //!
 //! [`Client`] is one connection to one server in one version of HTTP, for tests and for [`get`](mod@get): a body that was
 //! reset or cut short is an error, never a short body.
@@ -22,6 +22,7 @@ pub mod record;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod tables;
 pub mod truth;
 pub mod workload;
 

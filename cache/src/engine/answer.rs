@@ -126,7 +126,7 @@ impl<'a> Ask<'a> {
             let flight = flight(self.request.key, variant, generation);
             let collapse = &self.cache.inner.collapse;
             if held.is_none() && self.asks_far_ahead() && collapse.peek(&flight).is_none() {
-                return self.straight(CacheStatus::Partial, None).await;
+                return self.part().await;
             }
             let found = if self
                 .cache
@@ -351,10 +351,7 @@ impl<'a> Ask<'a> {
                 .received()
                 .saturating_add(RANGE_AHEAD_BYTES_MAX)
         {
-            return self
-                .straight(CacheStatus::Partial, None)
-                .await
-                .map(Followed::Answer);
+            return self.part().await.map(Followed::Answer);
         }
         // Holes are refilled through the reader's own upstream: the leader's belongs to the leader's worker.
         let strong = filling.access.refill.strong.clone();
@@ -433,6 +430,14 @@ impl<'a> Ask<'a> {
             outcome,
             details,
         })
+    }
+
+    /// A range far ahead of all that is here: from blocks, or on its own.
+    async fn part(&self) -> Result<Answer, Failure> {
+        match self.cache.serve_blocks(self.request, self.upstream).await? {
+            Some(reply) => Ok(Answer::Ready(reply)),
+            None => self.straight(CacheStatus::Partial, None).await,
+        }
     }
 
     /// Sends the request on as the client wrote it and stores nothing of the answer's body.

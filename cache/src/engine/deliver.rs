@@ -24,7 +24,7 @@ use crate::{
     upstream::BodyStream,
 };
 
-static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(super) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What of a response a request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Shape {
     }
 
     /// A reply of this shape, its body still empty.
-    fn reply(
+    pub(super) fn reply(
         self,
         head: &Arc<StoredHead>,
         total: Option<u64>,

@@ -361,6 +361,8 @@ impl Fetch {
         {
             return;
         }
+        // What is here whole needs no blocks.
+        self.cache.inner.partials.forget(&self.request.key);
         if !filling.freshness.is_fresh(self.cache.now()) {
             // Stored for validation only: requests must not queue for it.
             let until = self.cache.now().plus(self.request.site.policy.hit_for_miss);

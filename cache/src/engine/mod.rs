@@ -6,6 +6,7 @@
 //! [`Cache::shutdown`], so that a client that leaves takes nothing with it.
 
 mod answer;
+mod blocks;
 mod deliver;
 mod freshen;
 mod index;
@@ -13,6 +14,7 @@ mod invalidate;
 mod lead;
 mod lookup;
 mod marks;
+mod partial;
 mod pass;
 mod relay;
 mod serve;
@@ -228,6 +230,7 @@ struct Inner {
     marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
     budget: Arc<Budget>,
+    partials: partial::Partials,
     metrics: Arc<Metrics>,
     /// Fetches under way.
     tasks: TaskTracker,
@@ -258,6 +261,7 @@ impl Cache {
         let inner = Inner {
             object_bytes_max: config.ram_bytes as u64 / 4,
             index: Index::new(config.heads_bytes),
+            partials: partial::Partials::new(store.clone(), Arc::clone(&metrics)),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
             marks: Marks::new(&config.secret),
             collapse: Collapse::new(),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test takes for granted fails it")]
 
+mod blocks;
 mod collapse;
 mod fill;
 mod freshening;

@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod stoq_server;
 mod summary;
+mod tables;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,8 @@ enum Verb {
     Compare(compare::Args),
     /// Writes results as one HTML page that stands alone, with plots and tables.
     Report(report::Args),
+    /// Makes the tables in Markdown documents out of result files, or checks that they are what those give.
+    Tables(tables::Args),
     /// Measures two servers in turn, A B A B, and prints the ratio of medians with its range.
     Ab(Box<ab::Args>),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Verb::Netlab(args) => netlab::run(&args),
         Verb::Compare(args) => compare::run(&args),
         Verb::Report(args) => report::run(&args),
+        Verb::Tables(args) => tables::run(&args),
         Verb::Ab(args) => ab::run(&args),
     };
     done.unwrap_or_else(|error| {

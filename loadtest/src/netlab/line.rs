@@ -81,7 +81,7 @@ pub struct Counters {
     pub lost: u64,
     /// Held back on purpose.
     pub held_back: u64,
-    /// Dropped because [`HELD_BYTES_MAX`] was reached: the relay's own fault.
+    /// Dropped because `HELD_BYTES_MAX` was reached: the relay's own fault.
     pub overflowed: u64,
     /// Frames that the far side's device did not take: the relay's own fault.
     pub refused: u64,

@@ -100,7 +100,11 @@ impl<D: Dialer> Search<'_, D> {
         let conn = tokio::time::timeout(self.plan.timeout, self.dialer.dial(number))
             .await
             .unwrap_or(Err(Failure::TimedOut))
-            .map_err(|failure| RunError::Connect { number, failure })?;
+            .map_err(|failure| RunError::Connect {
+                number,
+                target: self.plan.target.authority().to_string(),
+                failure,
+            })?;
         let conn = Rc::new(conn);
         let lanes: FuturesUnordered<_> = (0..lanes)
             .map(|_| self.lane(number, (Rc::clone(&conn), conn.lane())))

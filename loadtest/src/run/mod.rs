@@ -84,10 +84,12 @@ pub enum RunError {
         length: u64,
     },
     /// A connection could not be opened before the run.
-    #[error("connection {number}: {failure}")]
+    #[error("connection {number} to {target}: {failure}")]
     Connect {
         /// Its number, from 0.
         number: u32,
+        /// `host:port`.
+        target: String,
         /// Why not, the last time.
         failure: Failure,
     },

@@ -275,7 +275,11 @@ async fn connect<D: Dialer>(
             tokio::time::timeout(plan.timeout, opening)
                 .await
                 .unwrap_or(Err(Failure::TimedOut))
-                .map_err(|failure| RunError::Connect { number, failure })
+                .map_err(|failure| RunError::Connect {
+                    number,
+                    target: plan.target.authority().to_string(),
+                    failure,
+                })
         })
         .buffer_unordered(CONNECTING_MAX);
     futures_util::TryStreamExt::try_collect(opened).await

@@ -1,4 +1,4 @@
-//! The answering side of the [bench exchanges](super::exchange): what `stoq-bench stoq-server` runs.
+//! The answering side of the bench exchanges (`exchange.rs`): what `stoq-bench stoq-server` runs.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};

@@ -1,0 +1,420 @@
+//! Ranges of objects that are not stored whole, from their [blocks](super::blocks).
+//!
+//! The first range of an unknown object fetches the block it begins in, and learns from that answer what the object is:
+//! its head, length, freshness and validator. Without a strong validator, or where the origin ignores ranges, that is
+//! remembered and ranges go straight on. Once stale, an object is confirmed by one conditional request for all its blocks.
+
+use std::{fmt, sync::Arc};
+
+use http::{HeaderValue, StatusCode, header};
+use tokio::sync::OnceCell;
+
+use super::{
+    Cache, CacheRequest, Failure,
+    blocks::{BLOCK_BYTES, BlockReader, Blocks, Body, Way, cut, part, range_of},
+    deliver::Shape,
+    lead::date,
+};
+use crate::{
+    http::{
+        cache_status::{self, CacheStatus, Details},
+        conditional,
+        freshness::{self, Freshness, Storable},
+        hop,
+        range::{ByteRange, Slice},
+        update,
+        validator::Validators,
+        vary::Selector,
+    },
+    key::CacheKey,
+    metrics::{Metrics, ServedFrom},
+    reply::{Overrides, Reply, ReplyBody, StoredHead},
+    store::Store,
+    time::Timestamp,
+    upstream::{BodyError, FetchResponse, Source, Upstream, UpstreamError},
+};
+
+/// Objects of which blocks are known: at about 2 KiB each 8 MiB.
+const PARTIALS_MAX: u64 = 4_096;
+
+/// URLs remembered as giving no blocks.
+const REFUSED_MAX: u64 = 16_384;
+
+/// Versions that are looked at before a request is sent straight on.
+const VERSIONS_MAX: u32 = 3;
+
+/// What is known of an object whose blocks are kept.
+#[derive(Debug)]
+struct Partial {
+    /// As an answer with the whole would have it.
+    head: Arc<StoredHead>,
+    freshness: Freshness,
+    selector: Selector,
+    source: Source,
+    upstream_cache_status: Option<String>,
+    body: Arc<Body>,
+}
+
+/// What one look at the upstream led to; shared by all who waited for it.
+#[derive(Debug, Clone)]
+enum Probe {
+    /// There are blocks.
+    Blocks(Arc<Partial>),
+    /// There are none to be had: every request by itself.
+    Straight,
+    Failed(UpstreamError),
+    Broken(BodyError),
+}
+
+/// The objects of which blocks are known.
+pub(super) struct Partials {
+    blocks: Arc<Blocks>,
+    known: moka::sync::Cache<CacheKey, Arc<Partial>>,
+    /// Until when a URL is not asked for blocks.
+    refused: moka::sync::Cache<CacheKey, Timestamp>,
+    probes: dashmap::DashMap<CacheKey, Arc<OnceCell<Probe>>>,
+}
+
+impl fmt::Debug for Partials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partials")
+            .field("known", &self.known.entry_count())
+            .field("blocks", &self.blocks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Partials {
+    pub(super) fn new(store: Store, metrics: Arc<Metrics>) -> Self {
+        Self {
+            blocks: Arc::new(Blocks::new(store, metrics)),
+            known: moka::sync::Cache::new(PARTIALS_MAX),
+            refused: moka::sync::Cache::new(REFUSED_MAX),
+            probes: dashmap::DashMap::new(),
+        }
+    }
+
+    /// Forgets what is known under a URL.
+    pub(super) fn forget(&self, key: &CacheKey) {
+        self.known.invalidate(key);
+    }
+}
+
+impl Cache {
+    /// The answer to a range from blocks; `None` where the request is to be sent straight on.
+    ///
+    /// Cancel safe: who waits for the same look at the upstream takes it over.
+    pub(super) async fn serve_blocks(
+        &self,
+        request: &CacheRequest,
+        upstream: &Arc<dyn Upstream>,
+    ) -> Result<Option<Reply>, Failure> {
+        let partials = &self.inner.partials;
+        for _ in 0..VERSIONS_MAX {
+            let now = self.now();
+            if partials
+                .refused
+                .get(&request.key)
+                .is_some_and(|until| now < until)
+            {
+                return Ok(None);
+            }
+            let known = partials.known.get(&request.key);
+            let known = match known {
+                Some(known) if !known.selector.matches(&request.headers) => return Ok(None),
+                known => known,
+            };
+            let (partial, asked) = match &known {
+                Some(known) if known.freshness.is_fresh(now) => (Arc::clone(known), false),
+                _ => match self.probed(request, upstream, known.clone()).await {
+                    Probe::Blocks(partial) => (partial, true),
+                    Probe::Straight => return Ok(None),
+                    Probe::Failed(error) => {
+                        let limit = request.site.policy.stale_if_unreachable;
+                        let stale = known.filter(|known| {
+                            error.is_unreachable()
+                                && known.freshness.may_serve_unreachable(now, limit)
+                        });
+                        let Some(stale) = stale else {
+                            return Err(error.into());
+                        };
+                        let reply = self.block_reply(
+                            request,
+                            upstream,
+                            &stale,
+                            Some(CacheStatus::StaleUnreachable),
+                        );
+                        return match reply.await {
+                            Ok(reply) => Ok(reply),
+                            Err(_) => Err(error.into()),
+                        };
+                    }
+                    Probe::Broken(error) => return Err(Failure::Body(error)),
+                },
+            };
+            if !partial.selector.matches(&request.headers) {
+                return Ok(None);
+            }
+            let outcome = asked.then_some(CacheStatus::Partial);
+            match self.block_reply(request, upstream, &partial, outcome).await {
+                Ok(reply) => return Ok(reply),
+                Err(BodyError::Gone { .. }) => {
+                    // Another version by now: look again.
+                    partials.known.invalidate(&request.key);
+                }
+                Err(error) => return Err(Failure::Body(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The reply from an object's blocks, its first block at hand. `None`: it is none for blocks.
+    async fn block_reply(
+        &self,
+        request: &CacheRequest,
+        upstream: &Arc<dyn Upstream>,
+        partial: &Partial,
+        outcome: Option<CacheStatus>,
+    ) -> Result<Option<Reply>, BodyError> {
+        let (facts, body) = (request.facts(), &partial.body);
+        let shape = Shape::of(
+            &facts,
+            &partial.head,
+            partial.freshness.response_time,
+            Some(body.total),
+        );
+        let slice = match shape {
+            // The whole of something large is not for blocks.
+            Shape::Whole => return Ok(None),
+            shape => shape.slice(body.total),
+        };
+        let blocks = &self.inner.partials.blocks;
+        let here = slice.start >= slice.end || blocks.has(body, slice);
+        let outcome = outcome.unwrap_or(if here {
+            CacheStatus::Hit
+        } else {
+            CacheStatus::Partial
+        });
+        let way = Way {
+            blocks: Arc::clone(blocks),
+            upstream: Arc::clone(upstream),
+            request: request.clone(),
+            key: request.site.chunk_key.clone(),
+            from: ServedFrom::Upstream(partial.source),
+        };
+        let mut reader = BlockReader::new(way, Arc::clone(body), slice);
+        reader.prepare().await?;
+        let now = self.now();
+        let mut overrides = Overrides::new();
+        let age_seconds = partial.freshness.age_ms(now) / 1000;
+        overrides.push((header::AGE, HeaderValue::from(age_seconds)));
+        let details = Details {
+            ttl_seconds: Some(partial.freshness.ttl_ms(now).div_euclid(1000)),
+            ..Details::default()
+        };
+        let name = &self.inner.config.name;
+        let upstream_status = partial.upstream_cache_status.as_deref();
+        let status = cache_status::field(name, upstream_status, outcome, &details);
+        overrides.extend(status.map(|status| (super::deliver::CACHE_STATUS.clone(), status)));
+        let mut reply = shape.reply(&partial.head, Some(body.total), overrides, outcome);
+        if slice.start < slice.end {
+            reply.body = ReplyBody::Stream(reader.into_stream());
+        }
+        Ok(Some(reply))
+    }
+
+    /// Looks at the upstream, or waits for one who does.
+    async fn probed(
+        &self,
+        request: &CacheRequest,
+        upstream: &Arc<dyn Upstream>,
+        known: Option<Arc<Partial>>,
+    ) -> Probe {
+        let partials = &self.inner.partials;
+        let pending = Arc::clone(&partials.probes.entry(request.key).or_default());
+        let probe = pending
+            .get_or_init(|| self.probe(request, upstream, known))
+            .await
+            .clone();
+        partials.probes.remove_if(&request.key, |_, under_way| {
+            Arc::ptr_eq(under_way, &pending)
+        });
+        probe
+    }
+
+    /// Asks for the block in which the request's range begins, or whether what is known still holds.
+    async fn probe(
+        &self,
+        request: &CacheRequest,
+        upstream: &Arc<dyn Upstream>,
+        known: Option<Arc<Partial>>,
+    ) -> Probe {
+        let first = match (ByteRange::of(&request.facts()), &known) {
+            (Some(ByteRange::From { first, .. }), _) => first,
+            (Some(range @ ByteRange::Suffix(_)), Some(known)) => range
+                .within(known.body.total)
+                .map_or(0, |slice| slice.start),
+            // Where it begins is known with the length only.
+            (Some(ByteRange::Suffix(_)) | None, _) => return Probe::Straight,
+        };
+        let start = first - first % BLOCK_BYTES;
+        let slice = Slice {
+            start,
+            end: start.saturating_add(BLOCK_BYTES),
+        };
+        let mut headers = request.headers.clone();
+        match &known {
+            Some(known) => {
+                conditional::validate(&mut headers, &Validators::of(&known.head.headers));
+            }
+            None => conditional::strip(&mut headers),
+        }
+        headers.insert(header::RANGE, range_of(slice));
+        self.inner.metrics.fetches.inc();
+        let request_time = self.now();
+        let fetched = upstream.fetch(request.get(headers)).await;
+        let response_time = self.now();
+        let mut response = match fetched {
+            Ok(response) => response,
+            Err(error) => return Probe::Failed(error),
+        };
+        hop::strip(&mut response.headers);
+        response.headers.remove(&super::deliver::CACHE_STATUS);
+        match (response.status, known) {
+            (StatusCode::NOT_MODIFIED, Some(known)) => {
+                self.confirmed_blocks(request, &known, &response, request_time, response_time)
+            }
+            (StatusCode::PARTIAL_CONTENT, _) => {
+                self.learnt(request, response, slice, request_time, response_time)
+                    .await
+            }
+            // The whole, for whoever asks: it takes no notice of ranges.
+            (StatusCode::OK, _) => self.refuse(request),
+            _ => Probe::Straight,
+        }
+    }
+
+    /// Remembers that there are no blocks to be had.
+    fn refuse(&self, request: &CacheRequest) -> Probe {
+        let memory = request.site.policy.hit_for_miss;
+        self.inner
+            .partials
+            .refused
+            .insert(request.key, self.now().plus(memory));
+        self.inner.partials.known.invalidate(&request.key);
+        Probe::Straight
+    }
+
+    /// A 206 with one block: what the object is.
+    async fn learnt(
+        &self,
+        request: &CacheRequest,
+        response: FetchResponse,
+        asked: Slice,
+        request_time: Timestamp,
+        response_time: Timestamp,
+    ) -> Probe {
+        let partials = &self.inner.partials;
+        let Some((slice, total)) = part(&response.headers) else {
+            return self.refuse(request);
+        };
+        let expected = Slice {
+            start: asked.start,
+            end: asked.end.min(total),
+        };
+        let strong = Validators::of(&response.headers).strong().cloned();
+        let strong = strong.filter(|tag| response.headers.get(header::ETAG) == Some(tag));
+        let mut headers = response.headers;
+        headers.remove(header::CONTENT_RANGE);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
+        let decision = freshness::storable(
+            &request.facts(),
+            StatusCode::OK,
+            &headers,
+            &request.site.policy,
+            request_time,
+            response_time,
+        );
+        let (Storable::Store(freshness), Some(strong), true) =
+            (decision, strong, slice == expected)
+        else {
+            return self.refuse(request);
+        };
+        headers.remove(header::AGE);
+        date(&mut headers, response_time);
+        let known = partials.known.get(&request.key);
+        let known = known.filter(|known| known.body.strong == strong && known.body.total == total);
+        let body = known.map_or_else(
+            || partials.blocks.body(total, strong),
+            |known| Arc::clone(&known.body),
+        );
+        let bytes = match partials
+            .blocks
+            .take(response.body, slice.end - slice.start)
+            .await
+        {
+            Ok(bytes) => bytes,
+            Err(error) => return Probe::Broken(error),
+        };
+        for (block, index) in cut(&bytes).zip(slice.start / BLOCK_BYTES..) {
+            partials
+                .blocks
+                .put(&request.site.chunk_key, &body, index, block);
+        }
+        let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
+        let partial = Arc::new(Partial {
+            head: Arc::new(StoredHead::new(StatusCode::OK, headers)),
+            freshness,
+            selector,
+            source: response.via,
+            upstream_cache_status: response.upstream_cache_status,
+            body,
+        });
+        partials.known.insert(request.key, Arc::clone(&partial));
+        Probe::Blocks(partial)
+    }
+
+    /// A 304: every block of it still holds.
+    fn confirmed_blocks(
+        &self,
+        request: &CacheRequest,
+        known: &Arc<Partial>,
+        response: &FetchResponse,
+        request_time: Timestamp,
+        response_time: Timestamp,
+    ) -> Probe {
+        self.inner.metrics.revalidated.inc();
+        let mut fresh = response.headers.clone();
+        date(&mut fresh, response_time);
+        let headers = update::updated(&known.head.headers, &fresh);
+        let mut judged = headers.clone();
+        if let Some(age) = response.headers.get(header::AGE) {
+            judged.insert(header::AGE, age.clone());
+        }
+        let decision = freshness::storable(
+            &request.facts(),
+            StatusCode::OK,
+            &judged,
+            &request.site.policy,
+            request_time,
+            response_time,
+        );
+        let Storable::Store(freshness) = decision else {
+            return self.refuse(request);
+        };
+        let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
+        let partial = Arc::new(Partial {
+            head: Arc::new(StoredHead::new(StatusCode::OK, headers)),
+            freshness,
+            selector,
+            source: response.via,
+            upstream_cache_status: response.upstream_cache_status.clone(),
+            body: Arc::clone(&known.body),
+        });
+        self.inner
+            .partials
+            .known
+            .insert(request.key, Arc::clone(&partial));
+        Probe::Blocks(partial)
+    }
+}
