@@ -7,6 +7,7 @@
 use std::{fmt, sync::Arc};
 
 use http::{HeaderValue, StatusCode, header};
+use moka::ops::compute::Op;
 use tokio::sync::OnceCell;
 
 use super::{
@@ -14,13 +15,14 @@ use super::{
     blocks::{BLOCK_BYTES, BlockReader, Blocks, Body, Way, cut, part, range_of},
     deliver::Shape,
     lead::date,
+    marks::{Begun, Membership},
 };
 use crate::{
     http::{
         cache_status::{self, CacheStatus, Details},
         conditional,
         freshness::{self, Freshness, Storable},
-        hop,
+        hop, invalidation,
         range::{ByteRange, Slice},
         update,
         validator::Validators,
@@ -53,6 +55,8 @@ struct Partial {
     source: Source,
     upstream_cache_status: Option<String>,
     body: Arc<Body>,
+    /// The cache groups it belongs to (RFC 9875).
+    membership: Option<Arc<Membership>>,
 }
 
 /// What one look at the upstream led to; shared by all who waited for it.
@@ -72,7 +76,8 @@ pub(super) struct Partials {
     known: moka::sync::Cache<CacheKey, Arc<Partial>>,
     /// Until when a URL is not asked for blocks.
     refused: moka::sync::Cache<CacheKey, Timestamp>,
-    probes: dashmap::DashMap<CacheKey, Arc<OnceCell<Probe>>>,
+    /// By URL, and by its generation: who asks after an invalidation waits for no look from before it.
+    probes: dashmap::DashMap<(CacheKey, u64), Arc<OnceCell<Probe>>>,
 }
 
 impl fmt::Debug for Partials {
@@ -98,6 +103,40 @@ impl Partials {
     pub(super) fn forget(&self, key: &CacheKey) {
         self.known.invalidate(key);
     }
+
+    /// Makes what is known under a URL invalid: its blocks are used once the upstream says that they still hold. Whether anything was, and the
+    /// groups it belonged to.
+    pub(super) fn invalidate(&self, key: CacheKey) -> Option<Option<Arc<Membership>>> {
+        let mut found = None;
+        self.known.entry(key).and_compute_with(|present| {
+            let Some(known) = present else {
+                return Op::Nop;
+            };
+            let known = known.into_value();
+            found = Some(known.membership.clone());
+            Op::Put(Arc::new(Partial {
+                head: Arc::clone(&known.head),
+                freshness: invalidation::invalid(known.freshness),
+                selector: known.selector.clone(),
+                source: known.source,
+                upstream_cache_status: known.upstream_cache_status.clone(),
+                body: Arc::clone(&known.body),
+                membership: None,
+            }))
+        });
+        found
+    }
+
+    /// Remembers an object, unless its URL was invalidated since it was asked for.
+    fn learn(&self, key: CacheKey, partial: &Arc<Partial>, begun: &Begun) {
+        self.known.entry(key).and_compute_with(|_| {
+            if begun.is_current() {
+                Op::Put(Arc::clone(partial))
+            } else {
+                Op::Nop
+            }
+        });
+    }
 }
 
 impl Cache {
@@ -109,7 +148,7 @@ impl Cache {
         request: &CacheRequest,
         upstream: &Arc<dyn Upstream>,
     ) -> Result<Option<Reply>, Failure> {
-        let partials = &self.inner.partials;
+        let (partials, marks) = (&self.inner.partials, &self.inner.marks);
         for _ in 0..VERSIONS_MAX {
             let now = self.now();
             if partials
@@ -124,9 +163,21 @@ impl Cache {
                 Some(known) if !known.selector.matches(&request.headers) => return Ok(None),
                 known => known,
             };
+            // Found before it is looked at, so that what falls meanwhile is seen to have fallen.
+            let generation = marks.generation(&request.key);
+            if let Some(known) = &known
+                && marks.is_outdated(known.membership.as_deref())
+            {
+                self.inner.metrics.invalidated_responses.inc();
+                partials.invalidate(request.key);
+                continue;
+            }
             let (partial, asked) = match &known {
                 Some(known) if known.freshness.is_fresh(now) => (Arc::clone(known), false),
-                _ => match self.probed(request, upstream, known.clone()).await {
+                _ => match self
+                    .probed(request, upstream, known.clone(), generation)
+                    .await
+                {
                     Probe::Blocks(partial) => (partial, true),
                     Probe::Straight => return Ok(None),
                     Probe::Failed(error) => {
@@ -154,6 +205,12 @@ impl Cache {
             };
             if !partial.selector.matches(&request.headers) {
                 return Ok(None);
+            }
+            if asked && marks.is_outdated(partial.membership.as_deref()) {
+                // Looked at before one of its groups was invalidated, perhaps by another who came earlier: look again.
+                marks.outdate_from(&request.key, generation);
+                partials.invalidate(request.key);
+                continue;
             }
             let outcome = asked.then_some(CacheStatus::Partial);
             match self.block_reply(request, upstream, &partial, outcome).await {
@@ -229,16 +286,18 @@ impl Cache {
         request: &CacheRequest,
         upstream: &Arc<dyn Upstream>,
         known: Option<Arc<Partial>>,
+        generation: u64,
     ) -> Probe {
         let partials = &self.inner.partials;
-        let pending = Arc::clone(&partials.probes.entry(request.key).or_default());
+        let place = (request.key, generation);
+        let pending = Arc::clone(&partials.probes.entry(place).or_default());
         let probe = pending
             .get_or_init(|| self.probe(request, upstream, known))
             .await
             .clone();
-        partials.probes.remove_if(&request.key, |_, under_way| {
-            Arc::ptr_eq(under_way, &pending)
-        });
+        partials
+            .probes
+            .remove_if(&place, |_, under_way| Arc::ptr_eq(under_way, &pending));
         probe
     }
 
@@ -271,6 +330,7 @@ impl Cache {
         }
         headers.insert(header::RANGE, range_of(slice));
         self.inner.metrics.fetches.inc();
+        let begun = self.inner.marks.begin(request.key);
         let request_time = self.now();
         let fetched = upstream.fetch(request.get(headers)).await;
         let response_time = self.now();
@@ -281,12 +341,24 @@ impl Cache {
         hop::strip(&mut response.headers);
         response.headers.remove(&super::deliver::CACHE_STATUS);
         match (response.status, known) {
-            (StatusCode::NOT_MODIFIED, Some(known)) => {
-                self.confirmed_blocks(request, &known, &response, request_time, response_time)
-            }
+            (StatusCode::NOT_MODIFIED, Some(known)) => self.confirmed_blocks(
+                request,
+                &known,
+                &response,
+                &begun,
+                request_time,
+                response_time,
+            ),
             (StatusCode::PARTIAL_CONTENT, _) => {
-                self.learnt(request, response, slice, request_time, response_time)
-                    .await
+                self.learnt(
+                    request,
+                    response,
+                    slice,
+                    &begun,
+                    request_time,
+                    response_time,
+                )
+                .await
             }
             // The whole, for whoever asks: it takes no notice of ranges.
             (StatusCode::OK, _) => self.refuse(request),
@@ -311,6 +383,7 @@ impl Cache {
         request: &CacheRequest,
         response: FetchResponse,
         asked: Slice,
+        begun: &Begun,
         request_time: Timestamp,
         response_time: Timestamp,
     ) -> Probe {
@@ -362,6 +435,7 @@ impl Cache {
                 .put(&request.site.chunk_key, &body, index, block);
         }
         let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
+        let membership = self.membership(request, &headers, begun);
         let partial = Arc::new(Partial {
             head: Arc::new(StoredHead::new(StatusCode::OK, headers)),
             freshness,
@@ -369,8 +443,9 @@ impl Cache {
             source: response.via,
             upstream_cache_status: response.upstream_cache_status,
             body,
+            membership,
         });
-        partials.known.insert(request.key, Arc::clone(&partial));
+        partials.learn(request.key, &partial, begun);
         Probe::Blocks(partial)
     }
 
@@ -380,6 +455,7 @@ impl Cache {
         request: &CacheRequest,
         known: &Arc<Partial>,
         response: &FetchResponse,
+        begun: &Begun,
         request_time: Timestamp,
         response_time: Timestamp,
     ) -> Probe {
@@ -403,6 +479,7 @@ impl Cache {
             return self.refuse(request);
         };
         let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
+        let membership = self.membership(request, &headers, begun);
         let partial = Arc::new(Partial {
             head: Arc::new(StoredHead::new(StatusCode::OK, headers)),
             freshness,
@@ -410,11 +487,9 @@ impl Cache {
             source: response.via,
             upstream_cache_status: response.upstream_cache_status.clone(),
             body: Arc::clone(&known.body),
+            membership,
         });
-        self.inner
-            .partials
-            .known
-            .insert(request.key, Arc::clone(&partial));
+        self.inner.partials.learn(request.key, &partial, begun);
         Probe::Blocks(partial)
     }
 }
