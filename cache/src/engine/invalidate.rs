@@ -108,7 +108,6 @@ impl Cache {
     fn invalidate_url(&self, key: CacheKey) -> bool {
         // First the mark, then what is stored: a fetch that ends in between finds the one or leaves its response to the other.
         let fetching = self.inner.marks.outdate(&key);
-        self.inner.partials.forget(&key);
         let mut found: Vec<Arc<Object>> = Vec::new();
         self.inner.index.change(key, |object| {
             found.push(Arc::clone(object));
@@ -120,15 +119,19 @@ impl Cache {
             .metrics
             .invalidated_responses
             .inc_by(found.len() as u64);
+        let part = self.inner.partials.invalidate(key);
+        self.inner
+            .metrics
+            .invalidated_responses
+            .inc_by(u64::from(part.is_some()));
         let memberships = || {
-            found
-                .iter()
-                .filter_map(|object| object.membership.as_deref())
+            let whole = found.iter().map(|object| &object.membership);
+            whole.chain(&part).filter_map(|groups| groups.as_deref())
         };
         if memberships().next().is_some() {
             self.inner.marks.outdate_memberships(memberships());
         }
-        fetching || !found.is_empty()
+        fetching || part.is_some() || !found.is_empty()
     }
 
     /// A stored response as the marks leave it: itself, or invalid where one of its groups was invalidated since it was fetched.

@@ -7,6 +7,7 @@
 use std::{fmt, sync::Arc};
 
 use http::{HeaderValue, StatusCode, header};
+use moka::ops::compute::Op;
 use tokio::sync::OnceCell;
 
 use super::{
@@ -21,7 +22,7 @@ use crate::{
         cache_status::{self, CacheStatus, Details},
         conditional,
         freshness::{self, Freshness, Storable},
-        hop,
+        hop, invalidation,
         range::{ByteRange, RangeSet, Slice, Slices},
         reuse::{self, Reuse},
         update,
@@ -54,8 +55,9 @@ struct Partial {
     selector: Selector,
     source: Source,
     upstream_cache_status: Option<String>,
-    membership: Option<Arc<Membership>>,
     body: Arc<Body>,
+    /// The cache groups it belongs to (RFC 9875).
+    membership: Option<Arc<Membership>>,
 }
 
 /// What one look at the upstream led to; shared by all who waited for it.
@@ -75,7 +77,8 @@ pub(super) struct Partials {
     known: moka::sync::Cache<CacheKey, Arc<Partial>>,
     /// Until when a URL is not asked for blocks.
     refused: moka::sync::Cache<CacheKey, Timestamp>,
-    probes: dashmap::DashMap<CacheKey, Arc<OnceCell<Probe>>>,
+    /// By URL, and by its generation: who asks after an invalidation waits for no look from before it.
+    probes: dashmap::DashMap<(CacheKey, u64), Arc<OnceCell<Probe>>>,
 }
 
 impl fmt::Debug for Partials {
@@ -101,6 +104,40 @@ impl Partials {
     pub(super) fn forget(&self, key: &CacheKey) {
         self.known.invalidate(key);
     }
+
+    /// Makes what is known under a URL invalid: its blocks are used once the upstream says that they still hold. Whether anything was, and the
+    /// groups it belonged to.
+    pub(super) fn invalidate(&self, key: CacheKey) -> Option<Option<Arc<Membership>>> {
+        let mut found = None;
+        self.known.entry(key).and_compute_with(|present| {
+            let Some(known) = present else {
+                return Op::Nop;
+            };
+            let known = known.into_value();
+            found = Some(known.membership.clone());
+            Op::Put(Arc::new(Partial {
+                head: Arc::clone(&known.head),
+                freshness: invalidation::invalid(known.freshness),
+                selector: known.selector.clone(),
+                source: known.source,
+                upstream_cache_status: known.upstream_cache_status.clone(),
+                body: Arc::clone(&known.body),
+                membership: None,
+            }))
+        });
+        found
+    }
+
+    /// Remembers an object, unless its URL was invalidated since it was asked for.
+    fn learn(&self, key: CacheKey, partial: &Arc<Partial>, begun: &Begun) {
+        self.known.entry(key).and_compute_with(|_| {
+            if begun.is_current() {
+                Op::Put(Arc::clone(partial))
+            } else {
+                Op::Nop
+            }
+        });
+    }
 }
 
 impl Cache {
@@ -112,7 +149,7 @@ impl Cache {
         request: &CacheRequest,
         upstream: &Arc<dyn Upstream>,
     ) -> Result<Option<Reply>, Failure> {
-        let partials = &self.inner.partials;
+        let (partials, marks) = (&self.inner.partials, &self.inner.marks);
         for _ in 0..VERSIONS_MAX {
             let now = self.now();
             if partials
@@ -128,14 +165,23 @@ impl Cache {
                 Some(known) if !known.selector.matches(&request.headers) => return Ok(None),
                 known => known,
             };
+            // Found before it is looked at, so that what falls meanwhile is seen to have fallen.
+            let generation = marks.generation(&request.key);
+            if let Some(known) = &known
+                && marks.is_outdated(known.membership.as_deref())
+            {
+                self.inner.metrics.invalidated_responses.inc();
+                partials.invalidate(request.key);
+                continue;
+            }
             let (partial, asked) = match &known {
-                Some(known)
-                    if reuse::reuse(&known.freshness, &asked_for, now) == Reuse::Fresh
-                        && !self.inner.marks.is_outdated(known.membership.as_deref()) =>
-                {
+                Some(known) if reuse::reuse(&known.freshness, &asked_for, now) == Reuse::Fresh => {
                     (Arc::clone(known), false)
                 }
-                _ => match self.probed(request, upstream, known.clone()).await {
+                _ => match self
+                    .probed(request, upstream, known.clone(), generation)
+                    .await
+                {
                     Probe::Blocks(partial) => (partial, true),
                     Probe::Straight => return Ok(None),
                     Probe::Failed(error) => {
@@ -163,6 +209,12 @@ impl Cache {
             };
             if !partial.selector.matches(&request.headers) {
                 return Ok(None);
+            }
+            if asked && marks.is_outdated(partial.membership.as_deref()) {
+                // Looked at before one of its groups was invalidated, perhaps by another who came earlier: look again.
+                marks.outdate_from(&request.key, generation);
+                partials.invalidate(request.key);
+                continue;
             }
             let outcome = asked.then_some(CacheStatus::Partial);
             match self.block_reply(request, upstream, &partial, outcome).await {
@@ -242,16 +294,18 @@ impl Cache {
         request: &CacheRequest,
         upstream: &Arc<dyn Upstream>,
         known: Option<Arc<Partial>>,
+        generation: u64,
     ) -> Probe {
         let partials = &self.inner.partials;
-        let pending = Arc::clone(&partials.probes.entry(request.key).or_default());
+        let place = (request.key, generation);
+        let pending = Arc::clone(&partials.probes.entry(place).or_default());
         let probe = pending
             .get_or_init(|| self.probe(request, upstream, known))
             .await
             .clone();
-        partials.probes.remove_if(&request.key, |_, under_way| {
-            Arc::ptr_eq(under_way, &pending)
-        });
+        partials
+            .probes
+            .remove_if(&place, |_, under_way| Arc::ptr_eq(under_way, &pending));
         probe
     }
 
@@ -299,18 +353,18 @@ impl Cache {
         match (response.status, known) {
             (StatusCode::NOT_MODIFIED, Some(known)) => self.confirmed_blocks(
                 request,
-                &begun,
                 &known,
                 &response,
+                &begun,
                 request_time,
                 response_time,
             ),
             (StatusCode::PARTIAL_CONTENT, _) => {
                 self.learnt(
                     request,
-                    &begun,
                     response,
                     slice,
+                    &begun,
                     request_time,
                     response_time,
                 )
@@ -319,16 +373,6 @@ impl Cache {
             // The whole, for whoever asks: it takes no notice of ranges.
             (StatusCode::OK, _) => self.refuse(request),
             _ => Probe::Straight,
-        }
-    }
-
-    /// Lets requests find it, unless its URL was invalidated since it was asked for.
-    fn keep_blocks(&self, request: &CacheRequest, begun: &Begun, partial: &Arc<Partial>) {
-        let known = &self.inner.partials.known;
-        known.insert(request.key, Arc::clone(partial));
-        // An invalidation marks first and forgets then: whichever comes last finds the other.
-        if !begun.is_current() {
-            known.invalidate(&request.key);
         }
     }
 
@@ -347,9 +391,9 @@ impl Cache {
     async fn learnt(
         &self,
         request: &CacheRequest,
-        begun: &Begun,
         response: FetchResponse,
         asked: Slice,
+        begun: &Begun,
         request_time: Timestamp,
         response_time: Timestamp,
     ) -> Probe {
@@ -408,10 +452,10 @@ impl Cache {
             selector,
             source: response.via,
             upstream_cache_status: response.upstream_cache_status,
-            membership,
             body,
+            membership,
         });
-        self.keep_blocks(request, begun, &partial);
+        partials.learn(request.key, &partial, begun);
         Probe::Blocks(partial)
     }
 
@@ -419,9 +463,9 @@ impl Cache {
     fn confirmed_blocks(
         &self,
         request: &CacheRequest,
-        begun: &Begun,
         known: &Arc<Partial>,
         response: &FetchResponse,
+        begun: &Begun,
         request_time: Timestamp,
         response_time: Timestamp,
     ) -> Probe {
@@ -452,10 +496,10 @@ impl Cache {
             selector,
             source: response.via,
             upstream_cache_status: response.upstream_cache_status.clone(),
-            membership,
             body: Arc::clone(&known.body),
+            membership,
         });
-        self.keep_blocks(request, begun, &partial);
+        self.inner.partials.learn(request.key, &partial, begun);
         Probe::Blocks(partial)
     }
 }

@@ -14,7 +14,8 @@ use stoq_cache::{
     upstream::{BodyError, FetchBody, FetchRequest, FetchResponse, UpstreamError},
 };
 
-use super::script::{House, Script, body, house, pieces, response, stream_of};
+use super::invalidation::change;
+use super::script::{House, Script, body, house, pieces, response, stream_of, until};
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -307,4 +308,78 @@ async fn an_origin_that_is_gone_leaves_what_is_here() {
     );
     let far = range(&house, GIB / 4, GIB / 4 + MIB);
     assert!(house.serve(far, &upstream).await.is_err());
+}
+
+#[tokio::test]
+async fn an_unsafe_request_leaves_blocks_to_be_confirmed_or_replaced() {
+    let (house, large) = (house(), Large::new(GIB));
+    let upstream = large.script();
+    let wanted = (GIB / 2, GIB / 2 + MIB);
+    let _ = ask(&house, &upstream, 1, wanted).await;
+    assert_eq!(ask(&house, &upstream, 1, wanted).await, CacheStatus::Hit);
+    let reply = change(&house, "PATCH", "/", 204, &[]).await;
+    assert_eq!(reply.outcome, CacheStatus::Invalidated);
+    large.sent();
+    let outcome = ask(&house, &upstream, 1, wanted).await;
+    assert_eq!(outcome, CacheStatus::Partial, "asked before it is used");
+    assert_eq!(
+        (large.confirmed.load(Ordering::Relaxed), large.sent()),
+        (1, 0),
+        "and it had not changed"
+    );
+    change(&house, "PATCH", "/", 204, &[]).await;
+    large.version.store(2, Ordering::Relaxed);
+    let _ = ask(&house, &upstream, 2, wanted).await;
+}
+
+#[tokio::test]
+async fn blocks_fall_with_their_group() {
+    let (house, large) = (house(), Large::new(GIB));
+    let grouped = Arc::clone(&large);
+    let upstream = Script::new(move |request, _| {
+        let mut answer = grouped.answer(&request);
+        answer
+            .headers
+            .insert("cache-groups", HeaderValue::from_static("\"g\""));
+        std::future::ready(Ok(answer))
+    });
+    let wanted = (GIB / 2, GIB / 2 + MIB);
+    let _ = ask(&house, &upstream, 1, wanted).await;
+    let names = &[("cache-group-invalidation", "\"g\"")];
+    change(&house, "POST", "/x", 200, names).await;
+    large.version.store(2, Ordering::Relaxed);
+    assert_eq!(
+        ask(&house, &upstream, 2, wanted).await,
+        CacheStatus::Partial
+    );
+    assert_eq!(ask(&house, &upstream, 2, wanted).await, CacheStatus::Hit);
+}
+
+#[tokio::test]
+async fn a_look_that_began_before_an_unsafe_request_is_not_what_blocks_are_served_by_after_it() {
+    let (house, large) = (house(), Large::new(GIB));
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let held = Arc::clone(&large);
+    let upstream = Script::new(move |request, n| {
+        let (answer, mut gate) = (held.answer(&request), gate.clone());
+        async move {
+            if n == 0 {
+                drop(gate.wait_for(|open| *open).await);
+            }
+            Ok(answer)
+        }
+    });
+    let wanted = (GIB / 2, GIB / 2 + BLOCK);
+    let early = ask(&house, &upstream, 1, wanted);
+    let late = async {
+        until("the look is on its way", || upstream.fetches() == 1).await;
+        change(&house, "PUT", "/", 200, &[]).await;
+        large.version.store(2, Ordering::Relaxed);
+        let outcome = ask(&house, &upstream, 2, wanted).await;
+        open.send_replace(true);
+        outcome
+    };
+    let outcomes = futures_util::future::join(early, late).await;
+    assert_eq!(outcomes, (CacheStatus::Partial, CacheStatus::Partial));
+    assert_eq!(ask(&house, &upstream, 2, wanted).await, CacheStatus::Hit);
 }

@@ -21,7 +21,7 @@ type Fields = &'static [(&'static str, &'static str)];
 const FRESH: Fields = &[("cache-control", "max-age=60"), ("etag", "\"v1\"")];
 
 /// A request with another method, answered with this.
-async fn change(
+pub(crate) async fn change(
     house: &House,
     method: &str,
     path: &'static str,
