@@ -69,7 +69,7 @@ impl Cache {
         let Freshened { object, storable } = self.freshened(request, held, &fields, newer);
         let object = Arc::new(object);
         if storable {
-            self.keep(request, &object, newer.begun);
+            self.keep_confirmed(request, &object, held, newer.begun);
         } else {
             self.inner.index.remove(request.key, held);
         }

@@ -79,14 +79,14 @@ impl Index {
         self.objects.get(key)
     }
 
-    /// Stores a response to `request` in place of those that answer the same requests, and of those that would have answered this
-    /// one: what they vary by may not be what the URL varies by now. The oldest variant leaves where there are too many. Not if it
-    /// is outdated by now: `current` is asked while nobody else changes what is stored under this URL. Whether it was stored.
+    /// Stores a response in place of those that answer the same requests, and of those that `displaced` names. The oldest variant
+    /// leaves where there are too many. Not if it is outdated by now: `current` is asked while nobody else changes what is stored
+    /// under this URL. Whether it was stored.
     pub(crate) fn insert(
         &self,
         key: CacheKey,
         object: &Arc<Object>,
-        request: &HeaderMap,
+        displaced: impl Fn(&Arc<Object>) -> bool,
         current: impl Fn() -> bool,
     ) -> bool {
         let mut stored = false;
@@ -104,9 +104,7 @@ impl Index {
                     others
                         .0
                         .iter()
-                        .filter(|other| {
-                            other.selector != object.selector && !other.selector.matches(request)
-                        })
+                        .filter(|other| other.selector != object.selector && !displaced(other))
                         .cloned(),
                 );
                 dropped = variants.len().saturating_sub(self.variants_max) as u64;

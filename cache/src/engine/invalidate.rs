@@ -153,8 +153,31 @@ impl Cache {
 
     /// Stores a response, unless its URL was invalidated since its fetch began. Whether it did.
     pub(super) fn keep(&self, request: &CacheRequest, object: &Arc<Object>, begun: &Begun) -> bool {
+        // What would have answered this request too: what it varies by may not be what the URL varies by now.
+        let displaced = |other: &Arc<Object>| other.selector.matches(&request.headers);
+        self.keep_for(request, object, displaced, begun)
+    }
+
+    /// Stores a confirmed response in the held one's place.
+    pub(super) fn keep_confirmed(
+        &self,
+        request: &CacheRequest,
+        object: &Arc<Object>,
+        held: &Arc<Object>,
+        begun: &Begun,
+    ) -> bool {
+        self.keep_for(request, object, |other| Arc::ptr_eq(other, held), begun)
+    }
+
+    fn keep_for(
+        &self,
+        request: &CacheRequest,
+        object: &Arc<Object>,
+        displaced: impl Fn(&Arc<Object>) -> bool,
+        begun: &Begun,
+    ) -> bool {
         let index = &self.inner.index;
-        let stored = index.insert(request.key, object, &request.headers, || begun.is_current());
+        let stored = index.insert(request.key, object, displaced, || begun.is_current());
         if stored {
             self.inner.searches.learn(request, &object.head.headers);
         } else {

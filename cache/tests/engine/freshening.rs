@@ -164,9 +164,17 @@ async fn a_304_about_something_else_is_asked_again_without_a_condition() {
 #[tokio::test]
 async fn a_304_freshens_all_that_could_have_been_chosen_and_has_its_strong_validator() {
     let house = house();
-    let get = |language| house.get("/", &[("accept-language", language), ("x-kind", "k")]);
-    // One stored under `Vary: accept-language`, then one under `Vary: x-kind`, of the same bytes: both answer one request.
-    for vary in ["accept-language", "x-kind"] {
+    let ask: Fields = &[("accept-language", "de"), ("x-kind", "b")];
+    let asks: [(&'static str, Fields); 2] = [
+        (
+            "accept-language",
+            &[("accept-language", "de"), ("x-kind", "a")],
+        ),
+        ("x-kind", &[("accept-language", "fr"), ("x-kind", "b")]),
+    ];
+    // One stored under `Vary: accept-language` for German, then one under `Vary: x-kind` for b, of the same bytes: both answer who asks for
+    // German and b.
+    for (vary, fields) in asks {
         let upstream = Script::new(move |_, _| {
             let mut response = response(200, STORED, crate::script::pieces(&noise(1, 100), 100));
             response
@@ -179,12 +187,10 @@ async fn a_304_freshens_all_that_could_have_been_chosen_and_has_its_strong_valid
             }
             std::future::ready(Ok(response))
         });
-        // The second is only asked for once the first has expired; a request it does not answer stores beside it.
-        let reply = house.serve(get("de"), &upstream).await.unwrap();
-        body(reply).await.unwrap();
-        house.pass_seconds(50);
+        let reply = house.serve(house.get("/", fields), &upstream).await;
+        body(reply.unwrap()).await.unwrap();
     }
-    house.pass_seconds(60);
+    house.pass_seconds(110);
     let upstream = Script::new(|_, _| {
         let fields: Fields = &[
             ("cache-control", "max-age=60"),
@@ -193,7 +199,7 @@ async fn a_304_freshens_all_that_could_have_been_chosen_and_has_its_strong_valid
         ];
         std::future::ready(Ok(response(304, fields, FetchBody::Empty)))
     });
-    house.serve(get("de"), &upstream).await.unwrap();
+    house.serve(house.get("/", ask), &upstream).await.unwrap();
     // Only the older one answers a request without the newer one's field.
     let older = house.get("/", &[("accept-language", "de")]);
     let hit = house.try_hit(&older).expect("freshened with the other");
