@@ -5,6 +5,7 @@
 mod blocks;
 mod collapse;
 mod fill;
+mod ranges;
 mod relay;
 mod reuse;
 mod script;
