@@ -7,6 +7,7 @@ mod collapse;
 mod fill;
 mod freshening;
 mod invalidation;
+mod ranges;
 mod relay;
 mod reuse;
 mod script;
