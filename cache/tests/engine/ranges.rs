@@ -507,3 +507,34 @@ async fn every_range_is_what_a_plain_reference_makes_of_one_version() {
         live(seed.wrapping_add(life), LIFE).await;
     }
 }
+
+#[tokio::test]
+async fn a_failed_if_match_asks_the_origin_which_may_have_newer() {
+    let origin = Arc::new(Origin {
+        length: 100,
+        version: AtomicU64::new(1),
+        strong: true,
+        declares: true,
+        piece: 100,
+    });
+    let scripted = Arc::clone(&origin);
+    let house = house();
+    let upstream = Script::new(move |request, _| std::future::ready(Ok(scripted.answer(&request))));
+    house.fetch("/object", &upstream).await;
+    origin.version.store(2, Ordering::Relaxed);
+    for (tag, status, body_of, fetches) in [
+        ("\"v1\"", 200, Some(1), 1),
+        ("\"v2\"", 200, Some(2), 2),
+        ("\"v3\"", 412, None, 3),
+    ] {
+        let request = house.get("/object", &[("if-match", tag)]);
+        let reply = match house.try_hit(&request) {
+            Some(reply) => reply,
+            None => house.serve(request, &upstream).await.unwrap(),
+        };
+        assert_eq!(reply.status().as_u16(), status, "{tag}");
+        let expected = body_of.map_or_else(Bytes::new, |version| origin.body(version));
+        assert!(body(reply).await.unwrap() == expected, "{tag}");
+        assert_eq!(upstream.fetches(), fetches, "{tag}");
+    }
+}
