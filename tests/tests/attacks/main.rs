@@ -293,7 +293,7 @@ async fn no_http1_request_means_two_things() {
     for (what, head, body) in [
         (
             "length and chunked",
-            format!("content-length: 4\r\ntransfer-encoding: chunked\r\n"),
+            "content-length: 4\r\ntransfer-encoding: chunked\r\n".to_owned(),
             chunked.clone(),
         ),
         (
