@@ -4,6 +4,7 @@
 //! that what it gives back are the bytes of that name; every place that holds less than was put
 //! there says so in a counter.
 
+pub mod disk;
 mod metrics;
 mod quick;
 mod ram;
