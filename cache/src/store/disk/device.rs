@@ -4,16 +4,40 @@
 //! passed by (`O_DIRECT`). Nothing is ordered but by waiting: a write that has not completed may or may not be there after a crash, whole or in
 //! part, block by block; what completed before a [`Device::sync`] that completed is there.
 
-use std::{fmt::Debug, io, sync::Arc};
+//!
+//! [`open()`] gives the device of a file, by the best engine there is, and says which. [`Sim`] is one in memory for tests, that loses power and
+//! fails on command.
+
+use std::{fmt::Debug, io, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
 
 use super::DiskFuture;
 
 mod buffer;
+mod file;
+mod open;
+mod pool;
+mod sim;
 
-pub use buffer::IoBuf;
+pub use self::{
+    buffer::IoBuf,
+    open::{Engine, OpenError, Opened, open},
+    pool::THREADS_MAX,
+    sim::{Counts, Effect, Fault, Loss, Op, Sim},
+};
 
 /// The unit of a device, in bytes.
 pub const BLOCK_BYTES: usize = 4096;
+
+/// The most that one operation moves, in bytes.
+pub const EXTENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Reads that wait for their turn, beyond those the kernel has: at 64 KiB each and 1 GB/s the last waits for 64 ms. The next is refused.
+pub const READS_WAITING_MAX: usize = 1024;
+
+/// How long the end of an engine waits for what is under way. A disk that has not answered by then is given up with the memory it may still write to.
+const END_WAIT: Duration = Duration::from_secs(10);
 
 /// Blocks in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +53,10 @@ pub struct Extent {
 /// Futures are `'static` and may be dropped: the operation then goes on and its buffer is kept alive until it has ended. They need a
 /// tokio runtime with I/O enabled.
 pub trait Device: Send + Sync + Debug {
-    /// Reads blocks. Fewer bytes than asked for are an error ([`io::ErrorKind::UnexpectedEof`]).
+    /// Reads blocks.
+    ///
+    /// Fewer bytes than asked for are an error ([`io::ErrorKind::UnexpectedEof`]); [`io::ErrorKind::WouldBlock`] says that [`READS_WAITING_MAX`] reads
+    /// wait already, and nothing about the disk.
     fn read(&self, extent: Extent) -> DiskFuture<'static, io::Result<IoBuf>>;
 
     /// Reads several runs of blocks, handed to the kernel at once. The answers are in the order of the extents.
@@ -58,3 +85,29 @@ pub trait Device: Send + Sync + Debug {
         self.len() == 0
     }
 }
+
+/// The future of an operation that answers here.
+fn answer<T: Send + 'static>(
+    receiver: oneshot::Receiver<io::Result<T>>,
+) -> DiskFuture<'static, io::Result<T>> {
+    Box::pin(async move {
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("the device ended before its answer")))
+    })
+}
+
+/// The future of an operation that is not begun.
+fn failed<T: Send + 'static>(error: io::Error) -> DiskFuture<'static, io::Result<T>> {
+    Box::pin(std::future::ready(Err(error)))
+}
+
+fn too_many_reads() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::WouldBlock,
+        format!("{READS_WAITING_MAX} reads wait for the disk already"),
+    )
+}
+
+#[cfg(test)]
+mod tests;
