@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ const PROBE_LAST: Duration = Duration::from_secs(30);
 pub(super) struct Health {
     failed_reads: AtomicU32,
     failures: AtomicU64,
+    closed: AtomicBool,
     state: Mutex<State>,
     ill: Notify,
 }
@@ -54,12 +55,17 @@ pub struct Ailments {
 impl Health {
     /// Whether records may be put.
     pub(super) fn writes(&self) -> bool {
-        self.state.lock().writes_off.is_none()
+        !self.closed.load(Ordering::Relaxed) && self.state.lock().writes_off.is_none()
     }
 
     /// Whether reads may be tried.
     pub(super) fn reads(&self) -> bool {
         self.failed_reads.load(Ordering::Relaxed) < READ_FAILURES_MAX
+    }
+
+    /// Takes no more, for good: the volume is about to end.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
     }
 
     /// Writes that failed so far.

@@ -14,6 +14,7 @@ mod budget;
 pub mod checkpoint;
 pub mod device;
 pub mod format;
+pub mod directory;
 mod health;
 pub mod index;
 mod keeper;
@@ -30,7 +31,7 @@ use std::{fmt::Debug, future::Future, pin::Pin};
 pub use self::{
     health::Ailments,
     metrics::DiskMetrics,
-    open::{Disk, OpenError, VolumeConfig},
+    open::{Disk, Found, OpenError, VolumeConfig},
     volume::Retained,
 };
 
@@ -139,3 +140,6 @@ pub trait DiskTier: Send + Sync + Debug {
     /// Says what failed; the records are then gone.
     fn flush(&self) -> DiskFuture<'_, std::io::Result<()>>;
 }
+
+#[cfg(test)]
+mod tests;

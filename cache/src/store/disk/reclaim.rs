@@ -161,9 +161,14 @@ async fn reclaim(volume: &Arc<Volume>, segment: u32) -> Option<()> {
             // What it held cannot even be listed: whatever the index still says of it, reads find out.
             volume.metrics.read_errors.inc();
             tracing::warn!(volume = %volume.label, segment, %error, "a segment that cannot be read is given up");
-            let (records, bytes) = volume.index.remove_segment(segment);
+            let mut bytes = 0;
+            let evicted = volume.index.retain(|place| {
+                let keep = place.segment() != segment;
+                bytes += if keep { 0 } else { u64::from(place.record_bytes()) };
+                keep
+            });
             volume.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            volume.metrics.evicted_records.inc_by(records);
+            volume.metrics.evicted_records.inc_by(evicted as u64);
         }
     }
     let unread = async {
@@ -184,10 +189,9 @@ async fn move_or_drop(volume: &Arc<Volume>, segment: u32, entries: &[FooterEntry
         let Some(place) = entry.place(segment) else {
             continue;
         };
-        if volume.index.get(&entry.name) != Some(place) {
+        let Some(uses) = volume.index.uses(&entry.name, place) else {
             continue;
-        }
-        let uses = volume.index.uses(&entry.name);
+        };
         let held = retained.is_some_and(|retained| retained(&entry.name));
         if uses > 0 || held {
             worth.push((uses + u8::from(held), entry, place));

@@ -43,7 +43,7 @@ pub(super) async fn recover(
 ) -> io::Result<Contents> {
     match saved {
         Some(saved) => since(device, layout, saved).await,
-        None => all(device, layout, Index::new()).await,
+        None => all(device, layout, Index::new(rand::random())).await,
     }
 }
 
@@ -67,7 +67,7 @@ async fn since(device: &dyn Device, layout: &Layout, saved: Saved) -> io::Result
         Ok(index) => index,
         Err(error) => {
             tracing::warn!(%error, "the saved index is damaged; the whole log is read");
-            return all(device, layout, Index::new()).await;
+            return all(device, layout, Index::new(rand::random())).await;
         }
     };
     let segments = Segments::new(layout.geometry.segments());
@@ -140,7 +140,7 @@ async fn all(device: &dyn Device, layout: &Layout, index: Index) -> io::Result<C
 
 fn contents(index: Index, segments: Segments, end: Position) -> Contents {
     let mut live_bytes = 0;
-    index.for_each(|place| live_bytes += u64::from(place.record_bytes()));
+    index.for_each(|place, _| live_bytes += u64::from(place.record_bytes()));
     Contents {
         index,
         segments,

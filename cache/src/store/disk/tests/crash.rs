@@ -90,6 +90,7 @@ async fn life(seed: u64) -> Totals {
     let mut totals = Totals::default();
     let mut heads = Heads::new();
     let mut chunks = 0..0;
+    let mut rotten = false;
     for _ in 0..rng.random_range(2..5) {
         let rig = Rig::start(&device, SMALL, saved_at.clone()).await;
         verify(&rig, &heads, chunks.clone(), &mut rng, &mut totals).await;
@@ -112,8 +113,8 @@ async fn life(seed: u64) -> Totals {
         rig.kill();
         tokio::task::yield_now().await;
         device = device.after(loss, rng.random());
-        let rotten = rng.random_bool(0.2);
-        if rotten {
+        if rng.random_bool(0.2) {
+            rotten = true;
             let offsets = device.rot(rng.random_range(1..20));
             // Both superblocks gone is no volume any more.
             if offsets.iter().any(|offset| *offset < 2 * 4096) {
@@ -189,7 +190,12 @@ async fn step(
             tokio::time::sleep(Duration::from_millis(1_100)).await;
             if healthy {
                 durable.chunks = chunks.clone().filter(|chunk| rig.volume.index.contains(&name(*chunk))).collect();
-                durable.heads = heads.iter().map(|(head, versions)| (*head, versions.len() - 1)).collect();
+                durable.heads.clear();
+                for head in heads.keys() {
+                    // As it is seen now: what an earlier life lost is lost.
+                    let version = head_version(rig, *head, heads).await;
+                    durable.heads.extend(version.map(|version| (*head, version)));
+                }
             }
         }
         _ => {

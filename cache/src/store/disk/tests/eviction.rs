@@ -68,13 +68,17 @@ async fn what_was_there_at_the_end_is_there_at_the_next_start_and_the_log_goes_o
     for life in 0..6 {
         let saved_at = (life % 2 == 0).then(|| saved_at.clone());
         let rig = Rig::start(&device, SMALL, saved_at).await;
-        let there: Vec<u64> = (0..first)
-            .filter(|chunk| rig.volume.index.contains(&name(*chunk)))
-            .collect();
-        assert_eq!(life > 0, !there.is_empty());
-        for chunk in there {
-            assert!(matches!(rig.get(chunk).await, DiskRead::Hit(_)), "life {life}, chunk {chunk}");
+        let mut hits = 0;
+        for chunk in 0..first {
+            // Room is being made meanwhile.
+            let there = rig.volume.index.contains(&name(chunk));
+            match rig.get(chunk).await {
+                DiskRead::Hit(_) => hits += 1,
+                DiskRead::Miss => assert!(!there || !rig.volume.index.contains(&name(chunk))),
+                other => panic!("life {life}, chunk {chunk}: {other:?}"),
+            }
         }
+        assert_eq!(life > 0, hits > 500, "life {life}: {hits} hits");
         for chunk in first..first + 1_500 {
             assert_eq!(rig.put(chunk).await, Put::Queued);
         }
