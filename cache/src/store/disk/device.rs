@@ -10,20 +10,22 @@
 
 use std::{fmt::Debug, io, sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
-
 use super::DiskFuture;
 
 mod buffer;
 mod file;
+mod job;
 mod open;
 mod pool;
+mod ring;
 mod sim;
+mod uring;
 
 pub use self::{
     buffer::IoBuf,
     open::{Engine, OpenError, Opened, open},
     pool::THREADS_MAX,
+    ring::IN_FLIGHT_MAX,
     sim::{Counts, Effect, Fault, Loss, Op, Sim},
 };
 
@@ -84,29 +86,6 @@ pub trait Device: Send + Sync + Debug {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-/// The future of an operation that answers here.
-fn answer<T: Send + 'static>(
-    receiver: oneshot::Receiver<io::Result<T>>,
-) -> DiskFuture<'static, io::Result<T>> {
-    Box::pin(async move {
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("the device ended before its answer")))
-    })
-}
-
-/// The future of an operation that is not begun.
-fn failed<T: Send + 'static>(error: io::Error) -> DiskFuture<'static, io::Result<T>> {
-    Box::pin(std::future::ready(Err(error)))
-}
-
-fn too_many_reads() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::WouldBlock,
-        format!("{READS_WAITING_MAX} reads wait for the disk already"),
-    )
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -41,6 +44,10 @@ impl BlockFile {
         }
         let len = AtomicU64::new(metadata.len());
         Ok(Self { file, len })
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Bytes the file has room for.

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{BLOCK_BYTES, Device, Extent, file::BlockFile, pool::ThreadPool};
+use super::{
+    BLOCK_BYTES, Device, Extent, file::BlockFile, job::ByJobs, pool::ThreadPool, ring, uring::Uring,
+};
 
 /// What moves blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,25 +70,33 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`]: the file fails, or the engine that was asked for is refused.
 pub fn open(path: &Path, engine: Option<Engine>) -> Result<(Arc<dyn Device>, Opened), OpenError> {
-    if engine == Some(Engine::IoUring) {
-        return Err(OpenError::Engine {
-            path: path.to_owned(),
-            engine: Engine::IoUring,
-            why: "this build moves blocks by threads".to_owned(),
-        });
-    }
     let (file, not_direct) = open_file(path).map_err(|source| OpenError::File {
         path: path.to_owned(),
         source,
     })?;
-    let direct = not_direct.is_none();
-    let file = Arc::new(file);
-    let opened = Opened {
-        engine: Engine::Threads,
-        direct,
+    let mut opened = Opened {
+        engine: engine.unwrap_or(Engine::IoUring),
+        direct: not_direct.is_none(),
         why: not_direct.into_iter().collect(),
     };
-    Ok((Arc::new(ThreadPool::new(file)), opened))
+    let file = Arc::new(file);
+    if opened.engine == Engine::IoUring {
+        match (ring::probe(), engine) {
+            (Ok(()), _) => return Ok((Arc::new(ByJobs(Uring::new(file))), opened)),
+            (Err(why), Some(engine)) => {
+                return Err(OpenError::Engine {
+                    path: path.to_owned(),
+                    engine,
+                    why,
+                });
+            }
+            (Err(why), None) => {
+                opened.engine = Engine::Threads;
+                opened.why.push(format!("{why}: threads move the blocks"));
+            }
+        }
+    }
+    Ok((Arc::new(ByJobs(ThreadPool::new(file))), opened))
 }
 
 /// The file, past the page cache if a read that way works, and what stood against it.

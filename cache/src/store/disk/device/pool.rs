@@ -3,16 +3,14 @@
 //! For machines that refuse io_uring. Operations wait in one queue, first come first served; threads are started as work waits for one, end with the
 //! device, and are its own, so that a disk that hangs holds up nobody else's.
 
-use std::{collections::VecDeque, io, sync::Arc, thread, time::Instant};
+use std::{collections::VecDeque, sync::Arc, thread, time::Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
 
 use super::{
-    super::DiskFuture,
-    Device, END_WAIT, Extent, IoBuf, READS_WAITING_MAX, answer, failed,
-    file::{BlockFile, check_transfer},
-    too_many_reads,
+    END_WAIT, READS_WAITING_MAX,
+    file::BlockFile,
+    job::{Job, Jobs, too_many_reads},
 };
 
 /// Threads of one device: its depth. A thread costs a stack of 128 KiB, touched as far as it is used.
@@ -29,14 +27,14 @@ pub(super) struct ThreadPool {
 #[derive(Debug)]
 struct Shared {
     file: Arc<BlockFile>,
-    jobs: Mutex<Jobs>,
+    queue: Mutex<Queue>,
     work: Condvar,
     ended: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Jobs {
-    queue: VecDeque<Job>,
+struct Queue {
+    jobs: VecDeque<Job>,
     /// Reads in the queue.
     reads: usize,
     threads: usize,
@@ -45,19 +43,12 @@ struct Jobs {
     closing: bool,
 }
 
-#[derive(Debug)]
-enum Job {
-    Read(Extent, oneshot::Sender<io::Result<IoBuf>>),
-    Write(u64, Arc<IoBuf>, oneshot::Sender<io::Result<()>>),
-    Sync(oneshot::Sender<io::Result<()>>),
-}
-
 impl ThreadPool {
     /// Threads over this file. None runs yet.
     pub(super) fn new(file: Arc<BlockFile>) -> Self {
         let shared = Arc::new(Shared {
             file,
-            jobs: Mutex::default(),
+            queue: Mutex::default(),
             work: Condvar::new(),
             ended: Condvar::new(),
         });
@@ -65,90 +56,63 @@ impl ThreadPool {
     }
 
     /// Puts a job in the queue, and a thread to it if all are at work.
-    fn start(&self, job: Job) -> io::Result<()> {
-        let mut jobs = self.shared.jobs.lock();
-        if matches!(job, Job::Read(..)) {
-            if jobs.reads >= READS_WAITING_MAX {
-                return Err(too_many_reads());
+    fn start_one(&self, job: Job) {
+        let mut queue = self.shared.queue.lock();
+        if job.is_read() {
+            if queue.reads >= READS_WAITING_MAX {
+                drop(queue);
+                return job.fail(too_many_reads());
             }
-            jobs.reads += 1;
+            queue.reads += 1;
         }
-        jobs.queue.push_back(job);
-        if jobs.queue.len() > jobs.idle && jobs.threads < THREADS_MAX {
+        queue.jobs.push_back(job);
+        if queue.jobs.len() > queue.idle && queue.threads < THREADS_MAX {
             let shared = Arc::clone(&self.shared);
             let started = thread::Builder::new()
                 .name("disk".to_owned())
                 .stack_size(STACK_BYTES)
                 .spawn(move || shared.run());
             match started {
-                Ok(_) => jobs.threads += 1,
+                Ok(_) => queue.threads += 1,
                 // Those that run get to it.
-                Err(_) if jobs.threads > 0 => {}
+                Err(_) if queue.threads > 0 => {}
                 Err(error) => {
-                    let job = jobs.queue.pop_back().expect("it was put there above");
-                    jobs.reads -= usize::from(matches!(job, Job::Read(..)));
-                    return Err(error);
+                    if let Some(job) = queue.jobs.pop_back() {
+                        queue.reads -= usize::from(job.is_read());
+                        drop(queue);
+                        job.fail(error);
+                    }
+                    return;
                 }
             }
         }
-        drop(jobs);
+        drop(queue);
         self.shared.work.notify_one();
-        Ok(())
     }
 }
 
-impl Device for ThreadPool {
-    fn read(&self, extent: Extent) -> DiskFuture<'static, io::Result<IoBuf>> {
-        if let Err(error) = check_transfer(extent.offset, extent.len) {
-            return failed(error);
-        }
-        let (sender, receiver) = oneshot::channel();
-        match self.start(Job::Read(extent, sender)) {
-            Ok(()) => answer(receiver),
-            Err(error) => failed(error),
-        }
+impl Jobs for ThreadPool {
+    fn start(&self, jobs: Vec<Job>) {
+        jobs.into_iter().for_each(|job| self.start_one(job));
     }
 
-    fn write(&self, offset: u64, buffer: Arc<IoBuf>) -> DiskFuture<'static, io::Result<()>> {
-        if let Err(error) = check_transfer(offset, buffer.len()) {
-            return failed(error);
-        }
-        let (sender, receiver) = oneshot::channel();
-        match self.start(Job::Write(offset, buffer, sender)) {
-            Ok(()) => answer(receiver),
-            Err(error) => failed(error),
-        }
-    }
-
-    fn sync(&self) -> DiskFuture<'static, io::Result<()>> {
-        let (sender, receiver) = oneshot::channel();
-        match self.start(Job::Sync(sender)) {
-            Ok(()) => answer(receiver),
-            Err(error) => failed(error),
-        }
-    }
-
-    fn allocate(&self, extent: Extent) -> io::Result<()> {
-        self.shared.file.allocate(extent)
-    }
-
-    fn len(&self) -> u64 {
-        self.shared.file.len()
+    fn file(&self) -> &BlockFile {
+        &self.shared.file
     }
 }
 
 impl Drop for ThreadPool {
     /// Waits for what is in the queue: it was promised to whoever dropped the futures.
     fn drop(&mut self) {
-        let mut jobs = self.shared.jobs.lock();
-        jobs.closing = true;
+        let mut queue = self.shared.queue.lock();
+        queue.closing = true;
         self.shared.work.notify_all();
         let until = Instant::now() + END_WAIT;
-        while jobs.threads > 0 {
-            if self.shared.ended.wait_until(&mut jobs, until).timed_out() {
+        while queue.threads > 0 {
+            if self.shared.ended.wait_until(&mut queue, until).timed_out() {
                 tracing::warn!(
-                    threads = jobs.threads,
-                    waiting = jobs.queue.len(),
+                    threads = queue.threads,
+                    waiting = queue.jobs.len(),
                     "the disk does not answer: its threads are left behind"
                 );
                 return;
@@ -167,25 +131,25 @@ impl Shared {
 
     /// The job whose turn it is; none when the device is closed and all is done.
     fn next(&self) -> Option<Job> {
-        let mut jobs = self.jobs.lock();
+        let mut queue = self.queue.lock();
         loop {
-            if let Some(job) = jobs.queue.pop_front() {
-                jobs.reads -= usize::from(matches!(job, Job::Read(..)));
+            if let Some(job) = queue.jobs.pop_front() {
+                queue.reads -= usize::from(job.is_read());
                 return Some(job);
             }
-            if jobs.closing {
+            if queue.closing {
                 return None;
             }
-            jobs.idle += 1;
-            self.work.wait(&mut jobs);
-            jobs.idle -= 1;
+            queue.idle += 1;
+            self.work.wait(&mut queue);
+            queue.idle -= 1;
         }
     }
 
     /// Nobody may want the answer any more; a read is then not worth the device's time.
     fn perform(&self, job: Job) {
         match job {
-            Job::Read(_, sender) if sender.is_closed() => {}
+            job if job.is_forgotten() => {}
             Job::Read(extent, sender) => drop(sender.send(self.file.read(extent))),
             Job::Write(offset, buffer, sender) => {
                 let written = self.file.write(offset, &buffer);
@@ -202,7 +166,7 @@ struct End<'a>(&'a Shared);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.0.jobs.lock().threads -= 1;
+        self.0.queue.lock().threads -= 1;
         self.0.ended.notify_all();
     }
 }

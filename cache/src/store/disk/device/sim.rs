@@ -21,8 +21,9 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
     super::DiskFuture,
-    BLOCK_BYTES, Device, Extent, IoBuf, failed,
+    BLOCK_BYTES, Device, Extent, IoBuf,
     file::{check, check_transfer},
+    job::failed,
 };
 
 /// What a disk writes whole or not at all, in bytes.

@@ -14,6 +14,7 @@ fn devices(directory: &Path) -> Vec<(&'static str, Arc<dyn Device>)> {
     let file = |name: &str, engine| open(&directory.join(name), Some(engine)).unwrap().0;
     vec![
         ("threads", file("threads", Engine::Threads)),
+        ("io_uring", file("io_uring", Engine::IoUring)),
         ("memory", Arc::new(Sim::new(1, 1 << 30))),
     ]
 }
