@@ -1,17 +1,23 @@
 //! The tasks of a volume: what is full or old goes to the device, old segments are reclaimed ahead of need, the index is saved now and then, and
 //! a device that failed is tried again.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    checkpoint,
+    checkpoint::{self, CheckpointHead, Position},
     device::{BLOCK_BYTES, Extent, IoBuf},
     format::footer::{self, FooterEntry, footer_bytes},
-    log::{Flight, Position, Work},
+    log::{Flight, Work},
     reclaim,
     segments::Life,
     volume::Volume,
@@ -65,6 +71,7 @@ impl Keeper {
                 () = written.cancelled() => true,
                 () = tokio::time::sleep(CHECKPOINT_EVERY) => false,
             };
+            // What was put before is in the index by now, and what is behind the position on the device.
             let position = self.volume.log.lock().position();
             if saved != Some(position) {
                 match save(&self.volume, path, position).await {
@@ -83,24 +90,20 @@ impl Keeper {
 }
 
 /// Saves the index as of a position of the log.
-async fn save(volume: &Arc<Volume>, path: &std::path::Path, position: Position) -> io::Result<()> {
-    let sequences = volume.segments.sequences();
+async fn save(volume: &Arc<Volume>, path: &Path, position: Position) -> io::Result<()> {
+    let head = CheckpointHead {
+        volume: volume.layout.id,
+        position,
+        sequences: volume.segments.sequences(),
+    };
     // What the checkpoint speaks of must be there after a power loss before it is.
     volume.device.sync().await?;
-    let volume = Arc::clone(volume);
-    let path = path.to_owned();
+    let (volume, path) = (Arc::clone(volume), path.to_owned());
     tokio::task::spawn_blocking(move || {
         let started = std::time::Instant::now();
-        checkpoint::save(&path, &volume.layout, position, &sequences, &volume.index, |place| {
-            let behind = place.segment() != position.segment
-                || (place.offset() as usize) < position.offset;
-            let since = volume.segments.sequence(place.segment());
-            behind
-                && since <= position.sequence
-                && sequences.get(place.segment() as usize) == Some(&since)
-        })?;
+        let written = checkpoint::write(&path, &head, &volume.index)?;
         volume.metrics.checkpoints.inc();
-        tracing::debug!(volume = %volume.label, took = ?started.elapsed(), "index saved");
+        tracing::debug!(volume = %volume.label, entries = written.entries, bytes = written.bytes, took = ?started.elapsed(), "index saved");
         Ok(())
     })
     .await

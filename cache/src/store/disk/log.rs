@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Name,
+    checkpoint::Position,
     device::{BLOCK_BYTES, IoBuf},
     format::{
         Salt,
@@ -90,15 +91,6 @@ pub(super) enum NoPlace {
     /// No segment is free.
     #[error("no segment is free")]
     Segments,
-}
-
-/// A place in the log, before which everything is on the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position {
-    pub(super) segment: u32,
-    pub(super) sequence: u64,
-    /// Bytes from the segment's first.
-    pub(super) offset: usize,
 }
 
 /// The segment that is being filled.
@@ -249,11 +241,7 @@ impl Log {
     pub(super) fn seal(&mut self) {
         self.hand_over();
         if let Some(open) = self.open.take() {
-            self.end = Position {
-                segment: open.segment,
-                sequence: open.sequence,
-                offset: open.start,
-            };
+            self.end = position(open.segment, open.sequence, open.start);
             self.work.push_back(Work::Seal {
                 segment: open.segment,
                 sequence: open.sequence,
@@ -342,16 +330,10 @@ impl Log {
     /// Up to where everything is on the device.
     pub(super) fn position(&self) -> Position {
         if let Some(first) = self.flying.front() {
-            return Position {
-                segment: first.segment,
-                sequence: first.sequence,
-                offset: first.start,
-            };
+            return position(first.segment, first.sequence, first.start);
         }
-        self.open.as_ref().map_or(self.end, |open| Position {
-            segment: open.segment,
-            sequence: open.sequence,
-            offset: open.start,
+        self.open.as_ref().map_or(self.end, |open| {
+            position(open.segment, open.sequence, open.start)
         })
     }
 
@@ -433,6 +415,14 @@ impl Log {
             });
         }
         Place::new(open.segment, offset, body_len).ok_or(NoPlace::Segments)
+    }
+}
+
+fn position(segment: u32, sequence: u64, offset: usize) -> Position {
+    Position {
+        sequence,
+        segment,
+        offset: u32::try_from(offset).unwrap_or(u32::MAX),
     }
 }
 

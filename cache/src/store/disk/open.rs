@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ailments, Check, DiskFuture, DiskMetrics, DiskRead, DiskTier, Kind, Name, Put, Refused,
-    checkpoint,
+    checkpoint::{Checkpoint, CheckpointError},
     device::{self, Device, Engine, Extent, IoBuf},
     directory::{self, DirectoryError},
     format::{
@@ -402,15 +402,15 @@ pub(super) async fn start(
         geometry: superblock.geometry,
         epoch: superblock.epoch,
     };
-    let saved = saved_at
-        .as_deref()
-        .and_then(|path| match checkpoint::open(path, layout.id) {
-            Ok(saved) => saved,
-            Err(error) => {
-                tracing::warn!(volume = %label, %error, "the saved index cannot be used; the whole log is read");
-                None
-            }
-        });
+    let saved = match saved_at.as_deref().map(|path| Checkpoint::open(path, layout.id)) {
+        Some(Ok(saved)) => Some(saved),
+        Some(Err(CheckpointError::Io(error))) if error.kind() == io::ErrorKind::NotFound => None,
+        Some(Err(error)) => {
+            tracing::warn!(volume = %label, %error, "the saved index cannot be used; the whole log is read");
+            None
+        }
+        None => None,
+    };
     let contents = recover::recover(&*device, &layout, saved)
         .await
         .map_err(failed)?;

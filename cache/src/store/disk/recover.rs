@@ -4,19 +4,19 @@
 //! every segment that begins with a start of this volume, from the oldest to the newest. A sealed segment says what it holds in its footer; any other is read record by
 //! record, and the first header that is not one of it ends it, as does a body that is not the one it was written with.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashSet, io};
 
 use futures_util::{StreamExt, future::join_all, stream};
 
 use super::{
-    checkpoint::Saved,
+    checkpoint::{Checkpoint, Position},
     device::{BLOCK_BYTES, Device, Extent},
     format::{
         footer::{FooterEntry, Trailer},
         record::{HEADER_BYTES, RecordHeader, RecordKind},
     },
     index::{Index, Place},
-    log::{Position, UNIT},
+    log::UNIT,
     segments::{Life, Segments},
     volume::{Contents, Layout},
 };
@@ -39,7 +39,7 @@ struct Lap {
 pub(super) async fn recover(
     device: &dyn Device,
     layout: &Layout,
-    saved: Option<Saved>,
+    saved: Option<Checkpoint>,
 ) -> io::Result<Contents> {
     match saved {
         Some(saved) => since(device, layout, saved).await,
@@ -48,20 +48,29 @@ pub(super) async fn recover(
 }
 
 /// From a checkpoint on.
-async fn since(device: &dyn Device, layout: &Layout, saved: Saved) -> io::Result<Contents> {
-    let position = saved.position();
+async fn since(device: &dyn Device, layout: &Layout, saved: Checkpoint) -> io::Result<Contents> {
+    let position = saved.head().position;
+    if position.sequence != 0
+        && start_sequence(device, layout, position.segment).await? != Some(position.sequence)
+    {
+        // The log has come round since: where it goes on from there is not where it went on from the checkpoint.
+        return all(device, layout, Index::new(rand::random())).await;
+    }
     let laps = laps_since(device, layout, position).await?;
     // What was written over since is found in the log, if anywhere.
-    let rewritten: HashMap<u32, u64> = laps
+    let rewritten: HashSet<u32> = laps
         .iter()
         .filter(|lap| lap.sequence != position.sequence)
-        .map(|lap| (lap.segment, lap.sequence))
+        .map(|lap| lap.segment)
         .collect();
-    let sequences = saved.sequences().to_vec();
+    let sequences = saved.head().sequences.clone();
     let loaded = saved.load(|place| {
-        !rewritten.contains_key(&place.segment())
-            && place.segment() < layout.geometry.segments()
-            && (place.segment() != position.segment || (place.offset() as usize) < position.offset)
+        let segment = place.segment();
+        let sequence = sequences.get(segment as usize).copied().unwrap_or(0);
+        (1..=position.sequence).contains(&sequence)
+            && !rewritten.contains(&segment)
+            && segment < layout.geometry.segments()
+            && (segment != position.segment || place.offset() < position.offset)
     });
     let index = match loaded {
         Ok(index) => index,
@@ -85,7 +94,7 @@ async fn since(device: &dyn Device, layout: &Layout, saved: Saved) -> io::Result
             0
         };
         let new = lap.entries.iter();
-        apply(&index, lap.segment, new.filter(|entry| entry.offset as usize >= first));
+        apply(&index, lap.segment, new.filter(|entry| entry.offset >= first));
     }
     Ok(contents(index, segments, end))
 }
@@ -132,7 +141,7 @@ async fn all(device: &dyn Device, layout: &Layout, index: Index) -> io::Result<C
         |(sequence, segment)| Position {
             segment,
             sequence,
-            offset: layout.segment_bytes(),
+            offset: u32::MAX,
         },
     );
     Ok(contents(index, segments, end))
@@ -154,7 +163,7 @@ fn end_of(lap: &Lap) -> Position {
     Position {
         segment: lap.segment,
         sequence: lap.sequence,
-        offset: usize::MAX,
+        offset: u32::MAX,
     }
 }
 

@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     BODY_BYTES_MAX, Check, DiskRead, Kind, Name, Put, Refused,
     budget::Budget,
+    checkpoint::Position,
     device::{BLOCK_BYTES, Device, Extent},
     format::{
         Geometry, Salt, VolumeId,
@@ -31,7 +32,7 @@ use super::{
     },
     health::Health,
     index::{Index, Place},
-    log::{Log, NoPlace, Pending, Position, Record},
+    log::{Log, NoPlace, Pending, Record},
     metrics::DiskMetrics,
     segments::Segments,
 };

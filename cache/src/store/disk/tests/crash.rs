@@ -97,6 +97,8 @@ async fn life(seed: u64) -> Totals {
         let mut durable = Durable::default();
         let healthy = rng.random_bool(0.5);
         if !healthy {
+            // What a device claims to have written and has not is found later.
+            rotten = true;
             device.fail(fault(&mut rng));
         }
         for _ in 0..rng.random_range(1..120) {
