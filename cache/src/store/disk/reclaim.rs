@@ -19,7 +19,7 @@ use super::{
         record::{HEADER_BYTES, RecordHeader},
     },
     index::Place,
-    log::{Fresh, Record, record_bytes},
+    log::{Fresh, NoPlace, Record, record_bytes},
     segments::Life,
     volume::Volume,
 };
@@ -258,8 +258,11 @@ async fn move_record(volume: &Arc<Volume>, entry: &FooterEntry, place: Place) ->
             // A newer one was put meanwhile.
             return Ok(false);
         }
-        if volume.append_again(&record, place).is_ok() {
-            return Ok(true);
+        match volume.append_again(&record, place) {
+            Ok(()) => return Ok(true),
+            // Nobody but this task makes segments fresh: the record has had its time.
+            Err(NoPlace::Segments) => return Ok(false),
+            Err(NoPlace::Buffers) => {}
         }
         if tokio::time::timeout_at(until, landed).await.is_err() {
             return Ok(false);
