@@ -28,7 +28,7 @@ use super::{
 /// Tables of an index. At ten million entries one has 2,400, 55 KB, moved in some 50 µs when it grows.
 pub const SHARDS: usize = 1 << SHARD_BITS;
 /// From this many entries on, one costs at most 24 bytes. An empty index costs 128 KiB.
-pub const DENSE_ENTRIES: usize = 1_000_000;
+pub const DENSE_ENTRIES: usize = 500_000;
 /// Uses are counted up to this.
 pub const USES_MAX: u8 = 3;
 
@@ -148,10 +148,6 @@ struct Tag(u128);
 
 impl Tag {
     /// Where a slot of this hash wants to lie among `slots`: in proportion, so that growing keeps the order.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "32 bits of hash times a length, halved, is below that length"
-    )]
     const fn home(self, slots: usize) -> usize {
         (((self.0 >> 96) * slots as u128) >> 32) as usize
     }
@@ -420,18 +416,23 @@ impl Index {
         }
     }
 
-    /// Puts entries back into a shard below [`SHARDS`] of an index of the same seed. Whatever they are, the index stays sound. Returns how many there were.
-    pub(super) fn restore_shard(&self, shard: usize, slots: impl ExactSizeIterator<Item = Slot>) {
+    /// Puts at most about `count` entries back into a shard below [`SHARDS`] of an index of the same seed. Whatever they are, the index stays sound.
+    pub(super) fn restore_shard(
+        &self,
+        shard: usize,
+        count: usize,
+        slots: impl Iterator<Item = Slot>,
+    ) {
         let Some(shard) = self.shards.get(shard) else {
             return;
         };
         let mut shard = shard.lock();
-        let length = shard.length_for(shard.used as usize + slots.len());
+        let length = shard.length_for(shard.used as usize + count);
         self.grew(shard.resize(length));
-        for slot in slots.filter(|slot| !slot.is_empty()) {
+        for slot in slots {
             self.put(&mut shard, slot.tag(), slot.place(), slot.uses());
         }
-        // What was left out in between may have been much.
+        // The caller may have left out many.
         let length = shard.length_for(shard.used as usize);
         self.grew(shard.resize(length));
     }
@@ -439,10 +440,6 @@ impl Index {
     /// The shard of a name, and what it goes by there.
     fn hash(&self, name: &Name) -> (&Mutex<Shard>, Tag) {
         let hash = xxh3_128_with_seed(name, self.seed);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the low bits are what is wanted"
-        )]
         let shard = hash as usize % SHARDS;
         (&self.shards[shard], Tag(hash >> TAG_SHIFT << TAG_SHIFT))
     }
