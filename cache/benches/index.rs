@@ -156,6 +156,15 @@ fn main() {
         each(rss() - before)
     );
 
+    let start = Instant::now();
+    let gone = index.retain(|place| place.segment() % 100 != 0);
+    row(
+        "retain, a hundredth goes, an entry",
+        entries,
+        start.elapsed(),
+    );
+    assert!(gone > 0);
+
     checkpoints(index);
 }
 
@@ -189,6 +198,7 @@ fn checkpoints(index: Index) {
         if !cached {
             forget_pages(&path);
         }
+        let before = rss();
         let start = Instant::now();
         let loaded = Checkpoint::open(&path, volume)
             .unwrap()
@@ -201,11 +211,13 @@ fn checkpoints(index: Index) {
         } else {
             "from the device"
         };
-        seconds(
-            &format!("checkpoint loaded, {from}"),
-            took,
-            &format!("{} bytes held", loaded.bytes()),
+        let each = |bytes: u64| bytes as f64 / len as f64;
+        let held = format!(
+            "{:.2} bytes an entry, RSS {:.2}",
+            each(loaded.bytes() as u64),
+            each(rss().saturating_sub(before)),
         );
+        seconds(&format!("checkpoint loaded, {from}"), took, &held);
     }
 }
 
