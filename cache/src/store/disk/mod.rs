@@ -6,8 +6,10 @@
 //!
 //! - [`DiskTier`]: what the store sees of it.
 //! - [`device`]: blocks at offsets, by io_uring or by threads; a faulty one for tests.
+//! - [`directory`]: the directory of a volume, its own and held by one process.
 
 pub mod device;
+pub mod directory;
 
 use std::{fmt::Debug, future::Future, pin::Pin};
 
