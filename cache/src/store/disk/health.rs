@@ -188,6 +188,9 @@ mod tests {
         for _ in 0..20 {
             health.probed(false);
         }
-        assert_eq!(health.state.lock().probe.map(|(_, apart)| apart), Some(PROBE_LAST));
+        assert_eq!(
+            health.state.lock().probe.map(|(_, apart)| apart),
+            Some(PROBE_LAST)
+        );
     }
 }

@@ -166,7 +166,10 @@ fn land(
 ) {
     match result {
         Ok(()) => {
-            volume.metrics.written_bytes.inc_by(flight.bytes.len() as u64);
+            volume
+                .metrics
+                .written_bytes
+                .inc_by(flight.bytes.len() as u64);
             let written = entries.entry(flight.segment).or_default();
             written.extend_from_slice(&flight.entries);
         }
@@ -176,7 +179,10 @@ fn land(
                     volume.drop_place(&entry.name, place);
                 }
             }
-            volume.metrics.lost_records.inc_by(flight.entries.len() as u64);
+            volume
+                .metrics
+                .lost_records
+                .inc_by(flight.entries.len() as u64);
             write_failed(volume, &error);
         }
     }
@@ -243,7 +249,10 @@ async fn probe(volume: &Arc<Volume>) {
             .for_each(|(byte, stamp)| *byte = stamp);
         let block = Arc::new(block);
         let attempt = async {
-            volume.device.write(PROBE_OFFSET, Arc::clone(&block)).await?;
+            volume
+                .device
+                .write(PROBE_OFFSET, Arc::clone(&block))
+                .await?;
             volume.device.sync().await?;
             let extent = Extent {
                 offset: PROBE_OFFSET,

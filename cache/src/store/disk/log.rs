@@ -274,11 +274,10 @@ impl Log {
     /// Hands over the open buffer if it was open when this was asked last: so nothing is in memory alone for longer than twice the time between
     /// two calls.
     pub(super) fn age(&mut self) {
-        let begun = self.open.as_ref().and_then(|open| {
-            open.buffer
-                .as_ref()
-                .map(|_| (open.sequence, open.start))
-        });
+        let begun = self
+            .open
+            .as_ref()
+            .and_then(|open| open.buffer.as_ref().map(|_| (open.sequence, open.start)));
         if begun.is_some() && begun == self.aged {
             self.hand_over();
             self.aged = None;

@@ -71,26 +71,98 @@ impl DiskMetrics {
         for (name, help, counter) in [
             ("disk_hits", "Reads that gave a body", &self.hits),
             ("disk_hit_bytes", "Bytes read from disk", &self.hit_bytes),
-            ("disk_misses", "Reads of names that are not on disk", &self.misses),
-            ("disk_throttled_reads", "Reads not tried or given up for want of capacity", &self.throttled),
-            ("disk_corrupt_records", "Records on disk that were not what was written", &self.corrupt),
-            ("disk_read_errors", "Reads that the device failed", &self.read_errors),
-            ("disk_read_timeouts", "Reads that took too long", &self.read_timeouts),
+            (
+                "disk_misses",
+                "Reads of names that are not on disk",
+                &self.misses,
+            ),
+            (
+                "disk_throttled_reads",
+                "Reads not tried or given up for want of capacity",
+                &self.throttled,
+            ),
+            (
+                "disk_corrupt_records",
+                "Records on disk that were not what was written",
+                &self.corrupt,
+            ),
+            (
+                "disk_read_errors",
+                "Reads that the device failed",
+                &self.read_errors,
+            ),
+            (
+                "disk_read_timeouts",
+                "Reads that took too long",
+                &self.read_timeouts,
+            ),
             ("disk_put_records", "Records taken", &self.put_records),
             ("disk_put_bytes", "Bytes of records taken", &self.put_bytes),
-            ("disk_present_records", "Records put that were on disk already", &self.present_records),
-            ("disk_present_bytes", "Bytes of records put that were on disk already", &self.present_bytes),
-            ("disk_waits_for_room", "Times a writer waited for the device", &self.waits_for_room),
-            ("disk_written_bytes", "Bytes written to the device", &self.written_bytes),
-            ("disk_write_errors", "Writes that the device failed", &self.write_errors),
-            ("disk_lost_records", "Records lost with failed writes", &self.lost_records),
-            ("disk_lost_tombstones", "Tombstones there was no room for", &self.tombstones_lost),
-            ("disk_moved_records", "Records kept when their segment was reclaimed", &self.moved_records),
-            ("disk_moved_bytes", "Bytes of records kept when their segment was reclaimed", &self.moved_bytes),
-            ("disk_evicted_records", "Records that left to make room", &self.evicted_records),
-            ("disk_reclaimed_segments", "Segments reclaimed", &self.reclaimed_segments),
-            ("disk_checkpoints", "Times the index was saved", &self.checkpoints),
-            ("disk_checkpoint_errors", "Times the index could not be saved", &self.checkpoints_failed),
+            (
+                "disk_present_records",
+                "Records put that were on disk already",
+                &self.present_records,
+            ),
+            (
+                "disk_present_bytes",
+                "Bytes of records put that were on disk already",
+                &self.present_bytes,
+            ),
+            (
+                "disk_waits_for_room",
+                "Times a writer waited for the device",
+                &self.waits_for_room,
+            ),
+            (
+                "disk_written_bytes",
+                "Bytes written to the device",
+                &self.written_bytes,
+            ),
+            (
+                "disk_write_errors",
+                "Writes that the device failed",
+                &self.write_errors,
+            ),
+            (
+                "disk_lost_records",
+                "Records lost with failed writes",
+                &self.lost_records,
+            ),
+            (
+                "disk_lost_tombstones",
+                "Tombstones there was no room for",
+                &self.tombstones_lost,
+            ),
+            (
+                "disk_moved_records",
+                "Records kept when their segment was reclaimed",
+                &self.moved_records,
+            ),
+            (
+                "disk_moved_bytes",
+                "Bytes of records kept when their segment was reclaimed",
+                &self.moved_bytes,
+            ),
+            (
+                "disk_evicted_records",
+                "Records that left to make room",
+                &self.evicted_records,
+            ),
+            (
+                "disk_reclaimed_segments",
+                "Segments reclaimed",
+                &self.reclaimed_segments,
+            ),
+            (
+                "disk_checkpoints",
+                "Times the index was saved",
+                &self.checkpoints,
+            ),
+            (
+                "disk_checkpoint_errors",
+                "Times the index could not be saved",
+                &self.checkpoints_failed,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }

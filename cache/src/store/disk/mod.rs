@@ -9,12 +9,13 @@
 //!   room, [`recover`] what is found at the start.
 //! - [`format`]: the bytes on the device. [`index`]: where each name lies. [`checkpoint`]: the index on disk.
 //! - [`device`]: blocks at offsets, by io_uring or by threads; a faulty one for tests.
+//! - [`directory`]: the directory of a volume, its own and held by one process.
 
 mod budget;
 pub mod checkpoint;
 pub mod device;
-pub mod format;
 pub mod directory;
+pub mod format;
 mod health;
 pub mod index;
 mod keeper;

@@ -1,7 +1,9 @@
 //! Volumes behind one face: opened from directories, run by a thread each, closed with everything on the device.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
@@ -16,7 +18,7 @@ use super::{
     Ailments, Check, DiskFuture, DiskMetrics, DiskRead, DiskTier, Kind, Name, Put, Refused,
     checkpoint::{Checkpoint, CheckpointError},
     device::{self, Device, Engine, Extent, IoBuf},
-    directory::{self, DirectoryError},
+    directory::{Directory, DirectoryError},
     format::{
         Geometry, VolumeId,
         superblock::{SUPERBLOCKS_BYTES, Superblock, SuperblockError},
@@ -28,11 +30,6 @@ use super::{
 
 /// Of a volume's size this part is left for what lies beside the log: the saved index, twice, and the marks.
 const BESIDE_PART: u64 = 64;
-
-/// A volume's file in its directory.
-const LOG: &str = "log";
-/// Its saved index.
-const CHECKPOINT: &str = "checkpoint";
 
 /// At the end a volume has so long to write what it holds.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,7 +110,7 @@ struct Running {
     end: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Held until the volume is closed.
-    _lock: Option<directory::Lock>,
+    directory: Directory,
 }
 
 impl fmt::Debug for Disk {
@@ -149,9 +146,12 @@ impl Disk {
 
     /// What is wrong with each volume.
     pub fn ailments(&self) -> impl Iterator<Item = (&str, Ailments)> {
-        self.volumes
-            .iter()
-            .map(|running| (running.volume.label.as_str(), running.volume.health.ailments()))
+        self.volumes.iter().map(|running| {
+            (
+                running.volume.label.as_str(),
+                running.volume.health.ailments(),
+            )
+        })
     }
 
     /// The counters of each volume.
@@ -255,8 +255,9 @@ impl Drop for Running {
 
 impl DiskTier for Disk {
     fn put(&self, kind: Kind, name: Name, body: &[u8]) -> Put {
-        self.of(&name)
-            .map_or(Put::Refused(Refused::Off), |volume| volume.put(kind, name, body))
+        self.of(&name).map_or(Put::Refused(Refused::Off), |volume| {
+            volume.put(kind, name, body)
+        })
     }
 
     fn forget(&self, name: &Name) {
@@ -270,7 +271,12 @@ impl DiskTier for Disk {
             .is_some_and(|volume| volume.index.get(name).is_some())
     }
 
-    fn read<'a>(&'a self, kind: Kind, name: &'a Name, check: Check<'a>) -> DiskFuture<'a, DiskRead> {
+    fn read<'a>(
+        &'a self,
+        kind: Kind,
+        name: &'a Name,
+        check: Check<'a>,
+    ) -> DiskFuture<'a, DiskRead> {
         Box::pin(async move {
             match self.of(name) {
                 Some(volume) => volume.read(kind, name, check).await,
@@ -297,7 +303,11 @@ impl DiskTier for Disk {
             let reads = of_volumes
                 .filter(|(_, names)| !names.is_empty())
                 .map(|(volume, names)| async move { volume.read_run(&names, check).await });
-            for (at, read) in futures_util::future::join_all(reads).await.into_iter().flatten() {
+            for (at, read) in futures_util::future::join_all(reads)
+                .await
+                .into_iter()
+                .flatten()
+            {
                 if let Some(answer) = answers.get_mut(at) {
                     *answer = read;
                 }
@@ -333,26 +343,23 @@ fn open(config: &VolumeConfig, key_id: [u8; 16]) -> Result<Running, OpenError> {
         path: config.path.clone(),
         bytes: config.bytes,
     })?;
-    let lock = directory::prepare(&config.path)?;
-    let path = config.path.join(LOG);
+    let directory = Directory::open(&config.path)?;
+    let path = directory.log();
     let failed = |source| OpenError::Io {
         path: path.clone(),
         source,
     };
+    let (superblock, emptied) = settle(&path, wanted, key_id)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed)?;
     let (device, opened) = device::open(&path, config.engine)?;
-    let (volume, keeper, emptied) = runtime.block_on(start(
-        config.path.display().to_string(),
-        device,
-        &path,
-        Some(config.path.join(CHECKPOINT)),
-        wanted,
-        key_id,
-        config.bytes_a_day,
-    ))?;
+    directory.sync().map_err(failed)?;
+    let label = config.path.display().to_string();
+    let checkpoint = Some(directory.checkpoint());
+    let started_up = start(label, device, &superblock, checkpoint, config.bytes_a_day);
+    let (volume, keeper) = runtime.block_on(started_up).map_err(failed)?;
     let end = keeper.end.clone();
     let thread = std::thread::Builder::new()
         .name("stoq-disk".to_owned())
@@ -372,7 +379,7 @@ fn open(config: &VolumeConfig, key_id: [u8; 16]) -> Result<Running, OpenError> {
         found,
         end,
         thread: Mutex::new(Some(thread)),
-        _lock: Some(lock),
+        directory,
     })
 }
 
@@ -380,29 +387,63 @@ fn first_eight(bytes: &[u8; 16]) -> &[u8; 8] {
     bytes.first_chunk().unwrap_or(&[0; 8])
 }
 
-/// Reads what a device holds, or formats it. The volume runs once its keeper does.
-pub(super) async fn start(
-    label: String,
-    device: Arc<dyn Device>,
+/// The superblock of this opening, and why the volume begins empty where it held something. The file is made as short as that demands.
+fn settle(
     path: &Path,
-    saved_at: Option<PathBuf>,
     wanted: Geometry,
     key_id: [u8; 16],
-    bytes_a_day: Option<u64>,
-) -> Result<(Arc<Volume>, Keeper, Option<String>), OpenError> {
+) -> Result<(Superblock, Option<String>), OpenError> {
     let failed = |source| OpenError::Io {
         path: path.to_owned(),
         source,
     };
-    let (superblock, emptied) = superblock(&*device, path, wanted, key_id).await?;
-    write_superblock(&*device, &superblock).await.map_err(failed)?;
+    let mut region = Vec::new();
+    let mut len = 0;
+    match File::open(path) {
+        Ok(file) => {
+            len = file.metadata().map_err(failed)?.len();
+            let mut superblocks = file.take(SUPERBLOCKS_BYTES as u64);
+            superblocks.read_to_end(&mut region).map_err(failed)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let (superblock, emptied) =
+        decide(&region, wanted, key_id).map_err(|source| OpenError::Superblock {
+            path: path.to_owned(),
+            source,
+        })?;
+    let most = if superblock.epoch == FIRST_EPOCH {
+        0
+    } else {
+        superblock.geometry.device_bytes()
+    };
+    if len > most {
+        let file = File::options().write(true).open(path).map_err(failed)?;
+        file.set_len(most).map_err(failed)?;
+    }
+    Ok((superblock, emptied))
+}
+
+/// Reads what a device holds, and formats it if its superblock is new. The volume runs once its keeper does.
+pub(super) async fn start(
+    label: String,
+    device: Arc<dyn Device>,
+    superblock: &Superblock,
+    saved_at: Option<PathBuf>,
+    bytes_a_day: Option<u64>,
+) -> io::Result<(Arc<Volume>, Keeper)> {
+    write_superblock(&*device, superblock).await?;
     let layout = Layout {
         id: superblock.volume,
         salt: superblock.volume.salt(),
         geometry: superblock.geometry,
         epoch: superblock.epoch,
     };
-    let saved = match saved_at.as_deref().map(|path| Checkpoint::open(path, layout.id)) {
+    let saved = match saved_at
+        .as_deref()
+        .map(|path| Checkpoint::open(path, layout.id))
+    {
         Some(Ok(saved)) => Some(saved),
         Some(Err(CheckpointError::Io(error))) if error.kind() == io::ErrorKind::NotFound => None,
         Some(Err(error)) => {
@@ -411,53 +452,35 @@ pub(super) async fn start(
         }
         None => None,
     };
-    let contents = recover::recover(&*device, &layout, saved)
-        .await
-        .map_err(failed)?;
+    let contents = recover::recover(&*device, &layout, saved).await?;
     let volume = Arc::new(Volume::new(label, device, layout, contents, bytes_a_day));
     let keeper = Keeper {
         volume: Arc::clone(&volume),
         checkpoint: saved_at,
         end: CancellationToken::new(),
     };
-    Ok((volume, keeper, emptied))
+    Ok((volume, keeper))
 }
 
-/// The superblock of this opening, and why the volume begins empty where it held something.
-async fn superblock(
-    device: &dyn Device,
-    path: &Path,
+/// The epoch of a volume that was never opened before.
+const FIRST_EPOCH: u64 = 1;
+
+/// The superblock of the next opening, and why the volume begins empty where it held something.
+pub(super) fn decide(
+    region: &[u8],
     wanted: Geometry,
     key_id: [u8; 16],
-) -> Result<(Superblock, Option<String>), OpenError> {
-    let region = if device.len() < SUPERBLOCKS_BYTES as u64 {
-        Vec::new()
-    } else {
-        let extent = Extent {
-            offset: 0,
-            len: SUPERBLOCKS_BYTES,
-        };
-        let read = device.read(extent).await.map_err(|source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        read.to_vec()
-    };
+) -> Result<(Superblock, Option<String>), SuperblockError> {
     let fresh = || Superblock {
         volume: VolumeId::from_bytes(rand::random()),
         key_id,
         geometry: wanted,
-        epoch: 1,
+        epoch: FIRST_EPOCH,
     };
-    let held = match Superblock::read(&region) {
+    let held = match Superblock::read(region) {
         Ok(held) => held,
         Err(SuperblockError::Absent) => return Ok((fresh(), None)),
-        Err(source) => {
-            return Err(OpenError::Superblock {
-                path: path.to_owned(),
-                source,
-            });
-        }
+        Err(error) => return Err(error),
     };
     if held.key_id != key_id {
         let why = "it was written under another secret, so nothing in it can be found".to_owned();
@@ -492,7 +515,7 @@ async fn write_superblock(device: &dyn Device, superblock: &Superblock) -> io::R
             len: usize::try_from(super::format::SEGMENTS_OFFSET).unwrap_or(usize::MAX),
         })?;
     }
-    if superblock.epoch == 1 {
+    if superblock.epoch == FIRST_EPOCH {
         // Formatting writes both copies.
         let other = Superblock {
             epoch: 0,

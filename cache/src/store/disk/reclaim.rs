@@ -151,7 +151,10 @@ impl Ring {
 
 /// Empties a sealed segment.
 async fn reclaim(volume: &Arc<Volume>, segment: u32) -> Option<()> {
-    if !volume.segments.turn(segment, Life::Sealed, Life::Reclaiming) {
+    if !volume
+        .segments
+        .turn(segment, Life::Sealed, Life::Reclaiming)
+    {
         return None;
     }
     let sequence = volume.segments.sequence(segment);
@@ -164,7 +167,11 @@ async fn reclaim(volume: &Arc<Volume>, segment: u32) -> Option<()> {
             let mut bytes = 0;
             let evicted = volume.index.retain(|place| {
                 let keep = place.segment() != segment;
-                bytes += if keep { 0 } else { u64::from(place.record_bytes()) };
+                bytes += if keep {
+                    0
+                } else {
+                    u64::from(place.record_bytes())
+                };
                 keep
             });
             volume.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -218,7 +225,10 @@ async fn move_or_drop(volume: &Arc<Volume>, segment: u32, entries: &[FooterEntry
         match move_record(volume, entry, place).await {
             Ok(true) => {
                 volume.metrics.moved_records.inc();
-                volume.metrics.moved_bytes.inc_by(u64::from(entry.body_bytes));
+                volume
+                    .metrics
+                    .moved_bytes
+                    .inc_by(u64::from(entry.body_bytes));
             }
             Ok(false) => {}
             Err(_) => {
@@ -237,10 +247,12 @@ async fn move_record(volume: &Arc<Volume>, entry: &FooterEntry, place: Place) ->
     let read = timeout(READERS_TIMEOUT, volume.device.read(extent)).await;
     let buffer = read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let bytes = buffer.get(volume.within(place, extent)..).unwrap_or(&[]);
-    let whole = RecordHeader::decode(bytes, volume.layout.salt).ok().and_then(|header| {
-        let body = bytes.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes as usize)?;
-        (header.name == entry.name && header.is_body(body)).then_some((header, body))
-    });
+    let whole = RecordHeader::decode(bytes, volume.layout.salt)
+        .ok()
+        .and_then(|header| {
+            let body = bytes.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes as usize)?;
+            (header.name == entry.name && header.is_body(body)).then_some((header, body))
+        });
     let Some((header, body)) = whole else {
         volume.metrics.corrupt.inc();
         return Ok(false);

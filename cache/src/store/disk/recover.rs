@@ -94,7 +94,11 @@ async fn since(device: &dyn Device, layout: &Layout, saved: Checkpoint) -> io::R
             0
         };
         let new = lap.entries.iter();
-        apply(&index, lap.segment, new.filter(|entry| entry.offset >= first));
+        apply(
+            &index,
+            lap.segment,
+            new.filter(|entry| entry.offset >= first),
+        );
     }
     Ok(contents(index, segments, end))
 }
@@ -102,12 +106,17 @@ async fn since(device: &dyn Device, layout: &Layout, saved: Checkpoint) -> io::R
 /// Everything there is.
 async fn all(device: &dyn Device, layout: &Layout, index: Index) -> io::Result<Contents> {
     let segments = Segments::new(layout.geometry.segments());
-    let there = device.len().saturating_sub(layout.offset(0, 0)) / u64::from(layout.geometry.segment_bytes());
-    let there = u32::try_from(there).unwrap_or(u32::MAX).min(layout.geometry.segments());
+    let there = device.len().saturating_sub(layout.offset(0, 0))
+        / u64::from(layout.geometry.segment_bytes());
+    let there = u32::try_from(there)
+        .unwrap_or(u32::MAX)
+        .min(layout.geometry.segments());
     let mut found = Vec::new();
     for first in (0..there).step_by(BATCH) {
         let batch: Vec<u32> = (first..there).take(BATCH).collect();
-        let starts = batch.iter().map(|segment| start_sequence(device, layout, *segment));
+        let starts = batch
+            .iter()
+            .map(|segment| start_sequence(device, layout, *segment));
         for (segment, sequence) in batch.iter().zip(join_all(starts).await) {
             if let Some(sequence) = sequence? {
                 found.push((sequence, *segment));
@@ -191,7 +200,9 @@ async fn laps_since(
     let mut laps = Vec::new();
     let mut at = (position.sequence != 0).then_some((position.segment, position.sequence));
     if at.is_none() {
-        at = start_sequence(device, layout, 0).await?.map(|sequence| (0, sequence));
+        at = start_sequence(device, layout, 0)
+            .await?
+            .map(|sequence| (0, sequence));
     }
     while let Some((segment, sequence)) = at {
         // Sequences grow, so no segment comes twice.
@@ -310,7 +321,8 @@ fn scan(segment: &[u8], layout: &Layout, sequence: u64) -> Vec<FooterEntry> {
         let Some(body) = bytes.get(HEADER_BYTES..HEADER_BYTES + body_bytes) else {
             break;
         };
-        if header.sequence != sequence || (header.kind != RecordKind::Pad && !header.is_body(body)) {
+        if header.sequence != sequence || (header.kind != RecordKind::Pad && !header.is_body(body))
+        {
             break;
         }
         if let (RecordKind::Stored(_) | RecordKind::Tombstone, Ok(offset)) =

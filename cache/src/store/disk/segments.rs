@@ -49,7 +49,11 @@ impl Segments {
             opened_at: AtomicU64::new(0),
             readers: AtomicU32::new(0),
         };
-        Self(std::iter::repeat_with(segment).take(count as usize).collect())
+        Self(
+            std::iter::repeat_with(segment)
+                .take(count as usize)
+                .collect(),
+        )
     }
 
     pub(super) fn count(&self) -> u32 {

@@ -241,9 +241,11 @@ impl Volume {
         let place = log.append(record, reserve)?;
         // Under the log's lock, so that of two records of one name the later stays.
         let previous = self.index.insert(&record.name, place);
-        self.live_bytes.fetch_add(place_bytes(place), Ordering::Relaxed);
+        self.live_bytes
+            .fetch_add(place_bytes(place), Ordering::Relaxed);
         if let Some(previous) = previous {
-            self.live_bytes.fetch_sub(place_bytes(previous), Ordering::Relaxed);
+            self.live_bytes
+                .fetch_sub(place_bytes(previous), Ordering::Relaxed);
         }
         let opened = log.fresh() != fresh;
         let has_work = log.has_work();
@@ -261,7 +263,8 @@ impl Volume {
     pub(super) fn drop_place(&self, name: &Name, place: Place) -> bool {
         let removed = self.index.remove_if(name, place);
         if removed {
-            self.live_bytes.fetch_sub(place_bytes(place), Ordering::Relaxed);
+            self.live_bytes
+                .fetch_sub(place_bytes(place), Ordering::Relaxed);
         }
         removed
     }
@@ -379,9 +382,7 @@ impl Volume {
             .try_acquire_many(u32::try_from(pieces.len()).unwrap_or(u32::MAX));
         if pieces.is_empty() || turns.is_err() || !self.health.reads() {
             let throttled = pieces.into_iter().flat_map(|piece| piece.records);
-            answers.extend(
-                throttled.map(|(_, at, _)| (at, self.counted(DiskRead::Throttled))),
-            );
+            answers.extend(throttled.map(|(_, at, _)| (at, self.counted(DiskRead::Throttled))));
             return answers;
         }
         let _pins: Vec<_> = pieces
@@ -401,14 +402,15 @@ impl Volume {
                 Err(read) => {
                     answers.push((*at, self.counted(read)));
                     let others = piece.records.iter().skip(1);
-                    answers.extend(
-                        others.map(|(_, at, _)| (*at, self.counted(DiskRead::Throttled))),
-                    );
+                    answers
+                        .extend(others.map(|(_, at, _)| (*at, self.counted(DiskRead::Throttled))));
                     continue;
                 }
             };
             for (place, at, name) in &piece.records {
-                let record = buffer.get(self.within(*place, piece.extent)..).unwrap_or(&[]);
+                let record = buffer
+                    .get(self.within(*place, piece.extent)..)
+                    .unwrap_or(&[]);
                 let taken = self.take(Kind::Chunk, name, *place, record, &|body| check(*at, body));
                 let read = match taken {
                     Taken::Is(read) => self.counted(read),
@@ -502,9 +504,7 @@ impl Volume {
                     && header.name == *name
                     && header.sequence == self.segments.sequence(place.segment())
             })
-            .and_then(|header| {
-                record.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes as usize)
-            })
+            .and_then(|header| record.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes as usize))
             .filter(|body| check(body));
         if let Some(body) = body {
             self.index.touch(name);

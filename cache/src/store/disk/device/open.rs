@@ -131,3 +131,6 @@ fn probe(file: &BlockFile) -> io::Result<()> {
     file.set_len(len)?;
     read
 }
+
+#[cfg(test)]
+mod tests;

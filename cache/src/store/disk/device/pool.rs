@@ -170,3 +170,32 @@ impl Drop for End<'_> {
         self.0.ended.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::store::disk::device::Extent;
+
+    #[tokio::test]
+    async fn reads_beyond_what_may_wait_are_refused_and_writes_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = BlockFile::open(&directory.path().join("log"), false).unwrap();
+        let pool = ThreadPool::new(Arc::new(file));
+        pool.shared.queue.lock().reads = READS_WAITING_MAX;
+        let (sender, receiver) = oneshot::channel();
+        let extent = Extent {
+            offset: 0,
+            len: 4096,
+        };
+        pool.start(vec![Job::Read(extent, sender)]);
+        let refused = receiver.await.unwrap().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        let (sender, receiver) = oneshot::channel();
+        pool.start(vec![Job::Sync(sender)]);
+        receiver.await.unwrap().unwrap();
+    }
+}

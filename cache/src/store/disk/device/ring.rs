@@ -526,3 +526,6 @@ fn nop(uring: &mut IoUring) -> io::Result<()> {
         None => Err(io::Error::other("no answer")),
     }
 }
+
+#[cfg(test)]
+mod tests;

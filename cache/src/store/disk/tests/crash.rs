@@ -85,7 +85,9 @@ struct Durable {
 async fn life(seed: u64) -> Totals {
     let mut rng = StdRng::seed_from_u64(seed);
     let directory = tempfile::tempdir().unwrap();
-    let saved_at = rng.random_bool(0.7).then(|| directory.path().join("checkpoint"));
+    let saved_at = rng
+        .random_bool(0.7)
+        .then(|| directory.path().join("checkpoint"));
     let mut device = Sim::new(rng.random(), SMALL);
     let mut totals = Totals::default();
     let mut heads = Heads::new();
@@ -102,7 +104,15 @@ async fn life(seed: u64) -> Totals {
             device.fail(fault(&mut rng));
         }
         for _ in 0..rng.random_range(1..120) {
-            step(&rig, &mut rng, &mut heads, &mut chunks, &mut durable, healthy).await;
+            step(
+                &rig,
+                &mut rng,
+                &mut heads,
+                &mut chunks,
+                &mut durable,
+                healthy,
+            )
+            .await;
         }
         device.heal();
         if rng.random_bool(0.2) {
@@ -111,7 +121,11 @@ async fn life(seed: u64) -> Totals {
             continue;
         }
         totals.crashes += 1;
-        let loss = if rng.random_bool(0.5) { Loss::Power } else { Loss::Process };
+        let loss = if rng.random_bool(0.5) {
+            Loss::Power
+        } else {
+            Loss::Process
+        };
         rig.kill();
         tokio::task::yield_now().await;
         device = device.after(loss, rng.random());
@@ -131,7 +145,10 @@ async fn life(seed: u64) -> Totals {
             }
             for (head, least) in &durable.heads {
                 let version = head_version(&rig, *head, &heads).await;
-                assert!(version.is_some_and(|version| version >= *least), "head {head}: {version:?}, not {least}");
+                assert!(
+                    version.is_some_and(|version| version >= *least),
+                    "head {head}: {version:?}, not {least}"
+                );
             }
             rig.kill();
         }
@@ -191,12 +208,17 @@ async fn step(
         8 => {
             tokio::time::sleep(Duration::from_millis(1_100)).await;
             if healthy {
-                durable.chunks = chunks.clone().filter(|chunk| rig.volume.index.contains(&name(*chunk))).collect();
+                durable.chunks = chunks
+                    .clone()
+                    .filter(|chunk| rig.volume.index.contains(&name(*chunk)))
+                    .collect();
                 durable.heads.clear();
                 for head in heads.keys() {
                     // As it is seen now: what an earlier life lost is lost.
                     let version = head_version(rig, *head, heads).await;
-                    durable.heads.extend(version.map(|version| (*head, version)));
+                    durable
+                        .heads
+                        .extend(version.map(|version| (*head, version)));
                 }
             }
         }

@@ -18,7 +18,10 @@ async fn the_oldest_leave_and_what_was_used_stays_within_the_bound_of_writing() 
         if chunk % 500 == 0 {
             for chunk in &hot {
                 let read = rig.get(*chunk).await;
-                assert!(matches!(read, DiskRead::Hit(_)), "hot chunk {chunk}: {read:?}");
+                assert!(
+                    matches!(read, DiskRead::Hit(_)),
+                    "hot chunk {chunk}: {read:?}"
+                );
             }
         }
         if put > 80 << 20 {
@@ -38,10 +41,17 @@ async fn the_oldest_leave_and_what_was_used_stays_within_the_bound_of_writing() 
     assert!(rig.volume.device.len() <= SMALL);
     let live: u64 = {
         let mut live = 0;
-        rig.volume.index.for_each(|place, _| live += u64::from(place.record_bytes()));
+        rig.volume
+            .index
+            .for_each(|place, _| live += u64::from(place.record_bytes()));
         live
     };
-    assert_eq!(live, rig.volume.live_bytes.load(std::sync::atomic::Ordering::Relaxed));
+    assert_eq!(
+        live,
+        rig.volume
+            .live_bytes
+            .load(std::sync::atomic::Ordering::Relaxed)
+    );
     rig.close().await;
 }
 
@@ -97,7 +107,11 @@ async fn a_run_is_read_in_pieces_and_answered_in_order() {
     rig.volume.flush().await.unwrap();
     let before = device.counts().reads;
     let wanted: Vec<u64> = (20..60).rev().chain([9_999]).collect();
-    let names: Vec<(usize, Name)> = wanted.iter().map(|chunk| name(*chunk)).enumerate().collect();
+    let names: Vec<(usize, Name)> = wanted
+        .iter()
+        .map(|chunk| name(*chunk))
+        .enumerate()
+        .collect();
     let expected: Vec<Vec<u8>> = wanted.iter().map(|chunk| body(*chunk)).collect();
     let check = |at: usize, got: &[u8]| got == expected[at];
     let mut answers = rig.volume.read_run(&names, &check).await;

@@ -29,7 +29,11 @@ async fn a_failed_write_turns_writing_off_and_a_probe_on_again() {
     device.fail(always(Op::Write, libc::EIO));
     assert_eq!(rig.put(2).await, Put::Queued);
     rig.volume.flush().await.unwrap_err();
-    assert_eq!(rig.get(2).await, DiskRead::Miss, "it was lost, and that is known");
+    assert_eq!(
+        rig.get(2).await,
+        DiskRead::Miss,
+        "it was lost, and that is known"
+    );
     assert!(matches!(rig.get(1).await, DiskRead::Hit(_)), "reads go on");
     assert_eq!(rig.put(3).await, Put::Refused(Refused::Off));
     assert!(rig.volume.health.ailments().writes.is_some());

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     DiskRead, Kind, Name, Put,
-    device::{Device, Sim},
-    format::Geometry,
+    device::{Device, Extent, Sim},
+    format::{Geometry, superblock::SUPERBLOCKS_BYTES},
     open,
     volume::Volume,
 };
@@ -31,19 +31,18 @@ impl Rig {
     async fn start(device: &Sim, bytes: u64, saved_at: Option<PathBuf>) -> Self {
         let device: Arc<dyn Device> = Arc::new(device.clone());
         let geometry = Geometry::for_size(bytes).unwrap();
-        let path = PathBuf::from("sim");
-        let (volume, keeper, emptied) = open::start(
-            "sim".to_owned(),
-            device,
-            &path,
-            saved_at,
-            geometry,
-            [7; 16],
-            None,
-        )
-        .await
-        .unwrap();
+        let mut region = Vec::new();
+        if device.len() >= SUPERBLOCKS_BYTES as u64 {
+            let extent = Extent {
+                offset: 0,
+                len: SUPERBLOCKS_BYTES,
+            };
+            region = device.read(extent).await.unwrap().to_vec();
+        }
+        let (superblock, emptied) = open::decide(&region, geometry, [7; 16]).unwrap();
         assert_eq!(emptied, None);
+        let started = open::start("sim".to_owned(), device, &superblock, saved_at, None);
+        let (volume, keeper) = started.await.unwrap();
         let end = keeper.end.clone();
         Self {
             volume,
