@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -185,6 +185,14 @@ impl Disk {
             .sum()
     }
 
+    /// Where what belongs to the whole cache is kept: the first volume's file of marks.
+    #[must_use]
+    pub fn marks(&self) -> Option<PathBuf> {
+        self.volumes
+            .first()
+            .map(|running| running.directory.marks())
+    }
+
     /// Says what the tiers above hold: a reason to keep it when its segment is reclaimed. The first answer counts.
     pub fn retain(&self, retained: &Retained) {
         for running in &self.volumes {
@@ -207,8 +215,8 @@ impl Disk {
             running.volume.health.close();
             running.end.cancel();
         }
-        let ends = self.volumes.iter().map(|running| running.join());
-        ends.fold(true, |all, one| all && one)
+        let unfinished = self.volumes.iter().filter(|running| !running.join());
+        unfinished.count() == 0
     }
 
     fn of(&self, name: &Name) -> Option<&Arc<Volume>> {
@@ -350,20 +358,39 @@ fn open(config: &VolumeConfig, key_id: [u8; 16]) -> Result<Running, OpenError> {
         source,
     };
     let (superblock, emptied) = settle(&path, wanted, key_id)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
     let (device, opened) = device::open(&path, config.engine)?;
     directory.sync().map_err(failed)?;
     let label = config.path.display().to_string();
     let checkpoint = Some(directory.checkpoint());
-    let started_up = start(label, device, &superblock, checkpoint, config.bytes_a_day);
-    let (volume, keeper) = runtime.block_on(started_up).map_err(failed)?;
-    let end = keeper.end.clone();
+    let bytes_a_day = config.bytes_a_day;
+    // The thread that runs the volume also opens it: whoever waits here may be a runtime's own.
+    let (tell, told) = mpsc::sync_channel(1);
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let started = runtime.and_then(|runtime| {
+            let started = start(label, device, &superblock, checkpoint, bytes_a_day);
+            runtime.block_on(started).map(|started| (runtime, started))
+        });
+        match started {
+            Ok((runtime, (volume, keeper))) => {
+                if tell.send(Ok((volume, keeper.end.clone()))).is_ok() {
+                    runtime.block_on(keeper.run());
+                }
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        }
+    };
     let thread = std::thread::Builder::new()
         .name("stoq-disk".to_owned())
-        .spawn(move || runtime.block_on(keeper.run()))
+        .spawn(run)
+        .map_err(failed)?;
+    let ended = |_| io::Error::other("its thread ended");
+    let (volume, end) = told
+        .recv()
+        .map_err(ended)
+        .and_then(|started| started)
         .map_err(failed)?;
     let found = Found {
         records: volume.index.len() as u64,

@@ -112,13 +112,11 @@ impl Ring {
         let opened_at = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        volume
-            .segments
-            .set(segment, Life::Open, self.sequence, opened_at);
+        volume.segments.set(segment, Life::Open, self.sequence);
         volume.log.lock().offer(Fresh {
             segment,
             sequence: self.sequence,
-            name: RecordHeader::start(volume.layout.id, self.sequence).name,
+            name: RecordHeader::start(volume.layout.id, self.sequence, opened_at).name,
         });
         volume.landed.notify_waiters();
         self.last = Some(segment);

@@ -82,12 +82,12 @@ async fn since(device: &dyn Device, layout: &Layout, saved: Checkpoint) -> io::R
     let segments = Segments::new(layout.geometry.segments());
     for (segment, sequence) in (0..).zip(sequences) {
         if sequence != 0 && sequence <= position.sequence {
-            segments.set(segment, Life::Sealed, sequence, 0);
+            segments.set(segment, Life::Sealed, sequence);
         }
     }
     let end = laps.last().map_or(position, end_of);
     for lap in &laps {
-        segments.set(lap.segment, Life::Sealed, lap.sequence, 0);
+        segments.set(lap.segment, Life::Sealed, lap.sequence);
         let first = if lap.sequence == position.sequence {
             position.offset
         } else {
@@ -137,7 +137,7 @@ async fn all(device: &dyn Device, layout: &Layout, index: Index) -> io::Result<C
         .buffered(4);
     while let Some(lap) = laps.next().await {
         let lap = lap?;
-        segments.set(lap.segment, Life::Sealed, lap.sequence, 0);
+        segments.set(lap.segment, Life::Sealed, lap.sequence);
         apply(&index, lap.segment, lap.entries.iter());
     }
     drop(laps);
@@ -235,6 +235,16 @@ async fn start_sequence(
     layout: &Layout,
     segment: u32,
 ) -> io::Result<Option<u64>> {
+    let start = start(device, layout, segment).await?;
+    Ok(start.map(|start| start.sequence))
+}
+
+/// What a segment begins with, if anything of this volume does.
+pub(super) async fn start(
+    device: &dyn Device,
+    layout: &Layout,
+    segment: u32,
+) -> io::Result<Option<RecordHeader>> {
     let extent = Extent {
         offset: layout.offset(segment, 0),
         len: BLOCK_BYTES,
@@ -244,9 +254,7 @@ async fn start_sequence(
     }
     let block = device.read(extent).await?;
     let start = RecordHeader::decode(&block, layout.salt).ok();
-    Ok(start
-        .filter(|start| start.kind == RecordKind::Start)
-        .map(|start| start.sequence))
+    Ok(start.filter(|start| start.kind == RecordKind::Start))
 }
 
 /// The records of a segment as of a sequence; none where it is of another.

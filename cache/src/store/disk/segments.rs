@@ -21,12 +21,10 @@ pub(super) enum Life {
 struct Segment {
     life: Mutex<Life>,
     sequence: AtomicU64,
-    /// Seconds since the epoch; 0 where that is not known.
-    opened_at: AtomicU64,
     readers: AtomicU32,
 }
 
-/// All segments there can be. 32 bytes each.
+/// All segments there can be. 24 bytes each.
 #[derive(Debug)]
 pub(super) struct Segments(Box<[Segment]>);
 
@@ -46,7 +44,6 @@ impl Segments {
         let segment = || Segment {
             life: Mutex::new(Life::Empty),
             sequence: AtomicU64::new(0),
-            opened_at: AtomicU64::new(0),
             readers: AtomicU32::new(0),
         };
         Self(
@@ -83,12 +80,11 @@ impl Segments {
         true
     }
 
-    /// Whatever its life was, it is now this, since then, under this sequence.
-    pub(super) fn set(&self, segment: u32, life: Life, sequence: u64, opened_at: u64) {
+    /// Whatever its life was, it is now this, under this sequence.
+    pub(super) fn set(&self, segment: u32, life: Life, sequence: u64) {
         if let Some(segment) = self.at(segment) {
             *segment.life.lock() = life;
             segment.sequence.store(sequence, Ordering::SeqCst);
-            segment.opened_at.store(opened_at, Ordering::Relaxed);
         }
     }
 
@@ -96,12 +92,6 @@ impl Segments {
     pub(super) fn sequence(&self, segment: u32) -> u64 {
         self.at(segment)
             .map_or(0, |segment| segment.sequence.load(Ordering::SeqCst))
-    }
-
-    /// When it was opened, seconds since the epoch.
-    pub(super) fn opened_at(&self, segment: u32) -> u64 {
-        self.at(segment)
-            .map_or(0, |segment| segment.opened_at.load(Ordering::Relaxed))
     }
 
     /// The sequences of all, by place.
@@ -123,15 +113,5 @@ impl Segments {
     pub(super) fn is_unread(&self, segment: u32) -> bool {
         self.at(segment)
             .is_none_or(|segment| segment.readers.load(Ordering::SeqCst) == 0)
-    }
-
-    /// The sealed segments from the oldest to the newest.
-    pub(super) fn sealed(&self) -> Vec<u32> {
-        let mut sealed: Vec<(u64, u32)> = (0..self.count())
-            .filter(|segment| self.life(*segment) == Life::Sealed)
-            .map(|segment| (self.sequence(segment), segment))
-            .collect();
-        sealed.sort_unstable();
-        sealed.into_iter().map(|(_, segment)| segment).collect()
     }
 }

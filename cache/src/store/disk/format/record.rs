@@ -12,7 +12,7 @@
 //! | 8 | xxh3 of the body |
 //! | 32 | name |
 //!
-//! The name of a start is the volume's id and 16 zeroes; a pad has none. Starts and tombstones have no body; a pad's is not looked at. The magic
+//! The name of a start is the volume's id (16), when the segment was opened in seconds since 1970 (8), and 8 zeroes; a pad has none. Starts and tombstones have no body; a pad's is not looked at. The magic
 //! and the checksum keep their places in every version, so that a newer one is told from a damaged one.
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -137,11 +137,13 @@ pub const fn record_bytes(body_bytes: u32) -> u32 {
 }
 
 impl RecordHeader {
-    /// The first record of a segment.
+    /// The first record of a segment that was opened at this time, in seconds since 1970.
     #[must_use]
-    pub fn start(volume: VolumeId, sequence: u64) -> Self {
+    pub fn start(volume: VolumeId, sequence: u64, opened_at: u64) -> Self {
         let mut name = Name::default();
-        Row(&mut name).put(volume.as_bytes());
+        let mut row = Row(&mut name);
+        row.put(volume.as_bytes());
+        row.put(&opened_at.to_le_bytes());
         Self {
             kind: RecordKind::Start,
             sequence,
@@ -149,6 +151,15 @@ impl RecordHeader {
             body_hash: xxh3_64(&[]),
             name,
         }
+    }
+
+    /// When a segment was opened, in seconds since 1970, as its start says.
+    #[must_use]
+    pub fn opened_at(&self) -> Option<u64> {
+        let (_, rest) = self.name.split_at(16);
+        (self.kind == RecordKind::Start)
+            .then(|| Fields(rest).u64())
+            .flatten()
     }
 
     /// A record that fills `bytes` up to the next one: a multiple of 64, at least 64. What lies in them is not looked at.
@@ -269,7 +280,7 @@ impl RecordHeader {
             });
         }
         let zeroes: &[u8] = match self.kind {
-            RecordKind::Start => self.name.split_at(16).1,
+            RecordKind::Start => self.name.split_at(24).1,
             RecordKind::Pad => &self.name,
             RecordKind::Stored(_) | RecordKind::Tombstone => &[],
         };
@@ -318,8 +329,11 @@ pub(super) mod tests {
             );
         prop_oneof![
             stored,
-            any::<(u64, [u8; 16])>()
-                .prop_map(|(sequence, id)| RecordHeader::start(VolumeId(id), sequence)),
+            any::<(u64, [u8; 16], u64)>().prop_map(|(sequence, id, at)| RecordHeader::start(
+                VolumeId(id),
+                sequence,
+                at
+            )),
             (any::<u64>(), 1..=64_u32).prop_map(|(sequence, units)| RecordHeader::pad(
                 sequence,
                 units * 64

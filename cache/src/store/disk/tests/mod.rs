@@ -3,6 +3,7 @@
 mod crash;
 mod eviction;
 mod faults;
+mod real;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
