@@ -5,7 +5,7 @@
 //! about what it keeps; it promises that a body it gives back passed the caller's check and is the last that was put under that name.
 //!
 //! - [`DiskTier`]: what the store sees of it.
-//! - [`format`]: the log as bytes. [`index`]: where each record lies. [`checkpoint`]: the index as a file.
+//! - [`mod@format`]: the log as bytes. [`index`]: where each record lies. [`checkpoint`]: the index as a file.
 //! - [`device`]: blocks at offsets, by io_uring or by threads; a faulty one for tests.
 
 pub mod checkpoint;
