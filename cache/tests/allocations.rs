@@ -126,8 +126,12 @@ fn an_entry_of_the_index_costs_at_most_24_bytes() {
     let index = Index::new(1);
     let mut dearest = 0.0_f64;
     let mut look = |index: &Index| {
-        let allocated = LIVE.get() - before;
-        assert!(index.bytes() <= allocated + size_of::<Index>());
+        let allocated = LIVE.get().wrapping_sub(before);
+        let bytes = index.bytes();
+        assert!(
+            bytes <= allocated + size_of::<Index>(),
+            "{bytes} bytes said, {allocated} allocated"
+        );
         if index.len() >= DENSE_ENTRIES {
             dearest = dearest.max(allocated as f64 / index.len() as f64);
         }
@@ -153,7 +157,7 @@ fn an_entry_of_the_index_costs_at_most_24_bytes() {
     }
     println!(
         "{INDEX_ENTRIES} entries and then half of them: at most {dearest:.2} bytes each, now {:.2}",
-        (LIVE.get() - before) as f64 / index.len() as f64
+        (LIVE.get().wrapping_sub(before)) as f64 / index.len() as f64
     );
     assert!((16.0..=24.0).contains(&dearest), "{dearest:.2} bytes");
 }
