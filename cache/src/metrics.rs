@@ -1,7 +1,7 @@
 //! What the engine counts.
 //!
 //! Every body byte handed to a client is counted twice, at two places: in `delivered_bytes` where the reply leaves
-//! the engine, and in `served_bytes` where it was taken from, by source. So `delivered = ram + shield + origin + peer`
+//! the engine, and in `served_bytes` where it was taken from, by source. So `delivered = ram + disk + shield + origin + peer`
 //! is a check on the code, not a definition.
 
 use prometheus_client::{
@@ -14,26 +14,29 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{http::cache_status::CacheStatus, upstream::Source};
+use crate::{engine::PersistMetrics, http::cache_status::CacheStatus, upstream::Source};
 
 /// Where a byte that is served was taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServedFrom {
     /// The store's RAM tier.
     Ram,
+    /// The store's tier on disk.
+    Disk,
     /// An upstream, on this request or one it was collapsed with.
     Upstream(Source),
 }
 
 impl ServedFrom {
-    const WORDS: [&'static str; 4] = ["ram", "origin", "shield", "peer"];
+    const WORDS: [&'static str; 5] = ["ram", "disk", "origin", "shield", "peer"];
 
     fn index(self) -> usize {
         match self {
             Self::Ram => 0,
-            Self::Upstream(Source::Origin) => 1,
-            Self::Upstream(Source::Shield) => 2,
-            Self::Upstream(Source::Peer) => 3,
+            Self::Disk => 1,
+            Self::Upstream(Source::Origin) => 2,
+            Self::Upstream(Source::Shield) => 3,
+            Self::Upstream(Source::Peer) => 4,
         }
     }
 }
@@ -132,6 +135,8 @@ pub struct Metrics {
     /// What collapsing adds to a piece of body: from its arrival to the moment at which a reader that waited for it has it
     /// and hands it on. Readers that were behind are not in it: they had something to send already.
     pub relay_seconds: RelaySeconds,
+    /// What is stored over a restart.
+    pub persist: PersistMetrics,
 }
 
 impl Metrics {
@@ -262,6 +267,7 @@ impl Metrics {
             "From a piece's arrival to a reader that waited for it",
             self.relay_seconds.0.clone(),
         );
+        self.persist.register(registry);
     }
 }
 

@@ -182,8 +182,9 @@ impl ObjectSource for ShieldSource {
     ) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>> {
         Box::pin(async move {
             // The chunk key is the dedupe domain: who names it right may have what lies in it.
-            self.site(&request.site, request.chunk_key_id)?;
-            match self.cache.store().read(&ChunkId::from_bytes(id)).await {
+            let site = self.site(&request.site, request.chunk_key_id)?;
+            let id = ChunkId::from_bytes(id);
+            match self.cache.read_chunk(&site.cache, &id).await {
                 Read::Hit(bytes) => Ok(Some(bytes)),
                 Read::Throttled => Err(Refusal::new(Code::Overloaded, "the store is busy")),
                 Read::Miss | Read::Corrupt => Ok(None),

@@ -35,6 +35,9 @@ const ATTEMPTS_MAX: u32 = 6;
 /// A range that starts further than this ahead of what has arrived is fetched on its own.
 const RANGE_AHEAD_BYTES_MAX: u64 = 8 << 20;
 
+/// The detail in `Cache-Status` of a stored response whose first bytes were read from disk.
+const FROM_DISK: &str = "disk";
+
 /// Where the answer to a request is to be had.
 pub(super) enum Answer {
     /// Here it is.
@@ -185,9 +188,16 @@ impl<'a> Ask<'a> {
                 &request.site.policy,
                 self.cache.now(),
             );
+            let found = match found {
+                Lookup::Miss | Lookup::HitForMiss => {
+                    self.cache.recalled(request).await.unwrap_or(found)
+                }
+                found => found,
+            };
             match found {
                 Lookup::Miss | Lookup::VaryMiss | Lookup::Expired(_) => {
-                    self.cache.equivalent(request).map_or(found, Lookup::Fresh)
+                    let equivalent = self.cache.equivalent(request).await;
+                    equivalent.map_or(found, Lookup::Fresh)
                 }
                 Lookup::Fresh(_) | Lookup::Stale(_) | Lookup::Unwanted(_) | Lookup::HitForMiss => {
                     found
@@ -499,6 +509,12 @@ impl<'a> Ask<'a> {
         let forget = move || cache.inner.index.remove(key, &gone);
         let mut reader = ObjectReader::new(Arc::clone(&object.manifest), access, slice, forget);
         reader.prepare().await?;
+        let details = Details {
+            detail: details
+                .detail
+                .or_else(|| reader.is_from_disk().then_some(FROM_DISK)),
+            ..details
+        };
         Ok(Answer::Stored {
             hit: hit.clone(),
             shape,

@@ -5,13 +5,7 @@
 //! them moves nothing. What ties the blocks of a body together is its strong validator: each is asked for under it, and
 //! an answer under another ends the body. A later fill of the whole takes no notice of them.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use dashmap::DashMap;
@@ -19,7 +13,10 @@ use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
-use super::CacheRequest;
+use super::{
+    CacheRequest,
+    persist::{LEAF_BLOCKS, Leaf, Records},
+};
 use crate::{
     content::{ChunkId, ChunkKey},
     fill::events,
@@ -28,6 +25,7 @@ use crate::{
         range::{self, Slice},
         validator::EntityTag,
     },
+    key::CacheKey,
     metrics::{Metrics, ServedFrom},
     store::{Read, Store},
     upstream::{BodyError, FetchBody, Upstream},
@@ -48,11 +46,19 @@ const FETCHES_MAX: usize = 64;
 /// Blocks whose names are remembered, over all bodies: 16 GiB of bodies at about 250 bytes a name. The least used go.
 const NAMES_MAX: u64 = 65_536;
 
+/// Records of names that are read for one answer, at most: 64 × 16 MiB. Of what lies further its reader learns on its way.
+const RECALLED_MAX: usize = 64;
+
+const SERIAL_CONTEXT: &str = "stoq 2026-11-21 body by blocks v1";
+
+/// Names in a record.
+const GROUP: u64 = LEAF_BLOCKS as u64;
+
 /// A body of which some blocks may be here: a version, told from all others by its validator.
 #[derive(Debug)]
 pub(super) struct Body {
-    /// Told apart from every other since the process began.
-    serial: u64,
+    /// What tells it apart from every other: made of all that makes it another.
+    pub(super) serial: [u8; 16],
     /// Its length in bytes.
     pub(super) total: u64,
     /// Its strong entity tag.
@@ -60,6 +66,21 @@ pub(super) struct Body {
 }
 
 impl Body {
+    /// A version of what is under a URL, by its validator; `variant` is what it varies by.
+    pub(super) fn new(key: &CacheKey, total: u64, strong: HeaderValue, variant: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key(SERIAL_CONTEXT);
+        hasher.update(key.as_bytes()).update(&total.to_le_bytes());
+        hasher.update(&(variant.len() as u64).to_le_bytes());
+        hasher.update(variant).update(strong.as_bytes());
+        let mut serial = [0; 16];
+        hasher.finalize_xof().fill(&mut serial);
+        Self {
+            serial,
+            total,
+            strong,
+        }
+    }
+
     /// Whether an answer with these fields is about this version.
     fn is_of(&self, headers: &HeaderMap) -> bool {
         let said = headers.get(header::ETAG);
@@ -81,7 +102,7 @@ impl Body {
     }
 }
 
-type Place = (u64, u64);
+type Place = ([u8; 16], u64);
 type Pending = OnceCell<Result<Arc<Run>, BodyError>>;
 
 /// Consecutive blocks that were fetched.
@@ -100,7 +121,7 @@ pub(super) struct Blocks {
     under_way: DashMap<Place, Arc<Pending>>,
     fetches: Semaphore,
     held: Arc<Semaphore>,
-    serial: AtomicU64,
+    records: Option<Arc<Records>>,
 }
 
 impl fmt::Debug for Blocks {
@@ -113,7 +134,7 @@ impl fmt::Debug for Blocks {
 }
 
 impl Blocks {
-    pub(super) fn new(store: Store, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(store: Store, metrics: Arc<Metrics>, records: Option<Arc<Records>>) -> Self {
         Self {
             store,
             metrics,
@@ -121,17 +142,8 @@ impl Blocks {
             under_way: DashMap::new(),
             fetches: Semaphore::new(FETCHES_MAX),
             held: Arc::new(Semaphore::new(RUNS_HELD_MAX)),
-            serial: AtomicU64::new(0),
+            records,
         }
-    }
-
-    /// A version of which nothing is here yet.
-    pub(super) fn body(&self, total: u64, strong: HeaderValue) -> Arc<Body> {
-        Arc::new(Body {
-            serial: self.serial.fetch_add(1, Ordering::Relaxed),
-            total,
-            strong,
-        })
     }
 
     /// Keeps a block.
@@ -140,6 +152,55 @@ impl Blocks {
         self.store.put(id, bytes);
         self.names.insert((body.serial, index), id);
         self.metrics.blocks_stored.inc();
+        if let Some(records) = &self.records {
+            let group = index / GROUP;
+            let mut leaf: Leaf = [None; LEAF_BLOCKS];
+            for (name, index) in leaf.iter_mut().zip(group * GROUP..) {
+                *name = self
+                    .names
+                    .get(&(body.serial, index))
+                    .map(|id| *id.as_bytes());
+            }
+            records.write_leaf(&body.serial, group, &leaf);
+        }
+    }
+
+    /// Reads the names of the blocks of a slice from disk, where memory lacks any. Cancel safe.
+    pub(super) async fn recall(&self, body: &Body, slice: Slice) {
+        if self.records.is_none() || slice.start >= slice.end {
+            return;
+        }
+        let last = (slice.end - 1) / BLOCK_BYTES;
+        let first = slice.start / BLOCK_BYTES;
+        for group in (first / GROUP..=last / GROUP).take(RECALLED_MAX) {
+            let wanted = first.max(group * GROUP)..=last.min((group + 1) * GROUP - 1);
+            let mut wanted = wanted.map(|index| (body.serial, index));
+            if !wanted.all(|place| self.names.contains_key(&place)) {
+                self.recall_group(body, group).await;
+            }
+        }
+    }
+
+    /// The name of a block, in memory or on disk.
+    async fn name(&self, body: &Body, index: u64) -> Option<ChunkId> {
+        let place = (body.serial, index);
+        if self.names.get(&place).is_none() {
+            self.recall_group(body, index / GROUP).await;
+        }
+        self.names.get(&place)
+    }
+
+    async fn recall_group(&self, body: &Body, group: u64) {
+        let Some(records) = &self.records else { return };
+        let Some(leaf) = records.load_leaf(&body.serial, group).await else {
+            return;
+        };
+        for (name, index) in leaf.into_iter().zip(group * GROUP..) {
+            let Some(name) = name else { continue };
+            // Not over one that was put meanwhile.
+            let entry = self.names.entry((body.serial, index));
+            entry.or_insert_with(|| ChunkId::from_bytes(name));
+        }
     }
 
     /// Whether every block of a slice is here now.
@@ -346,10 +407,14 @@ impl BlockReader {
         }
         let blocks = &self.way.blocks;
         let place = (self.body.serial, index);
-        if let Some(id) = blocks.names.get(&place)
-            && let Read::Hit(bytes) = blocks.store.read(&id).await
-        {
-            return Ok((bytes, ServedFrom::Ram));
+        if let Some(id) = blocks.name(&self.body, index).await {
+            if let Some(bytes) = blocks.store.get_ram(&id) {
+                return Ok((bytes, ServedFrom::Ram));
+            }
+            blocks.store.metrics().ram_misses.inc();
+            if let Read::Hit(bytes) = blocks.store.read_disk(&self.way.key, &id, true).await {
+                return Ok((bytes, ServedFrom::Disk));
+            }
         }
         let pending = Arc::clone(&blocks.under_way.entry(place).or_default());
         let fetched = pending.get_or_init(|| self.fetch(index)).await.clone();
@@ -400,7 +465,7 @@ mod tests {
     #[test]
     fn blocks_lie_at_multiples_of_their_size_and_the_last_is_short() {
         let body = Body {
-            serial: 0,
+            serial: [0; 16],
             total: 2 * BLOCK_BYTES + 5,
             strong: HeaderValue::from_static("\"a\""),
         };
@@ -414,7 +479,7 @@ mod tests {
     #[test]
     fn only_the_same_strong_tag_is_the_same_version() {
         let body = Body {
-            serial: 0,
+            serial: [0; 16],
             total: 1,
             strong: HeaderValue::from_static("\"a\""),
         };

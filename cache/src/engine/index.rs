@@ -9,7 +9,9 @@ use http::HeaderMap;
 use moka::{ops::compute::Op, sync::Cache};
 use prometheus_client::metrics::counter::Counter;
 
+use super::persist::{Loading, Loads, Records};
 use crate::{
+    content::Manifest,
     http::vary::{self, Presented},
     key::CacheKey,
     object::Object,
@@ -42,10 +44,13 @@ impl Variants {
     }
 }
 
-/// The index. Bounded in bytes by an estimate of what the heads and manifests weigh.
+/// The index. Bounded in bytes by an estimate of what the heads and manifests weigh. What it evicts is still on disk, where there is one: each
+/// change is written there under the lock of its entry.
 #[derive(Debug)]
 pub(crate) struct Index {
     objects: Cache<CacheKey, Arc<Variants>, ByFirstBytes>,
+    records: Option<Arc<Records>>,
+    loads: Loads<Arc<Variants>>,
     uncacheable: Cache<CacheKey, Timestamp, ByFirstBytes>,
     /// Variants of one URL.
     variants_max: usize,
@@ -54,7 +59,13 @@ pub(crate) struct Index {
 
 impl Index {
     /// Of `heads_bytes`, with at most `variants_max` variants of a URL. Those that leave for newer ones are counted in `variants_dropped`.
-    pub(crate) fn new(heads_bytes: u64, variants_max: usize, variants_dropped: Counter) -> Self {
+    /// `records` are what is on disk.
+    pub(crate) fn new(
+        heads_bytes: u64,
+        variants_max: usize,
+        variants_dropped: Counter,
+        records: Option<Arc<Records>>,
+    ) -> Self {
         /// The index's own cost of an entry (measured for this cache: 291 bytes).
         const ENTRY_OVERHEAD: usize = 291;
         let objects = Cache::builder()
@@ -69,14 +80,80 @@ impl Index {
             .build_with_hasher(ByFirstBytes);
         Self {
             objects,
+            records,
+            loads: Loads::default(),
             uncacheable,
             variants_max: variants_max.max(1),
             variants_dropped,
         }
     }
 
+    /// What memory has of a URL.
     pub(crate) fn get(&self, key: &CacheKey) -> Option<Arc<Variants>> {
         self.objects.get(key)
+    }
+
+    /// What is stored of a URL, read from disk where memory has nothing. Cancel safe.
+    pub(crate) async fn recall(&self, key: &CacheKey) -> Option<Arc<Variants>> {
+        if let Some(variants) = self.get(key) {
+            return Some(variants);
+        }
+        let records = self.records.as_ref()?;
+        let name = key.as_bytes();
+        if !records.has(name) {
+            return None;
+        }
+        let load = |loading: Arc<_>| async move { self.load(records, key, &loading).await };
+        self.loads.find(name, || self.get(key), load).await
+    }
+
+    /// Reads a URL's record into memory, unless it is changed meanwhile.
+    async fn load(
+        &self,
+        records: &Records,
+        key: &CacheKey,
+        loading: &Loading<Arc<Variants>>,
+    ) -> Option<Arc<Variants>> {
+        let mut objects = records.load(key).await;
+        objects.truncate(self.variants_max);
+        if objects.is_empty() {
+            return None;
+        }
+        let read = Arc::new(Variants(objects));
+        let mut found = None;
+        self.objects.entry(*key).and_compute_with(|present| {
+            found = present.map(|present| present.into_value());
+            if found.is_some() || loading.is_outdated() {
+                return Op::Nop;
+            }
+            found = Some(Arc::clone(&read));
+            Op::Put(read)
+        });
+        found
+    }
+
+    /// Sees to it that the pages of a manifest are on disk, before it is stored. Cancel safe.
+    pub(crate) async fn prepare(&self, manifest: &Manifest) {
+        if let Some(records) = &self.records {
+            records.write_pages(manifest).await;
+        }
+    }
+
+    /// Puts an entry, in memory and on disk. Called under its lock.
+    fn put(&self, key: &CacheKey, objects: Vec<Arc<Object>>) -> Op<Arc<Variants>> {
+        if let Some(records) = &self.records {
+            self.loads.outdate(key.as_bytes());
+            records.write(key, &objects);
+        }
+        Op::Put(Arc::new(Variants(objects)))
+    }
+
+    /// Forgets an entry on disk. Called under its lock.
+    fn forget(&self, key: &CacheKey) {
+        if let Some(records) = &self.records {
+            self.loads.outdate(key.as_bytes());
+            records.forget(key.as_bytes());
+        }
     }
 
     /// Stores a response in place of those that answer the same requests, and of those that `displaced` names. The oldest variant
@@ -110,7 +187,7 @@ impl Index {
                 dropped = variants.len().saturating_sub(self.variants_max) as u64;
                 variants.truncate(self.variants_max);
             }
-            Op::Put(Arc::new(Variants(variants)))
+            self.put(&key, variants)
         });
         self.variants_dropped.inc_by(dropped);
         if stored {
@@ -123,10 +200,29 @@ impl Index {
     pub(crate) fn change(
         &self,
         key: CacheKey,
+        change: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
+    ) {
+        self.change_or(key, change, || {});
+    }
+
+    /// As [`Index::change`]; what is on disk alone, and so is not shown to `change`, is forgotten.
+    pub(crate) fn change_all(
+        &self,
+        key: CacheKey,
+        change: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
+    ) {
+        self.change_or(key, change, || self.forget(&key));
+    }
+
+    fn change_or(
+        &self,
+        key: CacheKey,
         mut change: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
+        absent: impl FnOnce(),
     ) {
         self.objects.entry(key).and_compute_with(|present| {
             let Some(present) = present else {
+                absent();
                 return Op::Nop;
             };
             let variants = present.into_value();
@@ -140,17 +236,18 @@ impl Index {
             });
             let objects = objects.collect();
             if changed {
-                Op::Put(Arc::new(Variants(objects)))
+                self.put(&key, objects)
             } else {
                 Op::Nop
             }
         });
     }
 
-    /// Forgets this response, if it is still the one stored.
+    /// Forgets this response, if it is still the one stored; where nothing is in memory, all that is on disk of its URL.
     pub(crate) fn remove(&self, key: CacheKey, object: &Arc<Object>) {
         self.objects.entry(key).and_compute_with(|present| {
             let Some(present) = present else {
+                self.forget(&key);
                 return Op::Nop;
             };
             let variants = present.into_value();
@@ -161,9 +258,12 @@ impl Index {
                 .cloned()
                 .collect();
             match kept.len() {
-                0 => Op::Remove,
+                0 => {
+                    self.forget(&key);
+                    Op::Remove
+                }
                 all if all == variants.0.len() => Op::Nop,
-                _ => Op::Put(Arc::new(Variants(kept))),
+                _ => self.put(&key, kept),
             }
         });
     }

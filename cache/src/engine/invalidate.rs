@@ -45,6 +45,13 @@ impl Change {
         })
     }
 
+    /// The keys of all URIs an answer with these fields may invalidate.
+    pub(super) fn keys(&self, headers: &HeaderMap) -> Vec<CacheKey> {
+        let named = self.target.named_by(headers);
+        let named = named.map(|target| self.key_of(&target));
+        std::iter::once(self.key).chain(named).collect()
+    }
+
     /// The key of a URI of this request's site.
     fn key_of(&self, target: &Target) -> CacheKey {
         CacheKey::of(
@@ -108,8 +115,9 @@ impl Cache {
     fn invalidate_url(&self, key: CacheKey) -> bool {
         // First the mark, then what is stored: a fetch that ends in between finds the one or leaves its response to the other.
         let fetching = self.inner.marks.outdate(&key);
+        let _applying = self.inner.marks.mark_url(key);
         let mut found: Vec<Arc<Object>> = Vec::new();
-        self.inner.index.change(key, |object| {
+        self.inner.index.change_all(key, |object| {
             found.push(Arc::clone(object));
             Some(Arc::new(
                 object.aged(invalidation::invalid(object.freshness)),

@@ -331,6 +331,7 @@ impl Fetch {
         match writer.run(body).await {
             Ok(manifest) => {
                 if fill.is_stored() {
+                    inner.index.prepare(&manifest).await;
                     self.commit(&filling, manifest, via);
                 }
                 writer.end();
@@ -396,6 +397,7 @@ impl Fetch {
                 last_modified: headers.get(header::LAST_MODIFIED).cloned(),
             },
             stored_bytes_max: self.cache.inner.object_bytes_max,
+            ram_bytes_max: self.cache.inner.depot.ram_object_bytes_max,
         }
     }
 

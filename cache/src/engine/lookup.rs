@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Cache, Hit, Lookup};
+use super::{Cache, Hit, Lookup, index::Variants};
 use crate::{
     http::{
         cache_status::{CacheStatus, Details},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Cache {
-    /// What is stored for this request. Does not wait or allocate.
+    /// What memory has for this request. Does not wait or allocate.
     #[must_use]
     pub fn lookup(
         &self,
@@ -35,6 +35,18 @@ impl Cache {
                 Lookup::Miss
             };
         };
+        self.select(key, &variants, facts, policy, now)
+    }
+
+    /// As [`Cache::lookup`], among the responses stored under the URL.
+    pub(super) fn select(
+        &self,
+        key: &CacheKey,
+        variants: &Variants,
+        facts: &RequestFacts<'_>,
+        policy: &SitePolicy,
+        now: Timestamp,
+    ) -> Lookup {
         let Some(object) = variants.select(facts.headers) else {
             return Lookup::VaryMiss;
         };

@@ -5,6 +5,7 @@
 //! - **A URL's**: while fetches of a URL are under way it has an entry here, with the point at which it was last invalidated. A fetch may
 //!   store only where that has not moved since it began. Stored responses need no mark: an invalidation rewrites the at most 16 of
 //!   its URL. Exact, O(1), and bounded by the fetches under way.
+//!   On disk it does need one, until what is stored there is rewritten: see [`persist`](super::persist).
 //! - **A group's** (RFC 9875): nobody walks its members. The group's name is hashed to one of [`SLOTS`] slots, which holds the point of its last
 //!   invalidation; a response is invalid once any of its slots is past the point at which its fetch began. Two groups that share a slot are
 //!   invalidated together: at worst a response is validated once too often.
@@ -16,8 +17,9 @@ use std::sync::{
 
 use dashmap::DashMap;
 use http::HeaderMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockReadGuard};
 
+use super::persist::{Ledger, Recovered, Stamp};
 use crate::{
     http::groups::{self, CACHE_GROUPS, GROUPS_MAX},
     key::CacheKey,
@@ -43,6 +45,10 @@ pub(super) struct Marks {
     marking: Mutex<()>,
     /// So that nobody can tell which names share a slot.
     key: [u8; 32],
+    /// Which sequence the points are of: another one wherever an earlier one may have been lost.
+    era: u64,
+    /// For marks that outlive the process.
+    ledger: Option<Arc<Ledger>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,21 +84,102 @@ impl Membership {
     pub(crate) fn weight(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.slots)
     }
+
+    /// The point at which its fetch began and its slots, to be stored.
+    pub(super) fn parts(&self) -> (u64, &[u32]) {
+        (self.begun, &self.slots)
+    }
+
+    /// What was made of these parts; `None` where nothing can have been.
+    pub(super) fn from_parts(begun: u64, slots: Box<[u32]>) -> Option<Self> {
+        let is_known = |slot: &u32| (*slot as usize) < SLOTS;
+        (slots.len() <= GROUPS_MAX + 1 && slots.iter().all(is_known)).then(|| Self {
+            slots,
+            begun,
+            cleared: AtomicU64::new(begun),
+        })
+    }
 }
 
 impl Marks {
     /// No marks yet. `secret` keeps the slots of names from being known outside.
     pub(super) fn new(secret: &[u8; 32]) -> Arc<Self> {
+        Self::recovered(secret, &Recovered::new(), None)
+    }
+
+    /// The marks an earlier process left, and where those to come go.
+    pub(super) fn recovered(
+        secret: &[u8; 32],
+        recovered: &Recovered,
+        ledger: Option<Arc<Ledger>>,
+    ) -> Arc<Self> {
+        let slots: Box<[AtomicU64]> = std::iter::repeat_with(AtomicU64::default)
+            .take(SLOTS)
+            .collect();
+        for (slot, point) in &recovered.slots {
+            if let Some(mark) = slots.get(*slot as usize) {
+                mark.store(*point, Ordering::SeqCst);
+            }
+        }
+        let last = recovered.slots.values().max().copied().unwrap_or(0);
         Arc::new(Self {
-            sequence: AtomicU64::new(0),
+            sequence: AtomicU64::new(recovered.ceiling),
             open: DashMap::new(),
-            slots: std::iter::repeat_with(AtomicU64::default)
-                .take(SLOTS)
-                .collect(),
-            last: AtomicU64::new(0),
+            slots,
+            last: AtomicU64::new(last),
             marking: Mutex::new(()),
             key: blake3::derive_key(CONTEXT, secret),
+            era: recovered.era,
+            ledger,
         })
+    }
+
+    /// What a record that is written now is from after.
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp {
+            era: self.era,
+            point: self.sequence.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Whether a record of this URL is from before the URL's last invalidation, as far as can be told.
+    pub(super) fn is_past(&self, stamp: Stamp, key: &CacheKey) -> bool {
+        let mark = self
+            .ledger
+            .as_ref()
+            .map_or(0, |ledger| ledger.url_mark(key));
+        stamp.era != self.era || stamp.point < mark
+    }
+
+    /// Marks a URL for what is on disk. What is stored of it is to be rewritten while the guard is held.
+    pub(super) fn mark_url(&self, key: CacheKey) -> Option<RwLockReadGuard<'_, ()>> {
+        let ledger = self.ledger.as_ref()?;
+        Some(ledger.mark_url(key, || self.next()))
+    }
+
+    /// Waits until the marks so far outlive the process, at most a second. Whether they do. Cancel safe.
+    pub(super) async fn written(&self) -> bool {
+        match &self.ledger {
+            Some(ledger) => ledger.written().await,
+            None => true,
+        }
+    }
+
+    /// All that is to be kept.
+    pub(super) fn snapshot(&self) -> Recovered {
+        // No group is being marked: what was marked in a slot is in all of its slots.
+        let _marking = self.marking.lock();
+        let marks = self.slots.iter().map(|mark| mark.load(Ordering::SeqCst));
+        let slots = (0_u32..).zip(marks).filter(|(_, point)| *point > 0);
+        let ledger = self.ledger.as_ref().map(|ledger| ledger.marked());
+        let (urls, floor) = ledger.unwrap_or_default();
+        Recovered {
+            era: self.era,
+            ceiling: self.sequence.load(Ordering::SeqCst),
+            floor,
+            urls,
+            slots: slots.collect(),
+        }
     }
 
     /// Begins a fetch of a URL. To be called before the request leaves.
@@ -168,14 +255,18 @@ impl Marks {
     }
 
     fn outdate_slots(&self, slots: impl Iterator<Item = u32>) {
+        let slots: Vec<u32> = slots.collect();
         let _marking = self.marking.lock();
         let point = self.next();
-        for slot in slots {
-            if let Some(mark) = self.slots.get(slot as usize) {
+        for slot in &slots {
+            if let Some(mark) = self.slots.get(*slot as usize) {
                 mark.store(point, Ordering::SeqCst);
             }
         }
         self.last.store(point, Ordering::SeqCst);
+        if let Some(ledger) = &self.ledger {
+            ledger.mark_slots(&slots, point);
+        }
     }
 
     /// Whether a group of this response was invalidated after its fetch began. One comparison where no group was since it was asked last.

@@ -15,13 +15,16 @@ mod lead;
 mod lookup;
 mod marks;
 mod partial;
+mod partials;
 mod parts;
 mod pass;
+mod persist;
+mod recall;
 mod relay;
 mod searches;
 mod serve;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, Method,
@@ -31,8 +34,16 @@ use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::marks::Membership;
-pub use self::relay::Relay;
-use self::{index::Index, marks::Marks, searches::Searches};
+use self::{
+    index::Index,
+    marks::Marks,
+    persist::{Keeper, Ledger, Records},
+    searches::Searches,
+};
+pub use self::{
+    persist::{Journal, JournalError, PersistMetrics},
+    relay::Relay,
+};
 use crate::{
     collapse::Collapse,
     content::ChunkKey,
@@ -52,6 +63,9 @@ use crate::{
 /// Where the time comes from: [`Timestamp::now`] at the rim, a variable in tests.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// The longest the end waits for the disk, for each of tier and marks: 2 s.
+const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
 /// What a [`Cache`] is made of.
 #[derive(Clone)]
 pub struct CacheConfig {
@@ -59,6 +73,8 @@ pub struct CacheConfig {
     pub name: String,
     /// Bytes of the RAM tier for chunks, its own overhead included. Default: 256 MiB.
     pub ram_bytes: usize,
+    /// Bytes of the tier on disk, which bound the size of an object with those of the RAM tier. Default: 0, as there is none.
+    pub disk_bytes: u64,
     /// Bytes for heads and manifests of stored objects, an estimate of their overhead included. Default: 32 MiB.
     pub heads_bytes: u64,
     /// Variants kept of one URL (`Vary`); the oldest makes room. A lookup compares each once. Default: 16.
@@ -80,6 +96,7 @@ impl CacheConfig {
         Self {
             name: "stoq".to_owned(),
             ram_bytes: 256 << 20,
+            disk_bytes: 0,
             heads_bytes: 32 << 20,
             variants_max: VARIANTS_MAX,
             fill_bytes: 64 << 20,
@@ -95,6 +112,7 @@ impl fmt::Debug for CacheConfig {
         f.debug_struct("CacheConfig")
             .field("name", &self.name)
             .field("ram_bytes", &self.ram_bytes)
+            .field("disk_bytes", &self.disk_bytes)
             .field("heads_bytes", &self.heads_bytes)
             .field("variants_max", &self.variants_max)
             .field("fill_bytes", &self.fill_bytes)
@@ -251,7 +269,7 @@ pub struct Cache {
 
 struct Inner {
     config: CacheConfig,
-    /// Objects larger than this stream through without being stored: a fourth of the RAM tier, so that one download does not empty it.
+    /// Objects larger than this stream through without being stored: a fourth of the larger tier, so that one download does not empty it.
     object_bytes_max: u64,
     index: Index,
     searches: Searches,
@@ -259,7 +277,9 @@ struct Inner {
     marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
     budget: Arc<Budget>,
-    partials: partial::Partials,
+    partials: partials::Partials,
+    /// Writes the marks; `None` where they end with the process.
+    keeper: Option<Keeper>,
     metrics: Arc<Metrics>,
     /// Fetches under way.
     tasks: TaskTracker,
@@ -283,23 +303,70 @@ impl Cache {
         Self::with_store(config, store)
     }
 
-    /// An empty cache over a store of the caller's making; `config.ram_bytes` then only bounds the size of an object.
+    /// A cache over a store of the caller's making; `config.ram_bytes` then only bounds the size of an object.
+    ///
+    /// What a tier on disk holds from before is validated before it is used, since nothing says what was invalidated meanwhile:
+    /// [`Cache::open`] knows.
     #[must_use]
     pub fn with_store(config: CacheConfig, store: Store) -> Self {
+        let marks = Marks::new(&config.secret);
         let metrics = Arc::new(Metrics::default());
+        let records = records(&config, &store, &marks, &metrics);
+        Self::assembled(config, store, marks, metrics, records, None)
+    }
+
+    /// A cache over a store with a tier on disk, and the marks of what was invalidated. What is stored there is used as if the process that
+    /// stored it had never ended. A thread of its own writes the marks.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn open(config: CacheConfig, store: Store, mut journal: Journal) -> io::Result<Self> {
+        let recovered = journal.recovered();
+        let ledger = Arc::new(Ledger::new(&recovered));
+        let marks = Marks::recovered(&config.secret, &recovered, Some(Arc::clone(&ledger)));
+        let metrics = Arc::new(Metrics::default());
+        let records = records(&config, &store, &marks, &metrics);
+        let keeper = Keeper::start(
+            journal,
+            Arc::clone(&marks),
+            ledger,
+            records.clone().zip(store.disk().cloned()),
+            metrics.persist.clone(),
+        )?;
+        let keeper = Some(keeper);
+        Ok(Self::assembled(
+            config, store, marks, metrics, records, keeper,
+        ))
+    }
+
+    fn assembled(
+        config: CacheConfig,
+        store: Store,
+        marks: Arc<Marks>,
+        metrics: Arc<Metrics>,
+        records: Option<Arc<Records>>,
+        keeper: Option<Keeper>,
+    ) -> Self {
+        let ram_object_bytes_max = config.ram_bytes as u64 / 4;
         let inner = Inner {
-            object_bytes_max: config.ram_bytes as u64 / 4,
+            object_bytes_max: ram_object_bytes_max.max(config.disk_bytes / 4),
             index: Index::new(
                 config.heads_bytes,
                 config.variants_max,
                 metrics.variants_dropped.clone(),
+                records.clone(),
             ),
-            partials: partial::Partials::new(store.clone(), Arc::clone(&metrics)),
+            partials: partials::Partials::new(store.clone(), Arc::clone(&metrics), records),
             searches: Searches::new(),
-            depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
-            marks: Marks::new(&config.secret),
+            depot: Arc::new(Depot::new(
+                store,
+                Arc::clone(&metrics),
+                ram_object_bytes_max,
+            )),
+            marks,
             collapse: Collapse::new(),
             budget: Budget::new(config.fill_bytes),
+            keeper,
             metrics,
             tasks: TaskTracker::new(),
             abort: CancellationToken::new(),
@@ -344,12 +411,22 @@ impl Cache {
         self.inner.depot.store.register(registry);
     }
 
-    /// Starts no more fetches, lets those that run finish, and returns when the last has. Cancel safe.
+    /// Starts no more fetches, lets those that run finish, and returns when the last has and what is stored is on disk for good. Cancel safe.
     ///
     /// Unbounded by itself: an upstream may drip for ever. Bound it with a timeout, then [`Cache::abort`].
     pub async fn shutdown(&self) {
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        if let Some(disk) = self.inner.depot.store.disk() {
+            match tokio::time::timeout(FLUSH_WAIT, disk.flush()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "what was stored last is lost"),
+                Err(_) => tracing::warn!("the disk is too slow for what was stored last"),
+            }
+        }
+        if let Some(keeper) = &self.inner.keeper {
+            let _ = tokio::time::timeout(FLUSH_WAIT, keeper.stop()).await;
+        }
     }
 
     /// Ends all fetches now: their readers get an error, nothing of them is committed. [`Cache::shutdown`] then returns soon.
@@ -361,4 +438,21 @@ impl Cache {
     fn now(&self) -> Timestamp {
         (self.inner.config.clock)()
     }
+}
+
+/// The records on the disk of a store, if it has one.
+fn records(
+    config: &CacheConfig,
+    store: &Store,
+    marks: &Arc<Marks>,
+    metrics: &Metrics,
+) -> Option<Arc<Records>> {
+    let disk = Arc::clone(store.disk()?);
+    let metrics = metrics.persist.clone();
+    Some(Arc::new(Records::new(
+        disk,
+        &config.secret,
+        Arc::clone(marks),
+        metrics,
+    )))
 }

@@ -4,141 +4,38 @@
 //! its head, length, freshness and validator. Without a strong validator, or where the origin ignores ranges, that is
 //! remembered and ranges go straight on. Once stale, an object is confirmed by one conditional request for all its blocks.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header};
-use moka::ops::compute::Op;
-use tokio::sync::OnceCell;
 
 use super::{
     Cache, CacheRequest, Failure,
-    blocks::{BLOCK_BYTES, BlockReader, Blocks, Body, Way, cut, part, range_of},
+    blocks::{BLOCK_BYTES, BlockReader, Body, Way, cut, part, range_of},
     deliver::Shape,
     lead::date,
-    marks::{Begun, Membership},
+    marks::Begun,
+    partials::{Partial, Probe},
 };
 use crate::{
     http::{
         cache_status::{self, CacheStatus, Details},
         conditional,
-        freshness::{self, Freshness, Storable},
-        hop, invalidation,
+        freshness::{self, Storable},
+        hop,
         range::{ByteRange, RangeSet, Slice, Slices},
         reuse::{self, Reuse},
         update,
         validator::Validators,
         vary::Selector,
     },
-    key::CacheKey,
-    metrics::{Metrics, ServedFrom},
+    metrics::ServedFrom,
     reply::{Overrides, Reply, StoredHead},
-    store::Store,
     time::Timestamp,
-    upstream::{BodyError, FetchResponse, Source, Upstream, UpstreamError},
+    upstream::{BodyError, FetchResponse, Upstream},
 };
-
-/// Objects of which blocks are known: at about 2 KiB each 8 MiB.
-const PARTIALS_MAX: u64 = 4_096;
-
-/// URLs remembered as giving no blocks.
-const REFUSED_MAX: u64 = 16_384;
 
 /// Versions that are looked at before a request is sent straight on.
 const VERSIONS_MAX: u32 = 3;
-
-/// What is known of an object whose blocks are kept.
-#[derive(Debug)]
-struct Partial {
-    /// As an answer with the whole would have it.
-    head: Arc<StoredHead>,
-    freshness: Freshness,
-    selector: Selector,
-    source: Source,
-    upstream_cache_status: Option<String>,
-    body: Arc<Body>,
-    /// The cache groups it belongs to (RFC 9875).
-    membership: Option<Arc<Membership>>,
-}
-
-/// What one look at the upstream led to; shared by all who waited for it.
-#[derive(Debug, Clone)]
-enum Probe {
-    /// There are blocks.
-    Blocks(Arc<Partial>),
-    /// There are none to be had: every request by itself.
-    Straight,
-    Failed(UpstreamError),
-    Broken(BodyError),
-}
-
-/// The objects of which blocks are known.
-pub(super) struct Partials {
-    blocks: Arc<Blocks>,
-    known: moka::sync::Cache<CacheKey, Arc<Partial>>,
-    /// Until when a URL is not asked for blocks.
-    refused: moka::sync::Cache<CacheKey, Timestamp>,
-    /// By URL, and by its generation: who asks after an invalidation waits for no look from before it.
-    probes: dashmap::DashMap<(CacheKey, u64), Arc<OnceCell<Probe>>>,
-}
-
-impl fmt::Debug for Partials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Partials")
-            .field("known", &self.known.entry_count())
-            .field("blocks", &self.blocks)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Partials {
-    pub(super) fn new(store: Store, metrics: Arc<Metrics>) -> Self {
-        Self {
-            blocks: Arc::new(Blocks::new(store, metrics)),
-            known: moka::sync::Cache::new(PARTIALS_MAX),
-            refused: moka::sync::Cache::new(REFUSED_MAX),
-            probes: dashmap::DashMap::new(),
-        }
-    }
-
-    /// Forgets what is known under a URL.
-    pub(super) fn forget(&self, key: &CacheKey) {
-        self.known.invalidate(key);
-    }
-
-    /// Makes what is known under a URL invalid: its blocks are used once the upstream says that they still hold. Whether anything was, and the
-    /// groups it belonged to.
-    pub(super) fn invalidate(&self, key: CacheKey) -> Option<Option<Arc<Membership>>> {
-        let mut found = None;
-        self.known.entry(key).and_compute_with(|present| {
-            let Some(known) = present else {
-                return Op::Nop;
-            };
-            let known = known.into_value();
-            found = Some(known.membership.clone());
-            Op::Put(Arc::new(Partial {
-                head: Arc::clone(&known.head),
-                freshness: invalidation::invalid(known.freshness),
-                selector: known.selector.clone(),
-                source: known.source,
-                upstream_cache_status: known.upstream_cache_status.clone(),
-                body: Arc::clone(&known.body),
-                membership: None,
-            }))
-        });
-        found
-    }
-
-    /// Remembers an object, unless its URL was invalidated since it was asked for.
-    fn learn(&self, key: CacheKey, partial: &Arc<Partial>, begun: &Begun) {
-        self.known.entry(key).and_compute_with(|_| {
-            if begun.is_current() {
-                Op::Put(Arc::clone(partial))
-            } else {
-                Op::Nop
-            }
-        });
-    }
-}
 
 impl Cache {
     /// The answer to a range from blocks; `None` where the request is to be sent straight on.
@@ -160,7 +57,7 @@ impl Cache {
                 return Ok(None);
             }
             let asked_for = request.asked();
-            let known = partials.known.get(&request.key);
+            let known = partials.recall(&request.key).await;
             let known = match known {
                 Some(known) if !known.selector.matches(&request.headers) => return Ok(None),
                 known => known,
@@ -221,7 +118,7 @@ impl Cache {
                 Ok(reply) => return Ok(reply),
                 Err(BodyError::Gone { .. }) => {
                     // Another version by now: look again.
-                    partials.known.invalidate(&request.key);
+                    partials.forget(&request.key);
                 }
                 Err(error) => return Err(Failure::Body(error)),
             }
@@ -254,6 +151,9 @@ impl Cache {
             _ => Slices::from_elem(slice, 1),
         };
         let blocks = &self.inner.partials.blocks;
+        for slice in &slices {
+            blocks.recall(body, *slice).await;
+        }
         let here = slices
             .iter()
             .all(|slice| slice.start >= slice.end || blocks.has(body, *slice));
@@ -383,7 +283,7 @@ impl Cache {
             .partials
             .refused
             .insert(request.key, self.now().plus(memory));
-        self.inner.partials.known.invalidate(&request.key);
+        self.inner.partials.forget(&request.key);
         Probe::Straight
     }
 
@@ -425,12 +325,13 @@ impl Cache {
         };
         headers.remove(header::AGE);
         date(&mut headers, response_time);
-        let known = partials.known.get(&request.key);
-        let known = known.filter(|known| known.body.strong == strong && known.body.total == total);
-        let body = known.map_or_else(
-            || partials.blocks.body(total, strong),
-            |known| Arc::clone(&known.body),
-        );
+        let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
+        let body = Arc::new(Body::new(
+            &request.key,
+            total,
+            strong,
+            &selector.key_of(&request.headers),
+        ));
         let bytes = match partials
             .blocks
             .take(response.body, slice.end - slice.start)
@@ -444,7 +345,6 @@ impl Cache {
                 .blocks
                 .put(&request.site.chunk_key, &body, index, block);
         }
-        let selector = Selector::of(&headers, &request.headers).unwrap_or_default();
         let membership = self.membership(request, &headers, begun);
         let partial = Arc::new(Partial {
             head: Arc::new(StoredHead::new(StatusCode::OK, headers)),

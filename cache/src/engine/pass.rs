@@ -41,7 +41,13 @@ impl Cache {
         }
         match fetched {
             Ok(response) => {
+                if let Some(change) = &change {
+                    self.recall_changed(change, &response.headers).await;
+                }
                 let invalidated = change.is_some_and(|change| self.invalidate(&change, &response));
+                if invalidated {
+                    self.outlive().await;
+                }
                 let outcome = if invalidated {
                     CacheStatus::Invalidated
                 } else {

@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use super::{Cache, CacheRequest, Failure, answer::Answer, deliver::Shape, serve::filling_shape};
+use super::{
+    Cache, CacheRequest, CacheSite, Failure, answer::Answer, deliver::Shape, serve::filling_shape,
+};
 use crate::{
     content::{ChunkId, Manifest, ManifestId},
     fill::events,
@@ -47,7 +49,10 @@ impl Cache {
         upstream: Arc<dyn Upstream>,
     ) -> Result<Relay, Failure> {
         // Before the answer, which may replace what is held.
-        let held = held.and_then(|root| self.manifest(&request.key, &root));
+        let held = match held {
+            Some(root) => self.manifest(&request.key, &root).await,
+            None => None,
+        };
         let held: HashSet<ChunkId> = held
             .iter()
             .flat_map(|manifest| manifest.entries_from(0))
@@ -91,14 +96,14 @@ impl Cache {
         })
     }
 
-    /// A chunk by its name, for a cache that has its manifest.
-    pub async fn read_chunk(&self, id: &ChunkId) -> Read {
-        self.inner.depot.store.read(id).await
+    /// A chunk of a site by its name, for a cache that has its manifest.
+    pub async fn read_chunk(&self, site: &CacheSite, id: &ChunkId) -> Read {
+        self.inner.depot.store.read(&site.chunk_key, id).await
     }
 
     /// The manifest of this root among the variants stored of a URL.
-    fn manifest(&self, key: &CacheKey, root: &ManifestId) -> Option<Arc<Manifest>> {
-        let variants = self.inner.index.get(key)?;
+    async fn manifest(&self, key: &CacheKey, root: &ManifestId) -> Option<Arc<Manifest>> {
+        let variants = self.inner.index.recall(key).await?;
         variants
             .all()
             .iter()

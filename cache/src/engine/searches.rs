@@ -97,10 +97,11 @@ impl Searches {
 
 impl Cache {
     /// A fresh response under another URL that differs from this one only where the response says that it does not matter.
-    pub(super) fn equivalent(&self, request: &CacheRequest) -> Option<Hit> {
+    pub(super) async fn equivalent(&self, request: &CacheRequest) -> Option<Hit> {
         let (key, rule) = self.inner.searches.find(request)?;
         let policy = &request.site.policy;
-        match self.lookup(&key, &request.facts(), policy, self.now()) {
+        let variants = self.inner.index.recall(&key).await?;
+        match self.select(&key, &variants, &request.facts(), policy, self.now()) {
             Lookup::Fresh(hit) if says(&hit.object.head.headers, &rule.written) => Some(hit),
             _ => None,
         }

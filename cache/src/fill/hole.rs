@@ -1,8 +1,8 @@
-//! Chunks that a manifest names and the store no longer has.
+//! Chunks that a manifest names and memory does not have.
 //!
-//! They are fetched again, by id from an upstream that keeps chunks, else by `Range` with `If-Range` under the strong
+//! They are read from disk, a run at a time. Where the store no longer has them they are fetched again, by id from an upstream that keeps chunks, else by `Range` with `If-Range` under the strong
 //! validator, and verified before a byte of them is used: so the bytes are those of the manifest whatever the
-//! upstream did meanwhile. However many readers meet at a hole, one fetches.
+//! upstream did meanwhile. However many readers meet at a hole, one reads or fetches.
 
 use std::{fmt, sync::Arc};
 
@@ -24,11 +24,11 @@ use crate::{
     upstream::{BodyError, BodyStream, FetchBody, Source, Upstream},
 };
 
-/// One refill asks for at most so many bytes of consecutive chunks.
+/// One read of the disk, and one refill, is of at most so many bytes of consecutive chunks.
 pub(crate) const RUN_BYTES_MAX: u64 = 1 << 20;
 
-/// Runs that readers hold on to until they have passed them: 32 × 1 MiB = 32 MiB. Beyond that a refill asks for a
-/// single chunk, which its reader passes on at once.
+/// Runs that readers hold on to until they have passed them: 32 × 1 MiB = 32 MiB. Beyond that a single chunk is read or
+/// fetched, which its reader passes on at once.
 const RUNS_HELD_MAX: usize = 32;
 
 /// Refills under way at once; the next waits.
@@ -49,6 +49,8 @@ pub(crate) struct Refill {
 pub(crate) struct Depot {
     pub(crate) store: Store,
     pub(crate) metrics: Arc<Metrics>,
+    /// Objects larger than this are kept on disk alone: a fourth of memory.
+    pub(crate) ram_object_bytes_max: u64,
     under_way: DashMap<ChunkId, Arc<Pending>>,
     refills: Semaphore,
     held: Arc<Semaphore>,
@@ -56,10 +58,10 @@ pub(crate) struct Depot {
 
 type Pending = OnceCell<Result<Arc<Run>, BodyError>>;
 
-/// Consecutive chunks that were fetched again.
+/// Consecutive chunks that were read from disk or fetched again.
 pub(crate) struct Run {
     chunks: Vec<(u64, Bytes)>,
-    source: Source,
+    from: ServedFrom,
     /// `None` where the run is a single chunk that nobody keeps.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -68,7 +70,7 @@ impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Run")
             .field("chunks", &self.chunks.len())
-            .field("source", &self.source)
+            .field("from", &self.from)
             .finish_non_exhaustive()
     }
 }
@@ -105,17 +107,19 @@ pub(crate) fn run(entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
 }
 
 impl Depot {
-    pub(crate) fn new(store: Store, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(store: Store, metrics: Arc<Metrics>, ram_object_bytes_max: u64) -> Self {
         Self {
             store,
             metrics,
+            ram_object_bytes_max,
             under_way: DashMap::new(),
             refills: Semaphore::new(REFILLS_MAX),
             held: Arc::new(Semaphore::new(RUNS_HELD_MAX)),
         }
     }
 
-    /// The chunk that starts at `start`, the first of `run`: from the run its reader still holds, from the store, or fetched again.
+    /// The chunk that starts at `start`, the first of `run`: from the run its reader still holds, from memory, from disk, or fetched again.
+    /// `keep`: whether what is read from disk is worth memory.
     ///
     /// Cancel safe: a refill whose caller leaves is taken over by the next that waits for it.
     pub(crate) async fn chunk(
@@ -124,6 +128,7 @@ impl Depot {
         refill: &Refill,
         start: u64,
         run: &[Entry],
+        keep: bool,
         held: &mut Option<Arc<Run>>,
     ) -> Result<(Bytes, ServedFrom), BodyError> {
         let Some(first) = run.first() else {
@@ -134,16 +139,22 @@ impl Depot {
         };
         if let Some(held_run) = held {
             if let Some(bytes) = held_run.chunk(start) {
-                return Ok((bytes, ServedFrom::Upstream(held_run.source)));
+                return Ok((bytes, held_run.from));
             }
             *held = None;
         }
-        if let Read::Hit(bytes) = self.store.read(&first.id).await {
+        if let Some(bytes) = self.store.get_ram(&first.id) {
             return Ok((bytes, ServedFrom::Ram));
         }
+        self.store.metrics().ram_misses.inc();
         let pending = Arc::clone(&self.under_way.entry(first.id).or_default());
         let fetched = pending
-            .get_or_init(|| self.refill(key, refill, start, run))
+            .get_or_init(|| async {
+                match self.read(key, start, run, keep).await {
+                    Some(read) => Ok(read),
+                    None => self.refill(key, refill, start, run).await,
+                }
+            })
             .await
             .clone();
         self.under_way
@@ -158,12 +169,57 @@ impl Depot {
                 reason: "the refill was empty".to_owned(),
             });
         };
-        let source = fetched.source;
+        let from = fetched.from;
         // Only the run of this very place can serve what follows.
         if fetched.permit.is_some() && fetched.chunks.first().is_some_and(|(at, _)| *at == start) {
             *held = Some(fetched);
         }
-        Ok((bytes, ServedFrom::Upstream(source)))
+        Ok((bytes, from))
+    }
+
+    /// Reads the chunks at the front of `run` that are on disk and not in memory; `None` where the first is not to be had there.
+    async fn read(
+        &self,
+        key: &ChunkKey,
+        start: u64,
+        run: &[Entry],
+        keep: bool,
+    ) -> Option<Arc<Run>> {
+        let store = &self.store;
+        if !run
+            .first()
+            .is_some_and(|first| store.disk_contains(&first.id))
+        {
+            return None;
+        }
+        let permit = Arc::clone(&self.held).try_acquire_owned().ok();
+        let length = match &permit {
+            None => 1,
+            Some(_) => {
+                let others = run.iter().skip(1);
+                1 + others
+                    .take_while(|next| {
+                        !store.ram().contains(&next.id) && store.disk_contains(&next.id)
+                    })
+                    .count()
+            }
+        };
+        let wanted = run.get(..length)?;
+        let reads = store.read_run(key, wanted, keep).await;
+        let mut at = start;
+        let mut chunks = Vec::with_capacity(length);
+        for (entry, read) in wanted.iter().zip(reads) {
+            let Read::Hit(bytes) = read else { break };
+            chunks.push((at, bytes));
+            at += u64::from(entry.len);
+        }
+        (!chunks.is_empty()).then(|| {
+            Arc::new(Run {
+                chunks,
+                from: ServedFrom::Disk,
+                permit,
+            })
+        })
     }
 
     /// Fetches the missing chunks at the front of `run`.
@@ -203,7 +259,7 @@ impl Depot {
                 }
                 Ok(Arc::new(Run {
                     chunks: placed,
-                    source,
+                    from: ServedFrom::Upstream(source),
                     permit,
                 }))
             }

@@ -127,7 +127,9 @@ impl FillReader {
                 }
                 At::Chunk { start, run } => {
                     let Access { depot, key, refill } = &self.access;
-                    match depot.chunk(key, refill, start, &run, &mut self.held).await {
+                    let keep = self.fill.received() <= depot.ram_object_bytes_max;
+                    let held = &mut self.held;
+                    match depot.chunk(key, refill, start, &run, keep, held).await {
                         Ok((chunk, from)) => (tail(chunk, start, self.offset), from),
                         Err(error) => return Some(Err(self.fail(error))),
                     }
@@ -213,6 +215,12 @@ impl ObjectReader {
         Ok(())
     }
 
+    /// Whether the chunk that [`ObjectReader::prepare`] made sure of was read from disk.
+    pub(crate) fn is_from_disk(&self) -> bool {
+        let ahead = self.ahead.as_ref();
+        ahead.is_some_and(|(_, _, from)| *from == ServedFrom::Disk)
+    }
+
     /// The next bytes; `None` at the end. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
         if self.failed || self.slice.start >= self.slice.end {
@@ -265,7 +273,9 @@ impl ObjectReader {
         let found = match hole::run_at(&self.manifest, offset) {
             Some((start, run)) => {
                 let Access { depot, key, refill } = &self.access;
-                let read = depot.chunk(key, refill, start, &run, &mut self.held).await;
+                let keep = self.manifest.total_len() <= depot.ram_object_bytes_max;
+                let held = &mut self.held;
+                let read = depot.chunk(key, refill, start, &run, keep, held).await;
                 read.map(|(bytes, from)| (start, bytes, from))
             }
             None => Err(BodyError::Gone {

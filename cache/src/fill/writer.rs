@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::{Fill, hole::Depot, reader::Access};
 use crate::{
@@ -21,6 +22,10 @@ const OPEN_BYTES_MAX: usize = 4 << 20;
 /// How long the window of a complete body waits for readers in it that do not move.
 const DRAIN_IDLE: Duration = Duration::from_secs(5);
 
+/// How long a body waits in all for a disk that is slower than its upstream. After that its chunks are not kept there, rather than that its
+/// readers wait for a disk that is failing.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What is known of a body before it arrives.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Declared {
@@ -30,6 +35,8 @@ pub(crate) struct Declared {
     pub(crate) validators: Validators,
     /// A body that grows beyond this is not stored, however it began.
     pub(crate) stored_bytes_max: u64,
+    /// What comes of a body beyond this is kept on disk alone.
+    pub(crate) ram_bytes_max: u64,
 }
 
 /// Writes a fill. Dropped unfinished, it fails the fill.
@@ -39,6 +46,8 @@ pub(crate) struct Writer {
     access: Access,
     declared: Declared,
     received: u64,
+    /// What is left of [`DISK_PATIENCE`].
+    patience: Duration,
 }
 
 impl Writer {
@@ -48,6 +57,7 @@ impl Writer {
             access,
             declared,
             received: 0,
+            patience: DISK_PATIENCE,
         }
     }
 
@@ -89,12 +99,12 @@ impl Writer {
             match &mut chunker {
                 Some(chunker) => {
                     chunker.push(piece);
-                    self.store_cut(chunker)?;
+                    self.store_cut(chunker).await?;
                 }
                 None => {
                     first.push(piece);
                     if self.received >= SNIFF_BYTES as u64 {
-                        chunker = Some(self.open_chunker(std::mem::take(&mut first))?);
+                        chunker = Some(self.open_chunker(std::mem::take(&mut first)).await?);
                     }
                 }
             }
@@ -102,17 +112,17 @@ impl Writer {
         self.check_length()?;
         let mut chunker = match chunker {
             Some(chunker) => chunker,
-            None => self.open_chunker(first)?,
+            None => self.open_chunker(first).await?,
         };
         chunker.finish();
-        self.store_cut(&mut chunker)?;
+        self.store_cut(&mut chunker).await?;
         self.fill
             .seal(self.declared.validators.clone())
             .ok_or_else(|| BodyError::Corrupt("sealed twice".to_owned()))
     }
 
     /// Decides how the body is cut, from its first bytes.
-    fn open_chunker(&self, first: Vec<Bytes>) -> Result<Chunker, BodyError> {
+    async fn open_chunker(&mut self, first: Vec<Bytes>) -> Result<Chunker, BodyError> {
         let sniffed: Vec<u8> = first.iter().flatten().copied().take(SNIFF_BYTES).collect();
         let Declared {
             length,
@@ -131,29 +141,48 @@ impl Writer {
         for piece in first {
             chunker.push(piece);
         }
-        self.store_cut(&mut chunker)?;
+        self.store_cut(&mut chunker).await?;
         Ok(chunker)
     }
 
     /// Stores and names each chunk that is cut.
-    fn store_cut(&self, chunker: &mut Chunker) -> Result<(), BodyError> {
+    async fn store_cut(&mut self, chunker: &mut Chunker) -> Result<(), BodyError> {
         while let Some(chunk) = chunker.next_chunk() {
             let id = self.access.key.id(&chunk);
-            self.store(id, chunk)?;
+            self.store(id, chunk).await?;
         }
         Ok(())
     }
 
     /// Chunk first, name after: a reader takes the name's word.
-    fn store(&self, id: ChunkId, chunk: Bytes) -> Result<(), BodyError> {
+    async fn store(&mut self, id: ChunkId, chunk: Bytes) -> Result<(), BodyError> {
         let len = u32::try_from(chunk.len())
             .map_err(|_| BodyError::Corrupt("chunk too long".to_owned()))?;
         if self.fill.is_stored() {
-            self.access.depot.store.put(id, chunk);
+            self.await_disk().await;
+            let store = &self.access.depot.store;
+            let whole = self.declared.length.unwrap_or(0).max(self.received);
+            if whole <= self.declared.ram_bytes_max {
+                store.put(id, chunk);
+            } else if !store.put_on_disk(id, &chunk) {
+                self.fill.stop_storing();
+            }
         }
         self.fill
             .name(id, len)
             .map_err(|error: ManifestError| BodyError::Corrupt(error.to_string()))
+    }
+
+    /// Waits until the disk takes more, as long as there is patience left.
+    async fn await_disk(&mut self) {
+        if let Some(disk) = self.access.depot.store.disk()
+            && !self.patience.is_zero()
+        {
+            let began = Instant::now();
+            // Either way the chunk is offered: a disk that is still busy refuses it.
+            let _ = tokio::time::timeout(self.patience, disk.room()).await;
+            self.patience = self.patience.saturating_sub(began.elapsed());
+        }
     }
 
     /// A body that somebody else cut: relayed at once, verified at each chunk's end.
@@ -207,12 +236,12 @@ impl Writer {
                             "bytes are not those of chunk {id}"
                         )));
                     }
-                    self.store(id, chunk)?;
+                    self.store(id, chunk).await?;
                 }
                 (ChunkEvent::Held { id, len }, Some(_)) if open.bytes == 0 => {
                     let chunk = held(&self.access, id, len).await?;
                     self.push(chunk.clone())?;
-                    self.store(id, chunk)?;
+                    self.store(id, chunk).await?;
                 }
                 (ChunkEvent::Sealed { root, total }, Some(_)) if open.bytes == 0 => {
                     if total != self.received {
@@ -308,7 +337,7 @@ impl Drop for Writer {
 /// A chunk the sender knows we hold, or held: from the store, else by name from the sender.
 async fn held(access: &Access, id: ChunkId, len: u32) -> Result<Bytes, BodyError> {
     let Depot { store, .. } = &*access.depot;
-    if let Read::Hit(bytes) = store.read(&id).await
+    if let Read::Hit(bytes) = store.read(&access.key, &id).await
         && bytes.len() == len as usize
     {
         return Ok(bytes);

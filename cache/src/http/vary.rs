@@ -69,6 +69,16 @@ impl PartialEq for Field {
 
 impl Eq for Field {}
 
+/// One field of a [`Selector`], as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SelectorPart {
+    pub(crate) name: HeaderName,
+    /// Whether codings are compared ([`Sense::Codings`]).
+    pub(crate) by_codings: bool,
+    pub(crate) written: Option<Box<[u8]>>,
+    pub(crate) normal: Option<Box<[u8]>>,
+}
+
 /// What a request must say to be answered by one variant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
@@ -152,6 +162,33 @@ impl Selector {
             key.push(b'\n');
         }
         key
+    }
+
+    /// What it is made of, to be stored.
+    pub(crate) fn parts(&self) -> impl ExactSizeIterator<Item = SelectorPart> {
+        self.fields.iter().map(|field| SelectorPart {
+            name: field.name.clone(),
+            by_codings: field.sense == Sense::Codings,
+            written: field.written.clone(),
+            normal: field.normal.clone(),
+        })
+    }
+
+    /// The selector that was made of these parts.
+    pub(crate) fn from_parts(parts: Vec<SelectorPart>) -> Self {
+        let fields = parts.into_iter().map(|part| Field {
+            name: part.name,
+            sense: if part.by_codings {
+                Sense::Codings
+            } else {
+                Sense::Plain
+            },
+            written: part.written,
+            normal: part.normal,
+        });
+        Self {
+            fields: fields.collect(),
+        }
     }
 
     /// Bytes it weighs.

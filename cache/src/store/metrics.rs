@@ -24,6 +24,18 @@ pub struct StoreMetrics {
     pub ram_hit_bytes: Counter,
     /// Reads for which memory had nothing.
     pub ram_misses: Counter,
+    /// Chunks read from disk.
+    pub disk_hits: Counter,
+    /// Bytes of those chunks.
+    pub disk_hit_bytes: Counter,
+    /// Reads for which the disk had nothing. With `disk_hits`, `disk_throttled` and `disk_corrupt`, all reads of chunks that went there.
+    pub disk_misses: Counter,
+    /// Reads for which the disk had no capacity.
+    pub disk_throttled: Counter,
+    /// Chunks on disk that were not what was put there.
+    pub disk_corrupt: Counter,
+    /// Chunks the disk did not take.
+    pub disk_refused: Counter,
     /// Chunks put that were new. With `deduped_chunks` and `too_large`, all chunks put.
     pub stored_chunks: Counter,
     /// Bytes of those chunks.
@@ -54,6 +66,32 @@ impl StoreMetrics {
             "Reads memory had nothing for",
             &self.ram_misses,
         );
+        counter("disk_hits", "Chunks read from disk", &self.disk_hits);
+        counter(
+            "disk_hit_bytes",
+            "Bytes of chunks read from disk",
+            &self.disk_hit_bytes,
+        );
+        counter(
+            "disk_misses",
+            "Reads the disk had nothing for",
+            &self.disk_misses,
+        );
+        counter(
+            "disk_throttled",
+            "Reads the disk had no capacity for",
+            &self.disk_throttled,
+        );
+        counter(
+            "disk_corrupt",
+            "Chunks found damaged on disk",
+            &self.disk_corrupt,
+        );
+        counter(
+            "disk_refused_chunks",
+            "Chunks the disk did not take",
+            &self.disk_refused,
+        );
         counter("stored_chunks", "New chunks stored", &self.stored_chunks);
         counter(
             "stored_bytes",
@@ -81,6 +119,16 @@ impl StoreMetrics {
     pub(super) fn ram_hit(&self, len: usize) {
         self.ram_hits.inc();
         self.ram_hit_bytes.inc_by(len as u64);
+    }
+
+    pub(super) fn disk_hit(&self, len: usize) {
+        self.disk_hits.inc();
+        self.disk_hit_bytes.inc_by(len as u64);
+    }
+
+    pub(super) fn deduped(&self, len: usize) {
+        self.deduped_chunks.inc();
+        self.deduped_bytes.inc_by(len as u64);
     }
 
     pub(super) fn stored(&self, len: usize) {

@@ -14,12 +14,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 
+use self::disk::{DiskRead, DiskTier, Kind, Put};
 pub use self::{
     metrics::StoreMetrics,
     quick::{ENTRY_OVERHEAD_BYTES, QuickTier},
     ram::{Inserted, RamTier},
 };
-use crate::content::ChunkId;
+use crate::content::{ChunkId, ChunkKey, Entry};
 
 /// What a read of the store comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,7 @@ pub enum Read {
 #[derive(Clone, Debug)]
 pub struct Store {
     ram: Arc<dyn RamTier>,
+    disk: Option<Arc<dyn DiskTier>>,
     metrics: StoreMetrics,
 }
 
@@ -49,7 +51,17 @@ impl Store {
     pub fn new(ram: Arc<dyn RamTier>) -> Self {
         Self {
             ram,
+            disk: None,
             metrics: StoreMetrics::default(),
+        }
+    }
+
+    /// A store with this tier in memory and this one behind it.
+    #[must_use]
+    pub fn with_disk(ram: Arc<dyn RamTier>, disk: Arc<dyn DiskTier>) -> Self {
+        Self {
+            disk: Some(disk),
+            ..Self::new(ram)
         }
     }
 
@@ -78,17 +90,64 @@ impl Store {
     /// The chunk from the first tier that has it.
     ///
     /// Cancel safe: nothing is lost by dropping the future. Bytes in memory were verified before
-    /// they were put there and are not hashed again.
-    #[expect(
-        clippy::unused_async,
-        reason = "a read that misses memory waits for the disk tier, whose seam this is"
-    )]
-    pub async fn read(&self, id: &ChunkId) -> Read {
-        match self.get_ram(id) {
-            Some(bytes) => Read::Hit(bytes),
-            None => {
-                self.metrics.ram_misses.inc();
+    /// they were put there and are not hashed again; those from disk are, under `key`.
+    pub async fn read(&self, key: &ChunkKey, id: &ChunkId) -> Read {
+        if let Some(bytes) = self.get_ram(id) {
+            return Read::Hit(bytes);
+        }
+        self.metrics.ram_misses.inc();
+        self.read_disk(key, id, true).await
+    }
+
+    /// The chunk from the tier on disk; `keep` it in memory too. Cancel safe.
+    pub(crate) async fn read_disk(&self, key: &ChunkKey, id: &ChunkId, keep: bool) -> Read {
+        let Some(disk) = &self.disk else {
+            return Read::Miss;
+        };
+        let check = |bytes: &[u8]| key.id(bytes) == *id;
+        let read = disk.read(Kind::Chunk, id.as_bytes(), &check).await;
+        self.counted(*id, read, keep)
+    }
+
+    /// Consecutive chunks of an object from the tier on disk, of at most 1 MiB together, in one go. Cancel safe.
+    pub(crate) async fn read_run(&self, key: &ChunkKey, run: &[Entry], keep: bool) -> Vec<Read> {
+        let Some(disk) = &self.disk else {
+            return vec![Read::Miss; run.len()];
+        };
+        let names: Vec<_> = run.iter().map(|entry| *entry.id.as_bytes()).collect();
+        let check = |place: usize, bytes: &[u8]| {
+            run.get(place)
+                .is_some_and(|entry| key.id(bytes) == entry.id)
+        };
+        let reads = disk.read_run(&names, &check).await;
+        run.iter()
+            .zip(reads)
+            .map(|(entry, read)| self.counted(entry.id, read, keep))
+            .collect()
+    }
+
+    /// Counts a read of the tier on disk.
+    fn counted(&self, id: ChunkId, read: DiskRead, keep: bool) -> Read {
+        match read {
+            DiskRead::Hit(bytes) => {
+                self.metrics.disk_hit(bytes.len());
+                if keep {
+                    self.ram.insert(id, bytes.clone());
+                }
+                Read::Hit(bytes)
+            }
+            DiskRead::Miss => {
+                self.metrics.disk_misses.inc();
                 Read::Miss
+            }
+            DiskRead::Throttled => {
+                self.metrics.disk_throttled.inc();
+                Read::Throttled
+            }
+            DiskRead::Corrupt => {
+                self.metrics.disk_corrupt.inc();
+                tracing::warn!(%id, "a chunk on disk was damaged; it was dropped");
+                Read::Corrupt
             }
         }
     }
@@ -100,22 +159,57 @@ impl Store {
     /// that no tier takes is counted.
     pub fn put(&self, id: ChunkId, bytes: Bytes) {
         let len = bytes.len();
-        match self.ram.insert(id, bytes) {
-            Inserted::Stored => self.metrics.stored(len),
-            Inserted::Present => {
-                self.metrics.deduped_chunks.inc();
-                self.metrics.deduped_bytes.inc_by(len as u64);
-            }
-            Inserted::TooLarge => {
+        let on_disk = self.disk.as_ref().map(|disk| {
+            let put = disk.put(Kind::Chunk, *id.as_bytes(), &bytes);
+            self.refused(put);
+            put
+        });
+        match (self.ram.insert(id, bytes), on_disk) {
+            (Inserted::Present, _) | (_, Some(Put::Present)) => self.metrics.deduped(len),
+            (Inserted::Stored, _) | (_, Some(Put::Queued)) => self.metrics.stored(len),
+            (Inserted::TooLarge, Some(Put::Refused(_)) | None) => {
                 self.metrics.too_large.inc();
             }
+        }
+    }
+
+    /// Keeps a chunk on disk alone. Whether it is there.
+    pub(crate) fn put_on_disk(&self, id: ChunkId, bytes: &[u8]) -> bool {
+        let Some(disk) = &self.disk else {
+            return false;
+        };
+        let put = disk.put(Kind::Chunk, *id.as_bytes(), bytes);
+        match put {
+            Put::Queued => self.metrics.stored(bytes.len()),
+            Put::Present => self.metrics.deduped(bytes.len()),
+            Put::Refused(_) => self.refused(put),
+        }
+        !matches!(put, Put::Refused(_))
+    }
+
+    fn refused(&self, put: Put) {
+        if let Put::Refused(_) = put {
+            self.metrics.disk_refused.inc();
         }
     }
 
     /// Whether a tier holds the chunk now. It may be gone at the next read.
     #[must_use]
     pub fn contains(&self, id: &ChunkId) -> bool {
-        self.ram.contains(id)
+        self.ram.contains(id) || self.disk_contains(id)
+    }
+
+    /// Whether the tier on disk holds the chunk now.
+    #[must_use]
+    pub fn disk_contains(&self, id: &ChunkId) -> bool {
+        let disk = self.disk.as_ref();
+        disk.is_some_and(|disk| disk.contains(id.as_bytes()))
+    }
+
+    /// The tier on disk, if there is one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Arc<dyn DiskTier>> {
+        self.disk.as_ref()
     }
 
     /// The tier in memory, for its size.
@@ -140,16 +234,17 @@ mod tests {
     #[tokio::test]
     async fn every_put_and_read_is_counted_once() {
         let store = Store::new(Arc::new(QuickTier::new(200_000)));
+        let key = ChunkKey::derive(&[0; 32], "test");
         let (id, bytes) = chunk(1, 1_000);
-        assert_eq!(store.read(&id).await, Read::Miss);
+        assert_eq!(store.read(&key, &id).await, Read::Miss);
         store.put(id, bytes.clone());
         store.put(id, bytes.clone());
         assert!(store.contains(&id));
         assert_eq!(store.get_ram(&id), Some(bytes.clone()));
-        assert_eq!(store.read(&id).await, Read::Hit(bytes));
+        assert_eq!(store.read(&key, &id).await, Read::Hit(bytes));
         let (large, large_bytes) = chunk(2, CHUNK_BYTES_MAX);
         store.put(large, large_bytes);
-        assert_eq!(store.read(&large).await, Read::Miss);
+        assert_eq!(store.read(&key, &large).await, Read::Miss);
 
         let mut registry = Registry::default();
         store.register(&mut registry);

@@ -11,10 +11,12 @@ use http::HeaderValue;
 use stoq_cache::{
     engine::CacheRequest,
     http::cache_status::CacheStatus,
+    metrics::ServedFrom,
     upstream::{BodyError, FetchBody, FetchRequest, FetchResponse, UpstreamError},
 };
 
 use super::invalidation::change;
+use super::kept::Kept;
 use super::script::{House, Script, body, house, pieces, response, stream_of, until};
 
 const GIB: u64 = 1 << 30;
@@ -382,4 +384,68 @@ async fn a_look_that_began_before_an_unsafe_request_is_not_what_blocks_are_serve
     let outcomes = futures_util::future::join(early, late).await;
     assert_eq!(outcomes, (CacheStatus::Partial, CacheStatus::Partial));
     assert_eq!(ask(&house, &upstream, 2, wanted).await, CacheStatus::Hit);
+}
+
+#[tokio::test]
+async fn blocks_come_back_after_the_process_without_asking() {
+    let (kept, large) = (Kept::new(), Large::new(50 * GIB));
+    let upstream = large.script();
+    // In one record of names, at its edge, and in others.
+    let wanted = [
+        (40 * GIB + 12_345, 40 * GIB + MIB),
+        (40 * GIB + 16 * MIB - 100, 40 * GIB + 16 * MIB + 100),
+        (20 * GIB, 20 * GIB + 3 * MIB),
+    ];
+    let house = kept.start();
+    for range in wanted {
+        let _ = ask(&house, &upstream, 1, range).await;
+    }
+    let house = kept.restart(house);
+    large.sent();
+    let fetches = upstream.fetches();
+    for range in wanted {
+        assert_eq!(ask(&house, &upstream, 1, range).await, CacheStatus::Hit);
+    }
+    assert_eq!((large.sent(), upstream.fetches()), (0, fetches));
+    let disk = house.cache.metrics().served_bytes(ServedFrom::Disk).get();
+    assert!(disk > 3 * MIB, "{disk}");
+    // What is fetched now joins what was there before.
+    let more = (20 * GIB + 3 * MIB, 20 * GIB + 4 * MIB);
+    assert_eq!(ask(&house, &upstream, 1, more).await, CacheStatus::Partial);
+    let house = kept.restart(house);
+    let all = (20 * GIB, 20 * GIB + 4 * MIB);
+    assert_eq!(ask(&house, &upstream, 1, all).await, CacheStatus::Hit);
+    house.assert_bytes_add_up();
+}
+
+#[tokio::test]
+async fn blocks_that_were_invalidated_are_confirmed_after_the_process_or_of_the_new_version() {
+    for in_memory in [true, false] {
+        for loses in [true, false] {
+            for changes in [true, false] {
+                let (kept, large) = (Kept::new(), Large::new(GIB));
+                let upstream = large.script();
+                let wanted = (GIB / 2, GIB / 2 + MIB);
+                let mut house = kept.start();
+                let _ = ask(&house, &upstream, 1, wanted).await;
+                let disk = house.cache.store().disk().unwrap();
+                disk.flush().await.unwrap();
+                if !in_memory {
+                    house = kept.restart(house);
+                }
+                large
+                    .version
+                    .fetch_add(u64::from(changes), Ordering::Relaxed);
+                let reply = change(&house, "POST", "/", 204, &[]).await;
+                assert_eq!(reply.outcome, CacheStatus::Invalidated);
+                if loses {
+                    kept.tier.lose_all_but(|_| 0);
+                }
+                let house = kept.restart(house);
+                let version = 1 + u64::from(changes);
+                let found = ask(&house, &upstream, version, wanted).await;
+                assert_eq!(found, CacheStatus::Partial, "{in_memory} {loses} {changes}");
+            }
+        }
+    }
 }

@@ -4,9 +4,11 @@
 
 mod blocks;
 mod collapse;
+mod disk;
 mod fill;
 mod freshening;
 mod invalidation;
+mod kept;
 mod ranges;
 mod relay;
 mod reuse;

@@ -179,7 +179,7 @@ pub(crate) struct House {
     pub(crate) cache: Cache,
     pub(crate) site: Arc<CacheSite>,
     pub(crate) tier: Arc<Forgetful>,
-    now: Arc<AtomicU64>,
+    pub(crate) now: Arc<AtomicU64>,
 }
 
 pub(crate) fn house() -> House {
@@ -268,6 +268,7 @@ impl House {
         let metrics = self.cache.metrics();
         let served: u64 = [
             ServedFrom::Ram,
+            ServedFrom::Disk,
             ServedFrom::Upstream(Source::Origin),
             ServedFrom::Upstream(Source::Shield),
             ServedFrom::Upstream(Source::Peer),
@@ -374,7 +375,7 @@ impl Watched {
 
 /// A tier that holds everything until it is told to forget.
 #[derive(Debug, Default)]
-pub(crate) struct Forgetful(Mutex<HashMap<ChunkId, Bytes>>);
+pub(crate) struct Forgetful(pub(crate) Mutex<HashMap<ChunkId, Bytes>>);
 
 impl Forgetful {
     /// Forgets what `which` says yes to, in no particular order.
