@@ -9,7 +9,10 @@ use bytes::Bytes;
 use stoq_cache::{
     content::ChunkId,
     key::CacheKey,
-    store::{Inserted, QuickTier, RamTier},
+    store::{
+        Inserted, QuickTier, RamTier,
+        disk::index::{DENSE_ENTRIES, Index, Place},
+    },
 };
 
 thread_local! {
@@ -107,4 +110,54 @@ fn the_key_of_a_normal_url_is_made_without_allocating() {
     let second = CacheKey::of("shop", "https", "www.example.com:8443", &target);
     assert_eq!(MADE.get() - before, 0);
     assert_eq!(first, second);
+}
+
+/// Ten million entries where that takes seconds, one million where it would take minutes.
+const INDEX_ENTRIES: u64 = if cfg!(debug_assertions) {
+    1_000_000
+} else {
+    10_000_000
+};
+
+#[test]
+fn an_entry_of_the_index_costs_at_most_24_bytes() {
+    let name = |n: u64| *id(n).as_bytes();
+    let before = LIVE.get();
+    let index = Index::new(1);
+    let mut dearest = 0.0_f64;
+    let mut look = |index: &Index| {
+        let allocated = LIVE.get().wrapping_sub(before);
+        let bytes = index.bytes();
+        assert!(
+            bytes <= allocated + size_of::<Index>(),
+            "{bytes} bytes said, {allocated} allocated"
+        );
+        if index.len() >= DENSE_ENTRIES {
+            dearest = dearest.max(allocated as f64 / index.len() as f64);
+        }
+    };
+    for n in 0..INDEX_ENTRIES {
+        let place = Place::new(7, 64, 65_536).unwrap();
+        assert_eq!(index.insert(&name(n), place), None);
+        if n % 10_000 == 0 {
+            look(&index);
+        }
+    }
+    let made = MADE.get();
+    for n in (0..INDEX_ENTRIES).step_by(100) {
+        assert!(index.touch(&name(n)).is_some() && index.get(&name(n + INDEX_ENTRIES)).is_none());
+    }
+    assert_eq!(MADE.get(), made, "a look-up allocates nothing");
+    // Half of them again, as when a disk fills with larger bodies.
+    for n in 0..INDEX_ENTRIES / 2 {
+        index.remove(&name(n));
+        if n % 10_000 == 0 {
+            look(&index);
+        }
+    }
+    println!(
+        "{INDEX_ENTRIES} entries and then half of them: at most {dearest:.2} bytes each, now {:.2}",
+        (LIVE.get().wrapping_sub(before)) as f64 / index.len() as f64
+    );
+    assert!((16.0..=24.0).contains(&dearest), "{dearest:.2} bytes");
 }

@@ -4,16 +4,42 @@
 //! passed by (`O_DIRECT`). Nothing is ordered but by waiting: a write that has not completed may or may not be there after a crash, whole or in
 //! part, block by block; what completed before a [`Device::sync`] that completed is there.
 
-use std::{fmt::Debug, io, sync::Arc};
+//!
+//! [`open()`] gives the device of a file, by the best engine there is, and says which. [`Sim`] is one in memory for tests, that loses power and
+//! fails on command.
+
+use std::{fmt::Debug, io, sync::Arc, time::Duration};
 
 use super::DiskFuture;
 
 mod buffer;
+mod file;
+mod job;
+mod open;
+mod pool;
+mod ring;
+mod sim;
+mod uring;
 
-pub use buffer::IoBuf;
+pub use self::{
+    buffer::IoBuf,
+    open::{Engine, OpenError, Opened, open},
+    pool::THREADS_MAX,
+    ring::IN_FLIGHT_MAX,
+    sim::{Counts, Effect, Fault, Loss, Op, Sim},
+};
 
 /// The unit of a device, in bytes.
 pub const BLOCK_BYTES: usize = 4096;
+
+/// The most that one operation moves, in bytes.
+pub const EXTENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Reads that wait for their turn, beyond those the kernel has: at 64 KiB each and 1 GB/s the last waits for 64 ms. The next is refused.
+pub const READS_WAITING_MAX: usize = 1024;
+
+/// How long the end of an engine waits for what is under way. A disk that has not answered by then is given up with the memory it may still write to.
+const END_WAIT: Duration = Duration::from_secs(10);
 
 /// Blocks in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +55,10 @@ pub struct Extent {
 /// Futures are `'static` and may be dropped: the operation then goes on and its buffer is kept alive until it has ended. They need a
 /// tokio runtime with I/O enabled.
 pub trait Device: Send + Sync + Debug {
-    /// Reads blocks. Fewer bytes than asked for are an error ([`io::ErrorKind::UnexpectedEof`]).
+    /// Reads blocks.
+    ///
+    /// Fewer bytes than asked for are an error ([`io::ErrorKind::UnexpectedEof`]); [`io::ErrorKind::WouldBlock`] says that [`READS_WAITING_MAX`] reads
+    /// wait already, and nothing about the disk.
     fn read(&self, extent: Extent) -> DiskFuture<'static, io::Result<IoBuf>>;
 
     /// Reads several runs of blocks, handed to the kernel at once. The answers are in the order of the extents.
@@ -58,3 +87,6 @@ pub trait Device: Send + Sync + Debug {
         self.len() == 0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,37 @@
 //! manifests by their digest, heads of stored responses by their [`CacheKey`](crate::key::CacheKey). The tier promises nothing
 //! about what it keeps; it promises that a body it gives back passed the caller's check and is the last that was put under that name.
 //!
-//! - [`DiskTier`]: what the store sees of it.
+//! - [`DiskTier`]: what the store sees of it; [`Disk`]: volumes behind that face.
+//! - [`volume`]: one log on one device, its index, and the tasks that keep them: [`log`] its end in memory, [`keeper`] what writes and saves, [`reclaim`] what makes
+//!   room, [`recover`] what is found at the start.
+//! - [`format`]: the bytes on the device. [`index`]: where each name lies. [`checkpoint`]: the index on disk.
 //! - [`device`]: blocks at offsets, by io_uring or by threads; a faulty one for tests.
+//! - [`directory`]: the directory of a volume, its own and held by one process.
 
+mod budget;
+pub mod checkpoint;
 pub mod device;
+pub mod directory;
+pub mod format;
+mod health;
+pub mod index;
+mod keeper;
+mod log;
+mod metrics;
+mod open;
+mod reclaim;
+mod recover;
+mod segments;
+mod volume;
 
 use std::{fmt::Debug, future::Future, pin::Pin};
+
+pub use self::{
+    health::Ailments,
+    metrics::DiskMetrics,
+    open::{Disk, Found, OpenError, VolumeConfig},
+    volume::Retained,
+};
 
 use bytes::Bytes;
 
@@ -70,6 +95,17 @@ pub enum Refused {
     Off,
 }
 
+impl Refused {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Busy => "busy",
+            Self::Budget => "budget",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// A future of the tier.
 pub type DiskFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -105,3 +141,6 @@ pub trait DiskTier: Send + Sync + Debug {
     /// Says what failed; the records are then gone.
     fn flush(&self) -> DiskFuture<'_, std::io::Result<()>>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,22 @@ use super::BLOCK_BYTES;
 /// Bytes on a block boundary, a whole number of blocks, at least one.
 pub struct IoBuf {
     bytes: NonNull<u8>,
+    /// What was allocated.
+    capacity: usize,
+    /// What counts of it.
     len: usize,
+}
+
+impl IoBuf {
+    /// Leaves the first `len` bytes, rounded up to whole blocks, at least one. The others stay allocated.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = len.max(1).next_multiple_of(BLOCK_BYTES).min(self.len);
+    }
+
+    /// Undoes all [`truncate`](Self::truncate)s. What the bytes are by now is anyone's guess.
+    pub const fn restore(&mut self) {
+        self.len = self.capacity;
+    }
 }
 
 #[expect(
@@ -45,7 +60,11 @@ mod memory {
             let Some(bytes) = NonNull::new(bytes) else {
                 handle_alloc_error(layout(len))
             };
-            Self { bytes, len }
+            Self {
+                bytes,
+                capacity: len,
+                len,
+            }
         }
     }
 
@@ -53,7 +72,7 @@ mod memory {
         type Target = [u8];
 
         fn deref(&self) -> &[u8] {
-            // SAFETY: `len` bytes were allocated and initialised, and live as long as `self`.
+            // SAFETY: at least `len` bytes were allocated and initialised, and live as long as `self`.
             unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
         }
     }
@@ -68,7 +87,7 @@ mod memory {
     impl Drop for IoBuf {
         fn drop(&mut self) {
             // SAFETY: allocated by `zeroed` with this layout, and dropped once.
-            unsafe { dealloc(self.bytes.as_ptr(), layout(self.len)) }
+            unsafe { dealloc(self.bytes.as_ptr(), layout(self.capacity)) }
         }
     }
 }

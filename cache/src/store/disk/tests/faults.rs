@@ -1,0 +1,142 @@
+//! A device that fails, fills up or stands still: the tier is off or throttled, says so, and comes back.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        Refused,
+        device::{Effect, Fault, Op},
+    },
+    *,
+};
+
+fn always(op: Op, errno: i32) -> Fault {
+    Fault {
+        op,
+        range: None,
+        after: 0,
+        times: None,
+        effect: Effect::Errno(errno),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_turns_writing_off_and_a_probe_on_again() {
+    let device = Sim::new(1, SMALL);
+    let rig = Rig::start(&device, SMALL, None).await;
+    assert_eq!(rig.put(1).await, Put::Queued);
+    rig.volume.flush().await.unwrap();
+    device.fail(always(Op::Write, libc::EIO));
+    assert_eq!(rig.put(2).await, Put::Queued);
+    rig.volume.flush().await.unwrap_err();
+    assert_eq!(
+        rig.get(2).await,
+        DiskRead::Miss,
+        "it was lost, and that is known"
+    );
+    assert!(matches!(rig.get(1).await, DiskRead::Hit(_)), "reads go on");
+    assert_eq!(rig.put(3).await, Put::Refused(Refused::Off));
+    assert!(rig.volume.health.ailments().writes.is_some());
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(rig.put(3).await, Put::Refused(Refused::Off));
+    device.heal();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(rig.put(3).await, Put::Queued);
+    rig.volume.flush().await.unwrap();
+    assert!(matches!(rig.get(3).await, DiskRead::Hit(_)));
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_reads_lose_what_they_hit_and_turn_reading_off() {
+    let device = Sim::new(2, SMALL);
+    let rig = Rig::start(&device, SMALL, None).await;
+    for chunk in 0..40 {
+        assert_eq!(rig.put(chunk).await, Put::Queued);
+    }
+    rig.volume.flush().await.unwrap();
+    device.fail(always(Op::Read, libc::EIO));
+    for chunk in 0..8 {
+        assert_eq!(rig.get(chunk).await, DiskRead::Miss);
+    }
+    assert_eq!(rig.get(8).await, DiskRead::Throttled);
+    assert!(rig.volume.health.ailments().reads.is_some());
+    device.heal();
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert!(matches!(rig.get(8).await, DiskRead::Hit(_)));
+    assert_eq!(rig.get(7).await, DiskRead::Miss);
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_stands_still_makes_nobody_wait_for_long() {
+    let device = Sim::new(3, SMALL);
+    let rig = Rig::start(&device, SMALL, None).await;
+    assert_eq!(rig.put(0).await, Put::Queued);
+    rig.volume.flush().await.unwrap();
+    device.stall();
+    let asked = tokio::time::Instant::now();
+    assert_eq!(rig.get(0).await, DiskRead::Throttled);
+    assert!(asked.elapsed() <= Duration::from_secs(1));
+    // Puts go on until the buffers are full, then say busy.
+    let mut refused = None;
+    for chunk in 1..20_000 {
+        match rig.volume.put(Kind::Chunk, name(chunk), &body(chunk)) {
+            Put::Queued => {}
+            put => {
+                refused = Some(put);
+                break;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(refused, Some(Put::Refused(Refused::Busy)));
+    assert!(matches!(rig.get(5).await, DiskRead::Hit(_)), "from memory");
+    device.resume();
+    rig.volume.flush().await.unwrap();
+    assert!(matches!(rig.get(0).await, DiskRead::Hit(_)));
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_filesystem_makes_the_log_turn_within_what_it_has() {
+    // Room for 6 of 16 segments.
+    let device = Sim::new(4, (1 << 20) + 6 * (512 << 10));
+    let rig = Rig::start(&device, SMALL, None).await;
+    for chunk in 0..4_000 {
+        assert_eq!(rig.put(chunk).await, Put::Queued, "chunk {chunk}");
+    }
+    assert!(rig.volume.health.ailments().space.is_some());
+    assert!(rig.volume.metrics.reclaimed_segments.get() > 6);
+    assert!(matches!(rig.get(3_999).await, DiskRead::Hit(_)));
+    rig.close().await;
+    // What it turned through is found again.
+    let rig = Rig::start(&device, SMALL, None).await;
+    assert!(matches!(rig.get(3_999).await, DiskRead::Hit(_)));
+    rig.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn flipped_bits_are_found_by_the_check_and_dropped() {
+    let device = Sim::new(5, SMALL);
+    let rig = Rig::start(&device, SMALL, None).await;
+    for chunk in 0..300 {
+        assert_eq!(rig.put(chunk).await, Put::Queued);
+    }
+    rig.volume.flush().await.unwrap();
+    device.rot(200);
+    let mut corrupt = 0;
+    for chunk in 0..300 {
+        match rig.get(chunk).await {
+            DiskRead::Hit(got) => assert_eq!(got[..], body(chunk)),
+            DiskRead::Corrupt => {
+                corrupt += 1;
+                assert_eq!(rig.get(chunk).await, DiskRead::Miss);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(corrupt > 0);
+    assert_eq!(rig.volume.metrics.corrupt.get(), corrupt);
+    rig.close().await;
+}
