@@ -36,6 +36,11 @@ identity = "state/edge-1/identity.pem"
 root = "state/root.pem"
 "#;
 
+const STORED: &str = r#"disk = [{ path = "a \"b\"", size = "64MiB" }, { path = "/var/cache/stoq", size = "2TiB" }]
+disk_engine = "threads"
+disk_writes_per_day = "500GB"
+"#;
+
 fn parse(text: &str, role: Role) -> Result<Config, ConfigErrors> {
     Config::parse("edge.toml", text, Path::new(""), &Env::none(), role)
 }
@@ -184,6 +189,40 @@ fn keys_are_checked_against_each_other() {
         (
             format!("{listen}{site}[tls]\ncertificates = [{{ hosts = [\"a\"], cert = \"c\" }}]\n"),
             "needs both `cert` and `key`",
+        ),
+        (
+            format!("{listen}{site}[cache]\ndisk = [{{ path = \"c\" }}]\n"),
+            "edge.toml:7:9: cache.disk[0]: needs both `path` and `size`",
+        ),
+        (
+            format!("{listen}{site}[cache]\ndisk = [{{ path = \"c\", size = \"63MiB\" }}]\n"),
+            "edge.toml:7:30: cache.disk[0].size: 63MiB is too small for a log (at least 64MiB",
+        ),
+        (
+            format!(
+                "{listen}{site}[cache]\ndisk = [\n{{ path = \"c\", size = \"1GiB\" }},\n{{ path = \"./c/\", size = \"1GiB\" }},\n]\n"
+            ),
+            "edge.toml:9:10: cache.disk[1].path: ",
+        ),
+        (
+            format!(
+                "[node]\nstate_dir = \"s\"\n{listen}{site}[cache]\ndisk = [{{ path = \"s\", size = \"1GiB\" }}]\n"
+            ),
+            "is taken by node.state_dir (give it a directory of its own)",
+        ),
+        (
+            format!("{listen}{site}[cache]\ndisk_engine = \"uring\"\n"),
+            "edge.toml:7:15: cache.disk_engine: `uring` is no engine (write \"auto\", \"io_uring\" or \"threads\")",
+        ),
+        (
+            format!("{listen}{site}[cache]\ndisk = [{{ path = \"c\", sise = \"1GiB\" }}]\n"),
+            "cache.disk[0].sise: unknown key (did you mean `size`?)",
+        ),
+        (
+            format!(
+                "{listen}{site}[limits]\nmemory = \"1100MiB\"\n[cache]\ndisk = [{{ path = \"c\", size = \"100GiB\" }}]\n"
+            ),
+            "+ 150MiB for the index of cache.disk",
         ),
     ] {
         let found = errors(&text);
@@ -414,10 +453,12 @@ certificates = [{{ hosts = ["example.com"], cert = "c.pem", key = "k.pem" }}]
 trusted_proxies = ["10.1.2.3/8", "::1"]
 "#
     );
+    let stored = EDGE.replace("ram = \"256MiB\"\n", STORED);
     for (text, role) in [
         (EDGE, Role::Edge),
         (SHIELD, Role::Shield),
         (&rich, Role::Edge),
+        (&stored, Role::Edge),
     ] {
         let shown = parse(text, role).unwrap().to_toml();
         let again = parse(&shown, role).unwrap_or_else(|errors| panic!("{errors}\nin:\n{shown}"));

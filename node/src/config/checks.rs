@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::{Component, Path, PathBuf},
 };
 
 use super::{
@@ -15,6 +16,30 @@ pub(super) fn check(config: &Config, role: Role, errors: &mut ConfigErrors) {
     role_fits(config, role, errors);
     sites_are_distinct(config, errors);
     listeners_are_distinct(config, errors);
+    directories_are_distinct(config, errors);
+}
+
+/// Each volume's directory is its own: two on one would write over each other.
+fn directories_are_distinct(config: &Config, errors: &mut ConfigErrors) {
+    // Other spellings of a path, such as `./a/`, have the same names.
+    let place = |path: &Path| {
+        let named = path.components().filter(|part| *part != Component::CurDir);
+        named.collect::<PathBuf>()
+    };
+    let mut taken = BTreeMap::from([(place(&config.node.state_dir), "node.state_dir".to_owned())]);
+    for (index, volume) in config.cache.disk.iter().enumerate() {
+        let key = format!("cache.disk[{index}]");
+        let path = place(&volume.path);
+        if let Some(first) = taken.get(&path) {
+            let message = format!(
+                "{} is taken by {first} (give it a directory of its own)",
+                path.display()
+            );
+            errors.push(config.error(&format!("{key}.path"), message));
+        } else {
+            taken.insert(path, key);
+        }
+    }
 }
 
 fn role_fits(config: &Config, role: Role, errors: &mut ConfigErrors) {

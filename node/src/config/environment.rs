@@ -192,7 +192,7 @@ fn known_path(path: &[&str]) -> Result<(), String> {
             t.split_last()
                 .is_some_and(|(last, parent)| parent == table && last == name)
         });
-        if rest.is_empty() && is_table && *name != "certificates" {
+        if rest.is_empty() && is_table && !["certificates", "disk"].contains(name) {
             return Err(format!(
                 "`{name}` is a table (set one of its keys: {ENV_PREFIX}{}__KEY)",
                 path.join("__").to_ascii_uppercase()

@@ -17,19 +17,20 @@ use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{
         RawCache, RawCertificate, RawCluster, RawConfig, RawLimits, RawListen, RawLog, RawNode,
-        RawOriginTable, RawQueryTable, RawRule, RawShield, RawSite, RawTimeouts, RawTls,
+        RawOriginTable, RawQueryTable, RawRule, RawShield, RawSite, RawTimeouts, RawTls, RawVolume,
     },
     source::Sources,
 };
 
 /// Every table, by its path without indices. A new table in `raw.rs` is added here; a test finds one that was forgotten.
-pub(super) const TABLES: [&[&str]; 16] = [
+pub(super) const TABLES: [&[&str]; 17] = [
     &[],
     &["node"],
     &["listen"],
     &["limits"],
     &["limits", "timeouts"],
     &["cache"],
+    &["cache", "disk"],
     &["tls"],
     &["tls", "certificates"],
     &["log"],
@@ -51,6 +52,7 @@ pub(super) fn keys_of(path: &[&str]) -> Option<&'static [&'static str]> {
         ["limits"] => field_names::<RawLimits>(),
         ["limits", "timeouts"] => field_names::<RawTimeouts>(),
         ["cache"] => field_names::<RawCache>(),
+        ["cache", "disk"] => field_names::<RawVolume>(),
         ["tls"] => field_names::<RawTls>(),
         ["tls", "certificates"] => field_names::<RawCertificate>(),
         ["log"] => field_names::<RawLog>(),

@@ -57,8 +57,9 @@ pub use self::{
     problem::{ConfigError, ConfigErrors},
     query::{PathRule, Query, Take},
     resolved::{
-        AdminAddr, Cache, Certificate, Cluster, Config, HostPattern, HttpOrigin, Limits, Listen,
-        Log, LogFormat, Node, NodeAddr, OriginSpec, Role, Scheme, Shield, Site, Timeouts, Tls,
+        AdminAddr, Cache, Certificate, Cluster, Config, DiskEngine, HostPattern, HttpOrigin,
+        Limits, Listen, Log, LogFormat, Node, NodeAddr, OriginSpec, Role, Scheme, Shield, Site,
+        Timeouts, Tls, Volume,
     },
     source::Position,
     units::{DURATION_MAX, UnitError, format_duration, format_size, parse_duration, parse_size},

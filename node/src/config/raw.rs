@@ -81,6 +81,20 @@ pub(super) struct RawCache {
     pub(super) heads: At<Size>,
     pub(super) fill_buffer: At<Size>,
     pub(super) variants: At<Count>,
+    pub(super) disk: Vec<Spanned<RawVolume>>,
+    pub(super) disk_engine: At<String>,
+    pub(super) disk_writes_per_day: At<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table such as { path = \"/var/cache/stoq\", size = \"100GiB\" }"
+)]
+pub(super) struct RawVolume {
+    pub(super) path: At<String>,
+    pub(super) size: At<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]

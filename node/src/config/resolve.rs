@@ -20,8 +20,8 @@ use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{At, RawConfig, Strings, strings},
     resolved::{
-        AdminAddr, Cache, Cluster, Config, Limits, Listen, Log, LogFormat, Node, Role, Scheme,
-        Shield, Timeouts,
+        AdminAddr, Cache, Cluster, Config, DiskEngine, Limits, Listen, Log, LogFormat, Node, Role,
+        Scheme, Shield, Timeouts,
     },
     source::{Position, Sources},
     units::{Count, Size, Time, format_size},
@@ -192,6 +192,13 @@ impl Resolver<'_> {
             heads: size(&raw.cache.heads, HEADS),
             fill_buffer: size(&raw.cache.fill_buffer, FILL_BUFFER),
             variants: self.variants(&raw.cache.variants),
+            disk: self.volumes(&raw.cache.disk),
+            disk_engine: self.disk_engine(&raw.cache.disk_engine),
+            disk_writes_per_day: raw
+                .cache
+                .disk_writes_per_day
+                .as_ref()
+                .map(|bytes| bytes.get_ref().0),
         };
         let sites = raw
             .site
@@ -224,6 +231,21 @@ impl Resolver<'_> {
             );
         }
         variants.min(VARIANTS_MAX)
+    }
+
+    fn disk_engine(&mut self, value: &At<String>) -> DiskEngine {
+        self.or(
+            value,
+            "cache.disk_engine",
+            || DiskEngine::Auto,
+            |text| {
+                let known = [DiskEngine::Auto, DiskEngine::IoUring, DiskEngine::Threads];
+                let known = known.into_iter().find(|engine| engine.as_str() == text);
+                known.ok_or_else(|| {
+                    format!("`{text}` is no engine (write \"auto\", \"io_uring\" or \"threads\")")
+                })
+            },
+        )
     }
 
     fn workers(&mut self, value: &At<Count>) -> usize {
@@ -286,8 +308,12 @@ impl Resolver<'_> {
         let needed = Limits::memory_needed(cache, connections);
         let memory = size(&limits.memory, needed);
         if let Some(value) = limits.memory.as_ref().filter(|_| memory < needed) {
+            let index = match Limits::disk_index(cache) {
+                0 => String::new(),
+                bytes => format!(" + {} for the index of cache.disk", format_size(bytes)),
+            };
             let parts = format!(
-                "cache.ram {} + cache.heads {} + cache.fill_buffer {} + {connections} connections of {} + {} for the program",
+                "cache.ram {} + cache.heads {} + cache.fill_buffer {}{index} + {connections} connections of {} + {} for the program",
                 format_size(cache.ram),
                 format_size(cache.heads),
                 format_size(cache.fill_buffer),

@@ -180,12 +180,25 @@ impl Limits {
     /// What the program takes before the first connection: code, runtimes, socket buffers, tables.
     pub const PROGRAM_BYTES: u64 = 64 << 20;
 
-    /// The sum of all that is bounded elsewhere: `cache.ram` + `cache.heads` + `cache.fill_buffer` + connections × 64 KiB + 64 MiB.
+    /// Bytes on disk for which the index in memory takes 24: what a chunk has on average.
+    pub const DISK_RECORD_BYTES: u64 = 16 << 10;
+
+    /// What the index of `cache.disk` takes: 24 B for each 16 KiB, 1.5 GiB for 1 TiB. More where what is stored is smaller on average.
+    #[must_use]
+    pub fn disk_index(cache: &Cache) -> u64 {
+        let sizes = cache.disk.iter().map(|volume| volume.size);
+        let bytes = sizes.fold(0, u64::saturating_add);
+        (bytes / Self::DISK_RECORD_BYTES).saturating_mul(24)
+    }
+
+    /// The sum of all that is bounded elsewhere: `cache.ram` + `cache.heads` + `cache.fill_buffer` + the index of `cache.disk` +
+    /// connections × 64 KiB + 64 MiB.
     pub fn memory_needed(cache: &Cache, connections: usize) -> u64 {
         cache
             .ram
             .saturating_add(cache.heads)
             .saturating_add(cache.fill_buffer)
+            .saturating_add(Self::disk_index(cache))
             .saturating_add(
                 u64::try_from(connections)
                     .unwrap_or(u64::MAX)
@@ -210,7 +223,7 @@ pub struct Timeouts {
     pub origin_between_bytes: Duration,
 }
 
-/// `[cache]`: what is kept in memory.
+/// `[cache]`: what is kept in memory and on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     /// Bytes of the RAM tier, its own overhead included. Default 256 MiB.
@@ -221,6 +234,44 @@ pub struct Cache {
     pub fill_buffer: u64,
     /// Variants kept of one URL; the oldest makes room. At most 256. Default 16.
     pub variants: usize,
+    /// Directories for what outlives the process, each path once. Default: none, and everything is in memory.
+    pub disk: Vec<Volume>,
+    /// What moves blocks to and from them. Default: io_uring where the kernel grants it, else threads.
+    pub disk_engine: DiskEngine,
+    /// Bytes that may be written to each of them in a day, to make flash last. Default: no limit.
+    pub disk_writes_per_day: Option<u64>,
+}
+
+/// One of `cache.disk`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// A directory of its own; made if absent.
+    pub path: PathBuf,
+    /// Bytes its files may take, at least 64 MiB.
+    pub size: u64,
+}
+
+/// `cache.disk_engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskEngine {
+    /// The best that works.
+    Auto,
+    /// io_uring, or the start fails.
+    IoUring,
+    /// A pool of threads.
+    Threads,
+}
+
+impl DiskEngine {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Threads => "threads",
+        }
+    }
 }
 
 /// `[tls]`: what clients are shown.

@@ -51,6 +51,16 @@ impl Config {
         out.key("heads", size(self.cache.heads));
         out.key("fill_buffer", size(self.cache.fill_buffer));
         out.key("variants", self.cache.variants);
+        let volumes = self.cache.disk.iter().map(|volume| {
+            let (path, size) = (path(&volume.path), size(volume.size));
+            format!("{{ path = {path}, size = {size} }}")
+        });
+        let volumes: Vec<String> = volumes.collect();
+        out.key("disk", format!("[{}]", volumes.join(", ")));
+        out.key("disk_engine", quoted(self.cache.disk_engine.as_str()));
+        if let Some(bytes) = self.cache.disk_writes_per_day {
+            out.key("disk_writes_per_day", size(bytes));
+        }
 
         for certificate in &self.tls.certificates {
             out.table("[[tls.certificates]]");

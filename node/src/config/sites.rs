@@ -1,4 +1,4 @@
-//! Sites and certificates resolved: the keys that come as lists of tables.
+//! Sites, certificates and volumes resolved: the keys that come as lists of tables.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,9 +11,10 @@ use toml::Spanned;
 use super::{
     hosts, origins,
     query::{PathRule, RULES_MAX},
-    raw::{At, Origins, RawConfig, RawOrigin, RawRule, RawSite},
+    raw::{At, Origins, RawConfig, RawOrigin, RawRule, RawSite, RawVolume},
     resolve::{Resolver, time},
-    resolved::{Certificate, HostPattern, OriginSpec, Scheme, Site, Tls},
+    resolved::{Certificate, HostPattern, OriginSpec, Scheme, Site, Tls, Volume},
+    units::format_size,
 };
 
 const STALE_IF_UNREACHABLE: Duration = Duration::from_secs(24 * 3600);
@@ -30,12 +31,44 @@ fn targeted_field(text: &str) -> Result<HeaderName, String> {
     Ok(name)
 }
 
+/// The smallest log: 64 MiB.
+const VOLUME_BYTES_MIN: u64 = 64 << 20;
+
 /// A switch that is on unless it is turned off.
 fn flag(value: &At<bool>) -> bool {
     value.as_ref().is_none_or(|value| *value.get_ref())
 }
 
 impl Resolver<'_> {
+    pub(super) fn volumes(&mut self, raw: &[Spanned<RawVolume>]) -> Vec<Volume> {
+        let mut volumes = Vec::new();
+        for (index, entry) in raw.iter().enumerate() {
+            let key = format!("cache.disk[{index}]");
+            let (Some(path), Some(size)) = (&entry.get_ref().path, &entry.get_ref().size) else {
+                if self.whole {
+                    self.fail(
+                        entry,
+                        &key,
+                        "needs both `path` and `size` (write path = \"/var/cache/stoq\", size = \"100GiB\")",
+                    );
+                }
+                continue;
+            };
+            let path = self.path(path, &format!("{key}.path"));
+            let bytes = size.get_ref().0;
+            if bytes < VOLUME_BYTES_MIN {
+                let message = format!(
+                    "{} is too small for a log (at least {}; leave `disk` out for none)",
+                    format_size(bytes),
+                    format_size(VOLUME_BYTES_MIN)
+                );
+                self.fail(size, &format!("{key}.size"), message);
+            }
+            volumes.push(Volume { path, size: bytes });
+        }
+        volumes
+    }
+
     pub(super) fn tls(&mut self, raw: &RawConfig) -> Tls {
         let mut certificates = Vec::new();
         for (index, entry) in raw.tls.certificates.iter().enumerate() {
