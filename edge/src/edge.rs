@@ -16,7 +16,7 @@ use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
-use stoq_mesh::{Node, Origins};
+use stoq_mesh::{Node, Origins, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -182,6 +182,7 @@ pub struct Running {
     registry: Registry,
     drain: Drain,
     cache: Cache,
+    storage: Storage,
     workers: Workers,
     /// Written out when dropped, after the workers have ended.
     _access: Option<AccessLog>,
@@ -209,6 +210,9 @@ impl Edge {
             Some(identity) => *identity.cluster_secret(),
             None => state::secret(&config.node.state_dir)?,
         };
+        // Before anything listens: what is there may take a second to load.
+        let storage =
+            Storage::open(&config, secret).map_err(|error| StartError::Config(vec![error]))?;
         let certificates = certificates.resolve(&config.node.state_dir)?;
         let tls = ServerTls::new(certificates.resolver())?;
 
@@ -228,20 +232,21 @@ impl Edge {
         let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
 
         let registry = Registry::new();
-        let cache = Cache::new(CacheConfig {
+        let cache = storage.cache(CacheConfig {
             name: config.node.name.clone(),
             ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
             heads_bytes: config.cache.heads,
             variants_max: config.cache.variants,
             fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
             ..CacheConfig::new(secret)
-        });
+        })?;
         let listen_metrics = listen::Metrics::new();
         let metrics = registry.with(|registry| {
             listen_metrics.register(registry);
             let metrics = ServeMetrics::register(registry);
             let registry = registry.sub_registry_with_prefix("stoq");
             cache.register(registry);
+            storage.register(registry);
             for (position, servers) in origins.servers() {
                 let site = config
                     .sites
@@ -345,6 +350,7 @@ impl Edge {
             registry,
             drain,
             cache,
+            storage,
             workers,
             _access: access,
         })
@@ -423,7 +429,11 @@ impl Running {
             tracing::warn!("fills were cut off");
             self.cache.abort();
         }
-        first.and(self.workers.join(Instant::now() + CLOSING).await)
+        let joined = self.workers.join(Instant::now() + CLOSING).await;
+        let storage = self.storage;
+        // Nobody stores any more. An error is a panic in there, which was reported.
+        let _ = tokio::task::spawn_blocking(move || storage.close()).await;
+        first.and(joined)
     }
 
     /// Drains, and waits for the end.

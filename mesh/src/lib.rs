@@ -1,12 +1,13 @@
-//! Where the leaves meet: objects and chunks asked for and given over STOQ between nodes, and origins made from a node's configuration.
+//! Where the leaves meet: objects and chunks asked for and given over STOQ between nodes, and origins and tiers made from a node's configuration.
 //!
 //! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
-//! what stands behind a node that asks nobody else.
+//! what stands behind a node that asks nobody else; [`Storage`] is what it keeps on disk.
 
 mod metrics;
 mod object;
 mod origins;
 mod query;
+mod storage;
 mod transport;
 
 pub use metrics::{ObjectMetrics, Outcome};
@@ -16,4 +17,5 @@ pub use object::{
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;
+pub use storage::Storage;
 pub use transport::{EXCHANGES_MAX, between_nodes};

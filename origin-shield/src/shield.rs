@@ -17,7 +17,7 @@ use stoq::quic::{
 };
 use stoq_cache::engine::{Cache, CacheConfig, CacheSite};
 use stoq_cache::http::policy::SitePolicy;
-use stoq_mesh::{EXCHANGES_MAX, ObjectMetrics, ObjectServer, Origins, between_nodes};
+use stoq_mesh::{EXCHANGES_MAX, ObjectMetrics, ObjectServer, Origins, Storage, between_nodes};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::metrics::Registry;
 use stoq_node::{
@@ -139,6 +139,7 @@ pub struct Running {
     registry: Registry,
     drain: Drain,
     cache: Cache,
+    storage: Storage,
     workers: Workers,
 }
 
@@ -155,6 +156,10 @@ impl Shield {
             origins,
         } = prepared;
         let state = StateDir::open(&config.node.state_dir)?;
+        let secret = *identity.cluster_secret();
+        // Before anything listens: what is there may take a second to load.
+        let storage =
+            Storage::open(&config, secret).map_err(|error| StartError::Config(vec![error]))?;
         let count = config.node.workers;
         let groups = config
             .listen
@@ -165,18 +170,21 @@ impl Shield {
         let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
 
         let registry = Registry::new();
-        let cache = Cache::new(CacheConfig {
-            name: config.node.name.clone(),
-            ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
-            heads_bytes: config.cache.heads,
-            variants_max: config.cache.variants,
-            fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
-            ..CacheConfig::new(*identity.cluster_secret())
-        });
+        let cache = storage
+            .cache(CacheConfig {
+                name: config.node.name.clone(),
+                ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
+                heads_bytes: config.cache.heads,
+                variants_max: config.cache.variants,
+                fill_bytes: usize::try_from(config.cache.fill_buffer).unwrap_or(usize::MAX),
+                ..CacheConfig::new(secret)
+            })
+            .map_err(StartError::Runtime)?;
         let metrics = Arc::new(ObjectMetrics::default());
         registry.with(|registry| {
             let registry = registry.sub_registry_with_prefix("stoq");
             cache.register(registry);
+            storage.register(registry);
             metrics.register(registry);
             for (position, servers) in origins.servers() {
                 let site = config
@@ -226,6 +234,7 @@ impl Shield {
             registry,
             drain,
             cache,
+            storage,
             workers,
         })
     }
@@ -289,7 +298,11 @@ impl Running {
             tracing::warn!("fills were cut off");
             self.cache.abort();
         }
-        first.and(self.workers.join(Instant::now() + CLOSING).await)
+        let joined = self.workers.join(Instant::now() + CLOSING).await;
+        let storage = self.storage;
+        // Nobody stores any more. An error is a panic in there, which was reported.
+        let _ = tokio::task::spawn_blocking(move || storage.close()).await;
+        first.and(joined)
     }
 
     /// Drains, and waits for the end.

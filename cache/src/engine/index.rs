@@ -93,6 +93,11 @@ impl Index {
         self.objects.get(key)
     }
 
+    /// Whether memory has anything of a URL; no use of it in the policy's eyes.
+    pub(crate) fn holds(&self, key: &CacheKey) -> bool {
+        self.objects.contains_key(key)
+    }
+
     /// What is stored of a URL, read from disk where memory has nothing. Cancel safe.
     pub(crate) async fn recall(&self, key: &CacheKey) -> Option<Arc<Variants>> {
         if let Some(variants) = self.get(key) {

@@ -46,7 +46,7 @@ pub use self::{
 };
 use crate::{
     collapse::Collapse,
-    content::ChunkKey,
+    content::{ChunkId, ChunkKey},
     fill::{budget::Budget, hole::Depot},
     http::{
         directives::RequestDirectives, facts::RequestFacts, freshness::Freshness, negotiation,
@@ -55,7 +55,7 @@ use crate::{
     key::CacheKey,
     metrics::Metrics,
     object::Object,
-    store::{QuickTier, Store},
+    store::{QuickTier, Store, disk::Retained},
     time::Timestamp,
     upstream::{BodyError, FetchRequest, UpstreamError},
 };
@@ -375,6 +375,22 @@ impl Cache {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Whether memory holds what has this name on disk, for the disk to keep it when it makes room. Does not keep the cache alive.
+    #[must_use]
+    pub fn retained(&self) -> Retained {
+        let inner = Arc::downgrade(&self.inner);
+        Arc::new(move |name| {
+            inner.upgrade().is_some_and(|inner| {
+                inner
+                    .depot
+                    .store
+                    .ram()
+                    .contains(&ChunkId::from_bytes(*name))
+                    || inner.index.holds(&CacheKey::from_bytes(*name))
+            })
+        })
     }
 
     /// A site of this cache. `dedupe_domain` is the site's name unless the operator joined sites.

@@ -212,7 +212,7 @@ impl Kept {
         let tier = Arc::new(Forgetful::default());
         let ram = Arc::clone(&tier) as Arc<dyn RamTier>;
         let store = Store::with_disk(ram, Arc::clone(&self.tier) as Arc<dyn DiskTier>);
-        let journal = Journal::open(self.directory.path(), &secret).unwrap();
+        let journal = Journal::open(&self.directory.path().join("marks"), &secret).unwrap();
         let cache = Cache::open(config, store, journal).unwrap();
         let site = cache.site("site", None, self.policy.clone());
         House {

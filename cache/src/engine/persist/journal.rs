@@ -1,6 +1,6 @@
 //! The marks of what was invalidated, in a file that outlives the process.
 //!
-//! The file `marks` is a header and a row of marks, each 56 bytes with a checksum of its own:
+//! The file is a header and a row of marks, each 56 bytes with a checksum of its own:
 //!
 //! | bytes | what (little-endian) |
 //! |---|---|
@@ -235,12 +235,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the file `marks` in this directory, or begins one. Reads and writes it whole, at most 64 MiB, and syncs it: milliseconds.
+    /// Opens the file of marks at `path`, or begins one. Reads and writes it whole, at most 64 MiB, and syncs it: milliseconds.
     ///
     /// # Errors
     /// It cannot be read or written, or a newer build wrote it.
-    pub fn open(directory: &Path, secret: &[u8; 32]) -> Result<Self, JournalError> {
-        let path = directory.join("marks");
+    pub fn open(path: &Path, secret: &[u8; 32]) -> Result<Self, JournalError> {
+        let path = path.to_path_buf();
         let failed = |source| JournalError::Io {
             path: path.clone(),
             source,
@@ -386,13 +386,14 @@ mod tests {
     #[test]
     fn marks_come_back_and_points_never_go_back() {
         let directory = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(directory.path(), &SECRET).unwrap();
+        let path = directory.path().join("marks");
+        let mut journal = Journal::open(&path, &SECRET).unwrap();
         assert!(journal.began_anew());
         let first = journal.recovered();
         journal.append(&marks()).unwrap();
         // No sync, no orderly end.
         drop(journal);
-        let mut journal = Journal::open(directory.path(), &SECRET).unwrap();
+        let mut journal = Journal::open(&path, &SECRET).unwrap();
         assert!(!journal.began_anew());
         let again = journal.recovered();
         assert_eq!(again.era, first.era);
@@ -402,9 +403,7 @@ mod tests {
         assert_eq!(again.floor, 3);
         journal.compact(&again).unwrap();
         drop(journal);
-        let third = Journal::open(directory.path(), &SECRET)
-            .unwrap()
-            .recovered();
+        let third = Journal::open(&path, &SECRET).unwrap().recovered();
         assert_eq!((&third.urls, &third.slots), (&again.urls, &again.slots));
         assert!(third.ceiling > again.ceiling);
     }
@@ -413,15 +412,13 @@ mod tests {
     fn a_torn_end_costs_what_was_torn_and_damage_before_it_the_era() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("marks");
-        let mut journal = Journal::open(directory.path(), &SECRET).unwrap();
+        let mut journal = Journal::open(&path, &SECRET).unwrap();
         let era = journal.era;
         journal.append(&marks()).unwrap();
         let whole = fs::read(&path).unwrap();
         let reopen = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            Journal::open(directory.path(), &SECRET)
-                .unwrap()
-                .recovered()
+            Journal::open(&path, &SECRET).unwrap().recovered()
         };
         let torn = reopen(&whole[..whole.len() - ENTRY_BYTES - 10]);
         assert_eq!((torn.era, torn.floor), (era, 0));
@@ -436,7 +433,7 @@ mod tests {
         assert_ne!(reopen(b"").era, era);
         let other = {
             fs::write(&path, &whole).unwrap();
-            Journal::open(directory.path(), &[8; 32]).unwrap()
+            Journal::open(&path, &[8; 32]).unwrap()
         };
         assert!(other.began_anew(), "of another cluster");
     }
@@ -444,12 +441,12 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_by_name() {
         let directory = tempfile::tempdir().unwrap();
-        drop(Journal::open(directory.path(), &SECRET).unwrap());
         let path = directory.path().join("marks");
+        drop(Journal::open(&path, &SECRET).unwrap());
         let mut bytes = fs::read(&path).unwrap();
         bytes[8] = 2;
         fs::write(&path, &bytes).unwrap();
-        let error = Journal::open(directory.path(), &SECRET).unwrap_err();
+        let error = Journal::open(&path, &SECRET).unwrap_err();
         assert!(
             matches!(error, JournalError::Version { got: 2, .. }),
             "{error}"

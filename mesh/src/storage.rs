@@ -1,0 +1,122 @@
+//! What a node keeps on disk: where `stoq-node`'s `[cache]` becomes the tiers of a `stoq-cache`.
+
+use std::{fmt, io, path::PathBuf, sync::Arc};
+
+use prometheus_client::registry::Registry;
+use stoq_cache::{
+    content::ChunkKey,
+    engine::{Cache, CacheConfig, Journal},
+    store::{
+        QuickTier, Store,
+        disk::{Disk, DiskTier, VolumeConfig, device::Engine},
+    },
+};
+use stoq_node::config::{Config, ConfigError, DiskEngine};
+
+/// The volumes of a node, opened and held, or none. Dropping the last handle closes them.
+#[derive(Clone)]
+pub struct Storage {
+    disk: Option<Arc<Disk>>,
+    marks: Option<PathBuf>,
+    secret: [u8; 32],
+}
+
+impl fmt::Debug for Storage {
+    /// Leaves the secret out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage")
+            .field("disk", &self.disk)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Storage {
+    /// Opens the volumes of a configuration, and logs what was found in each. `secret` is the one chunks are named under.
+    ///
+    /// Blocks for as long as their indexes take to load: about a second for ten million records. To be called before anything listens.
+    ///
+    /// # Errors
+    /// The operator's: which volume cannot be used, why, and what to do.
+    pub fn open(config: &Config, secret: [u8; 32]) -> Result<Self, ConfigError> {
+        let cache = &config.cache;
+        if cache.disk.is_empty() {
+            return Ok(Self {
+                disk: None,
+                marks: None,
+                secret,
+            });
+        }
+        let volumes: Vec<VolumeConfig> = cache
+            .disk
+            .iter()
+            .map(|volume| VolumeConfig {
+                path: volume.path.clone(),
+                bytes: volume.size,
+                engine: match cache.disk_engine {
+                    DiskEngine::Auto => None,
+                    DiskEngine::IoUring => Some(Engine::IoUring),
+                    DiskEngine::Threads => Some(Engine::Threads),
+                },
+                bytes_a_day: cache.disk_writes_per_day,
+            })
+            .collect();
+        // All chunk keys come of the secret, so that of any domain tells it from others.
+        let key_id = *ChunkKey::derive(&secret, "").key_id().as_bytes();
+        let disk = Disk::open(&volumes, key_id)
+            .map_err(|error| config.error("cache.disk", error.to_string()))?;
+        for (path, found) in disk.found() {
+            tracing::info!(
+                volume = path,
+                records = found.records,
+                engine = %found.device.engine,
+                direct = found.device.direct,
+                took = ?found.took,
+                "disk opened"
+            );
+            for why in found.device.why.iter().chain(&found.emptied) {
+                tracing::warn!(volume = path, "{why}");
+            }
+        }
+        Ok(Self {
+            marks: disk.marks(),
+            disk: Some(Arc::new(disk)),
+            secret,
+        })
+    }
+
+    /// The cache over these volumes, with its tier in memory as `config` has it. Once: it owns the marks of what was invalidated.
+    ///
+    /// # Errors
+    /// The file of marks cannot be used, or its thread cannot be started.
+    pub fn cache(&self, config: CacheConfig) -> io::Result<Cache> {
+        let (Some(disk), Some(marks)) = (&self.disk, &self.marks) else {
+            return Ok(Cache::new(config));
+        };
+        let journal = Journal::open(marks, &self.secret).map_err(io::Error::other)?;
+        if journal.began_anew() {
+            tracing::info!(marks = %marks.display(), "begins anew: what is stored is validated before it is used");
+        }
+        let ram = Arc::new(QuickTier::new(config.ram_bytes as u64));
+        let store = Store::with_disk(ram, Arc::clone(disk) as Arc<dyn DiskTier>);
+        let config = CacheConfig {
+            disk_bytes: disk.capacity(),
+            ..config
+        };
+        let cache = Cache::open(config, store, journal)?;
+        disk.retain(&cache.retained());
+        Ok(cache)
+    }
+
+    /// Adds the counters of the volumes to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        if let Some(disk) = &self.disk {
+            disk.register(registry);
+        }
+    }
+
+    /// Writes what is in memory and closes the volumes; the cache stores nothing more. Blocks, at most 10 s a volume. Whether all was written.
+    #[must_use]
+    pub fn close(&self) -> bool {
+        self.disk.as_ref().is_none_or(|disk| disk.close())
+    }
+}
