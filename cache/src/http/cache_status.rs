@@ -141,7 +141,8 @@ pub struct Details {
 /// The `Cache-Status` field: what caches nearer the origin wrote, then this cache's member.
 ///
 //= https://www.rfc-editor.org/rfc/rfc9211#section-2
-//# Each cache that handles the request appends a member to the list
+//# The first member represents the cache closest to the origin server,
+//# and the last member represents the cache closest to the user
 //
 /// `cache` names this cache; what a token cannot hold is quoted. A value that no field can hold is left out: `None`.
 #[must_use]

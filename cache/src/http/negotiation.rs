@@ -33,7 +33,7 @@ pub fn accept_encoding(value: &str) -> Option<String> {
     let mut others = None;
     for (name, weight) in weighted(value)? {
         //= https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.3
-        //# Note: Some non-conformant implementations send the "gzip" content coding
+        //# A recipient SHOULD consider "x-gzip" to be equivalent to "gzip".
         let name = if name == "x-gzip" {
             "gzip".to_owned()
         } else {
