@@ -108,15 +108,41 @@ impl Cache {
             begun: self.inner.marks.begin(request.key),
             request,
             upstream,
+            stored_bytes_max: self.inner.object_bytes_max,
         };
+        self.spawn(fetch.run(held, answer));
+        answered
+    }
+
+    /// Stores a response that was decided to be storable as the answer to `request`, and streams it to its client on the way. One that turns
+    /// out longer than `stored_bytes_max` is streamed alone. Nobody joins.
+    pub(super) fn take_in(
+        &self,
+        request: CacheRequest,
+        upstream: Arc<dyn Upstream>,
+        begun: Begun,
+        arrival: Arrival,
+        stored_bytes_max: u64,
+    ) -> oneshot::Receiver<Led> {
+        let (answer, answered) = oneshot::channel();
+        let fetch = Fetch {
+            cache: self.clone(),
+            lead: None,
+            begun,
+            request,
+            upstream,
+            stored_bytes_max: stored_bytes_max.min(self.inner.object_bytes_max),
+        };
+        self.spawn(fetch.fill(arrival, answer));
+        answered
+    }
+
+    fn spawn(&self, fetch: impl Future<Output = ()> + Send + 'static) {
         let abort = self.inner.abort.clone();
         self.inner.tasks.spawn(async move {
             // Dropping the fetch releases followers and fails readers; both are told.
-            let _ = abort
-                .run_until_cancelled(Box::pin(fetch.run(held, answer)))
-                .await;
+            let _ = abort.run_until_cancelled(Box::pin(fetch)).await;
         });
-        answered
     }
 }
 
@@ -128,13 +154,15 @@ struct Fetch {
     begun: Begun,
     request: CacheRequest,
     upstream: Arc<dyn Upstream>,
+    /// A longer body is not stored.
+    stored_bytes_max: u64,
 }
 
 /// A response on its way into the store.
-struct Arrival {
-    response: FetchResponse,
-    freshness: Freshness,
-    response_time: Timestamp,
+pub(super) struct Arrival {
+    pub(super) response: FetchResponse,
+    pub(super) freshness: Freshness,
+    pub(super) response_time: Timestamp,
 }
 
 impl Fetch {
@@ -395,7 +423,7 @@ impl Fetch {
                 etag: headers.get(header::ETAG).cloned(),
                 last_modified: headers.get(header::LAST_MODIFIED).cloned(),
             },
-            stored_bytes_max: self.cache.inner.object_bytes_max,
+            stored_bytes_max: self.stored_bytes_max,
         }
     }
 

@@ -18,6 +18,7 @@ mod partial;
 mod parts;
 mod pass;
 mod relay;
+mod posted;
 mod searches;
 mod serve;
 

@@ -264,6 +264,15 @@ pub fn storable(
     })
 }
 
+/// Whether a response says itself how long it is fresh (RFC 9111 §4.2.1), in a field that counts at this site.
+#[must_use]
+pub fn is_explicit(headers: &HeaderMap, policy: &SitePolicy, response_time: Timestamp) -> bool {
+    let targeted = targeted::select(headers, &policy.cache_control_targets);
+    let expires = targeted.is_none();
+    let directives = targeted.unwrap_or_else(|| ResponseDirectives::of(headers));
+    explicit_lifetime_ms(&directives, expires, headers, response_time).is_some()
+}
+
 /// The lifetime of a response that states none, milliseconds: the site's, else a heuristic one. `None`: it has none.
 fn implicit_lifetime_ms(
     directives: &ResponseDirectives,

@@ -8,6 +8,7 @@ mod fill;
 mod freshening;
 mod invalidation;
 mod ranges;
+mod posted;
 mod relay;
 mod reuse;
 mod script;

@@ -204,7 +204,7 @@ impl Serve {
         };
         self.shared
             .cache
-            .pass(request, upstream, CacheStatus::Method)
+            .pass(opened.site, request, upstream, CacheStatus::Method)
             .await
             .map_err(|failure| {
                 if overrun.is_some_and(|overrun| overrun.happened()) {
