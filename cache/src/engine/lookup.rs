@@ -29,7 +29,7 @@ impl Cache {
         now: Timestamp,
     ) -> Lookup {
         let Some(variants) = self.inner.index.get(key) else {
-            return if self.inner.index.is_uncacheable(key, now) {
+            return if self.inner.index.is_uncacheable(key, facts.headers, now) {
                 Lookup::HitForMiss
             } else {
                 Lookup::Miss
