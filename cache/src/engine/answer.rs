@@ -502,6 +502,9 @@ impl<'a> Ask<'a> {
     ) -> Result<Answer, BodyError> {
         let facts = self.request.facts();
         let shape = Cache::shape(&facts, hit);
+        if shape.is_of_representation() {
+            self.cache.prepare_digest(&facts, &hit.object).await;
+        }
         let as_events = self.events && shape == Shape::Whole;
         if !as_events && let Some(reply) = self.cache.ready(&facts, hit, outcome, &details) {
             return Ok(Answer::Ready(reply));

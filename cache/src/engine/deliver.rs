@@ -16,6 +16,7 @@ use crate::{
     http::{
         cache_status::{self, CacheStatus, Details},
         conditional::{self, Condition},
+        digest::REPR_DIGEST,
         facts::RequestFacts,
         multipart::Multipart,
         range::{self, RangeSet, Selected, Slice},
@@ -27,6 +28,8 @@ use crate::{
 };
 
 pub(super) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 /// What of a response a request gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +102,14 @@ impl Shape {
         }
     }
 
+    /// Whether it carries the representation, a part of it, or its head.
+    pub(super) fn is_of_representation(&self) -> bool {
+        match self {
+            Self::Whole | Self::Head | Self::Part(_) | Self::Parts(_) => true,
+            Self::NotModified | Self::Failed | Self::Unsatisfiable => false,
+        }
+    }
+
     /// The bytes of the body that are read first.
     pub(super) fn slice(&self, total: u64) -> Slice {
         let nothing = Slice { start: 0, end: 0 };
@@ -165,6 +176,14 @@ impl Shape {
             body: ReplyBody::Empty,
             outcome,
         };
+        //= https://www.rfc-editor.org/rfc/rfc9530#section-2
+        //# The Content-Digest HTTP field can be used in requests and responses to
+        //# communicate digests that are calculated using a hashing algorithm
+        //# applied to the actual message content
+        // Stored, it is of the whole; only the whole has that content.
+        if *self != Self::Whole && head.headers.contains_key(&CONTENT_DIGEST) {
+            reply.removed.push(CONTENT_DIGEST.clone());
+        }
         match self {
             Self::Whole | Self::Head => {}
             //= https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5
@@ -248,7 +267,7 @@ impl Cache {
             return None;
         }
         let body = parts::in_ram(&self.inner.depot.store, &hit.object.manifest, &shape)?;
-        let mut reply = self.stored_head(hit, &shape, outcome, details);
+        let mut reply = self.stored_head(facts, hit, &shape, outcome, details);
         reply.body = body;
         let ram = self.inner.metrics.served_bytes(ServedFrom::Ram);
         ram.inc_by(reply.body.len_hint().unwrap_or(0));
@@ -258,6 +277,7 @@ impl Cache {
     /// The head of a reply from the store.
     pub(super) fn stored_head(
         &self,
+        facts: &RequestFacts<'_>,
         hit: &Hit,
         shape: &Shape,
         outcome: CacheStatus,
@@ -283,6 +303,7 @@ impl Cache {
             )
         };
         overrides.extend(status.map(|status| (CACHE_STATUS.clone(), status)));
+        overrides.extend(self.digest_field(facts, object, shape));
         shape.reply(
             &object.head,
             Some(object.manifest.total_len()),
@@ -360,9 +381,11 @@ impl Cache {
 
 /// Makes a reply one without content, whose fields would speak of some.
 fn empty(reply: &mut Reply) {
-    reply
-        .removed
-        .extend([header::CONTENT_TYPE, header::CONTENT_ENCODING]);
+    reply.removed.extend([
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        REPR_DIGEST.clone(),
+    ]);
     reply
         .overrides
         .push((header::CONTENT_LENGTH, HeaderValue::from_static("0")));

@@ -344,6 +344,9 @@ impl Fetch {
         let stored = declared
             .length
             .is_none_or(|length| length <= declared.stored_bytes_max);
+        if stored && status == StatusCode::OK {
+            accept_ranges(&mut headers);
+        }
         let fill = Fill::new(share, stored);
         let access = self.access(&headers, via);
         let membership = cache.membership(&self.request, &headers, &self.begun);
@@ -488,6 +491,18 @@ impl Drop for OpenFill<'_> {
     fn drop(&mut self) {
         self.0.inner.metrics.fills_open.dec();
         self.0.inner.metrics.fills_aborted.inc();
+    }
+}
+
+/// Says of a response that is being stored that parts of it can be had, unless it says something of that itself.
+///
+//= https://www.rfc-editor.org/rfc/rfc9110#section-14.3
+//# For example, a server that supports byte-range requests (Section
+//# 14.1.2) can send the field
+//# Accept-Ranges: bytes
+fn accept_ranges(headers: &mut HeaderMap) {
+    if let header::Entry::Vacant(free) = headers.entry(header::ACCEPT_RANGES) {
+        free.insert(HeaderValue::from_static("bytes"));
     }
 }
 

@@ -66,6 +66,9 @@ impl Cache {
         let Lookup::Fresh(hit) = self.lookup(key, facts, policy, now) else {
             return None;
         };
+        if self.lacks_digest(facts, &hit.object) {
+            return None;
+        }
         let reply = self.ready(facts, &hit, CacheStatus::Hit, &Details::default())?;
         let metrics = &self.inner.metrics;
         metrics.requests(CacheStatus::Hit).inc();

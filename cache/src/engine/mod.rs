@@ -8,6 +8,7 @@
 mod answer;
 mod blocks;
 mod deliver;
+mod digests;
 mod freshen;
 mod index;
 mod invalidate;
@@ -17,8 +18,8 @@ mod marks;
 mod partial;
 mod parts;
 mod pass;
-mod relay;
 mod posted;
+mod relay;
 mod searches;
 mod serve;
 
@@ -256,6 +257,7 @@ struct Inner {
     object_bytes_max: u64,
     index: Index,
     searches: Searches,
+    digests: digests::Digests,
     depot: Arc<Depot>,
     marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
@@ -297,6 +299,7 @@ impl Cache {
             ),
             partials: partial::Partials::new(store.clone(), Arc::clone(&metrics)),
             searches: Searches::new(),
+            digests: digests::Digests::new(),
             depot: Arc::new(Depot::new(store, Arc::clone(&metrics))),
             marks: Marks::new(&config.secret),
             collapse: Collapse::new(),

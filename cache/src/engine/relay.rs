@@ -62,7 +62,8 @@ impl Cache {
                 outcome,
                 details,
             } => {
-                let reply = self.stored_head(&hit, &Shape::Whole, outcome, &details);
+                let facts = request.facts();
+                let reply = self.stored_head(&facts, &hit, &Shape::Whole, outcome, &details);
                 (
                     reply,
                     events::of_object(Arc::clone(&hit.object.manifest), reader, held),

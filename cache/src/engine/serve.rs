@@ -56,7 +56,7 @@ impl Cache {
                 outcome,
                 details,
             } => {
-                let mut reply = self.stored_head(&hit, &shape, outcome, &details);
+                let mut reply = self.stored_head(&request.facts(), &hit, &shape, outcome, &details);
                 reply.body = shape.body(reader);
                 reply
             }

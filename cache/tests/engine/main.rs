@@ -4,11 +4,12 @@
 
 mod blocks;
 mod collapse;
+mod digests;
 mod fill;
 mod freshening;
 mod invalidation;
-mod ranges;
 mod posted;
+mod ranges;
 mod relay;
 mod reuse;
 mod script;
