@@ -208,7 +208,7 @@ impl Fetch {
         response
             .headers
             .remove(HeaderName::from_static("cache-status"));
-        if let (true, Some(object)) = (response.status.is_server_error(), &held) {
+        if let (true, Some(object)) = (freshness::is_error(response.status), &held) {
             object.rest(response_time.plus(ERROR_REST));
         }
         if freshness::is_error(response.status)
