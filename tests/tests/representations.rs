@@ -110,11 +110,9 @@ async fn a_digest_is_that_of_the_whole_by_every_protocol_and_through_both_tiers(
                 assert_eq!(ranges, "bytes", "{what} {fields:?}");
             }
         }
-        assert_eq!(
-            cluster.edge().metric("stoq_cache_digests_made_total", &[]),
-            6.0,
-            "{tiers}: two of each of three URLs"
-        );
+        // The bytes are the same under three URLs.
+        let made = cluster.edge().metric("stoq_cache_digests_made_total", &[]);
+        assert_eq!(made, 2.0, "{tiers}: one by each algorithm");
     }
     assert_eq!(origin.seen().len(), 6);
 }
