@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use super::{
     Cache, CacheRequest, Failure, Hit, Lookup,
     deliver::Shape,
+    digests,
     freshen::Newer,
     lead::{Filling, Led, Stage},
     serve::filling_shape,
@@ -502,11 +503,13 @@ impl<'a> Ask<'a> {
     ) -> Result<Answer, BodyError> {
         let facts = self.request.facts();
         let shape = Cache::shape(&facts, hit);
+        let wanted = digests::wanted(&facts, &hit.object);
         if shape.is_of_representation() {
-            self.cache.prepare_digest(&facts, &hit.object).await;
+            self.cache.prepare_digest(wanted, &hit.object).await;
         }
         let as_events = self.events && shape == Shape::Whole;
-        if !as_events && let Some(reply) = self.cache.ready(&facts, hit, outcome, &details) {
+        if !as_events && let Some(reply) = self.cache.ready(&facts, hit, outcome, &details, wanted)
+        {
             return Ok(Answer::Ready(reply));
         }
         let object = &hit.object;

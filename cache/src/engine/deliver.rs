@@ -16,7 +16,7 @@ use crate::{
     http::{
         cache_status::{self, CacheStatus, Details},
         conditional::{self, Condition},
-        digest::REPR_DIGEST,
+        digest::{Algorithm, REPR_DIGEST},
         facts::RequestFacts,
         multipart::Multipart,
         range::{self, RangeSet, Selected, Slice},
@@ -260,6 +260,7 @@ impl Cache {
         hit: &Hit,
         outcome: CacheStatus,
         details: &Details,
+        wanted: Option<Algorithm>,
     ) -> Option<Reply> {
         let shape = Self::shape(facts, hit);
         // Where what is stored is not what the client means, the origin may have what is.
@@ -267,21 +268,21 @@ impl Cache {
             return None;
         }
         let body = parts::in_ram(&self.inner.depot.store, &hit.object.manifest, &shape)?;
-        let mut reply = self.stored_head(facts, hit, &shape, outcome, details);
+        let mut reply = self.stored_head(hit, &shape, outcome, details, wanted);
         reply.body = body;
         let ram = self.inner.metrics.served_bytes(ServedFrom::Ram);
         ram.inc_by(reply.body.len_hint().unwrap_or(0));
         Some(reply)
     }
 
-    /// The head of a reply from the store.
+    /// The head of a reply from the store, with the digest that is wanted if it is known.
     pub(super) fn stored_head(
         &self,
-        facts: &RequestFacts<'_>,
         hit: &Hit,
         shape: &Shape,
         outcome: CacheStatus,
         details: &Details,
+        wanted: Option<Algorithm>,
     ) -> Reply {
         let object = &hit.object;
         let name = &self.inner.config.name;
@@ -303,7 +304,7 @@ impl Cache {
             )
         };
         overrides.extend(status.map(|status| (CACHE_STATUS.clone(), status)));
-        overrides.extend(self.digest_field(facts, object, shape));
+        overrides.extend(self.digest_field(wanted, object, shape));
         shape.reply(
             &object.head,
             Some(object.manifest.total_len()),

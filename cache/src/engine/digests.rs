@@ -46,8 +46,8 @@ impl Digests {
     }
 }
 
-/// What digest of an object a request wants made. The upstream's own, where it sent one, goes out as it is.
-fn wanted(facts: &RequestFacts<'_>, object: &Object) -> Option<Algorithm> {
+/// What digest of an object a request wants. The upstream's own, where it sent one, goes out as it is.
+pub(super) fn wanted(facts: &RequestFacts<'_>, object: &Object) -> Option<Algorithm> {
     if !facts.headers.contains_key(&WANT_REPR_DIGEST)
         || object.head.headers.contains_key(&REPR_DIGEST)
         || object.manifest.total_len() > BYTES_MAX
@@ -68,24 +68,23 @@ impl Cache {
     /// So a part and an answer to HEAD have that of the whole. A 304 has none: its client has the representation, and its digest or not.
     pub(super) fn digest_field(
         &self,
-        facts: &RequestFacts<'_>,
+        wanted: Option<Algorithm>,
         object: &Object,
         shape: &Shape,
     ) -> Option<(HeaderName, HeaderValue)> {
-        let algorithm = wanted(facts, object).filter(|_| shape.is_of_representation())?;
+        let algorithm = wanted.filter(|_| shape.is_of_representation())?;
         let value = self.digest(&object.manifest, algorithm)?;
         Some((REPR_DIGEST.clone(), value))
     }
 
     /// Whether a digest is wanted that would have to be made first.
-    pub(super) fn lacks_digest(&self, facts: &RequestFacts<'_>, object: &Object) -> bool {
-        wanted(facts, object)
-            .is_some_and(|algorithm| self.digest(&object.manifest, algorithm).is_none())
+    pub(super) fn lacks_digest(&self, wanted: Option<Algorithm>, object: &Object) -> bool {
+        wanted.is_some_and(|algorithm| self.digest(&object.manifest, algorithm).is_none())
     }
 
     /// Makes the digest that is wanted of an object, if there is time and every byte is at hand.
-    pub(super) async fn prepare_digest(&self, facts: &RequestFacts<'_>, object: &Object) {
-        if let Some(algorithm) = wanted(facts, object)
+    pub(super) async fn prepare_digest(&self, wanted: Option<Algorithm>, object: &Object) {
+        if let Some(algorithm) = wanted
             && self.digest(&object.manifest, algorithm).is_none()
         {
             // Where it does not come to an end the answer has none.

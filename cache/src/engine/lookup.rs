@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Cache, Hit, Lookup};
+use super::{Cache, Hit, Lookup, digests};
 use crate::{
     http::{
         cache_status::{CacheStatus, Details},
@@ -66,10 +66,12 @@ impl Cache {
         let Lookup::Fresh(hit) = self.lookup(key, facts, policy, now) else {
             return None;
         };
-        if self.lacks_digest(facts, &hit.object) {
+        let wanted = digests::wanted(facts, &hit.object);
+        if self.lacks_digest(wanted, &hit.object) {
             return None;
         }
-        let reply = self.ready(facts, &hit, CacheStatus::Hit, &Details::default())?;
+        let details = Details::default();
+        let reply = self.ready(facts, &hit, CacheStatus::Hit, &details, wanted)?;
         let metrics = &self.inner.metrics;
         metrics.requests(CacheStatus::Hit).inc();
         if !matches!(reply.body, ReplyBody::Empty) {

@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use super::{Cache, CacheRequest, Failure, answer::Answer, deliver::Shape, serve::filling_shape};
+use super::{
+    Cache, CacheRequest, Failure, answer::Answer, deliver::Shape, digests, serve::filling_shape,
+};
 use crate::{
     content::{ChunkId, Manifest, ManifestId},
     fill::events,
@@ -62,8 +64,8 @@ impl Cache {
                 outcome,
                 details,
             } => {
-                let facts = request.facts();
-                let reply = self.stored_head(&facts, &hit, &Shape::Whole, outcome, &details);
+                let wanted = digests::wanted(&request.facts(), &hit.object);
+                let reply = self.stored_head(&hit, &Shape::Whole, outcome, &details, wanted);
                 (
                     reply,
                     events::of_object(Arc::clone(&hit.object.manifest), reader, held),
