@@ -4,11 +4,13 @@
 
 mod blocks;
 mod collapse;
+mod digests;
 mod disk;
 mod fill;
 mod freshening;
 mod invalidation;
 mod kept;
+mod posted;
 mod ranges;
 mod relay;
 mod reuse;

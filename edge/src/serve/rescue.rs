@@ -99,8 +99,7 @@ fn judge(trouble: &Trouble) -> Verdict {
             Refusal::BodyTooLarge { .. } => {
                 verdict(S::PAYLOAD_TOO_LARGE, "body-bytes", "the body is too large")
             }
-            //= https://www.rfc-editor.org/rfc/rfc8586#section-2
-            //# the CDN could return a "508 Loop Detected" error
+            // RFC 8586 names no status for it.
             Refusal::Loop => verdict(
                 S::LOOP_DETECTED,
                 "loop",
