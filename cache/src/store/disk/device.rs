@@ -12,6 +12,7 @@ use std::{fmt::Debug, io, sync::Arc, time::Duration};
 
 use super::DiskFuture;
 
+mod arena;
 mod buffer;
 mod file;
 mod job;
@@ -22,6 +23,7 @@ mod sim;
 mod uring;
 
 pub use self::{
+    arena::ARENA_BYTES,
     buffer::IoBuf,
     open::{Engine, OpenError, Opened, open},
     pool::THREADS_MAX,

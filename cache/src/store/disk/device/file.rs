@@ -82,7 +82,7 @@ impl BlockFile {
 
     /// Reads blocks, waiting for them.
     pub(super) fn read(&self, extent: Extent) -> io::Result<IoBuf> {
-        let mut buffer = IoBuf::zeroed(extent.len);
+        let mut buffer = IoBuf::to_read_into(extent.len);
         self.file.read_exact_at(&mut buffer, extent.offset)?;
         Ok(buffer)
     }

@@ -28,6 +28,7 @@ use tokio::{
 
 use super::{
     END_WAIT, Extent, IoBuf, READS_WAITING_MAX,
+    arena::Arena,
     file::BlockFile,
     job::{Job, too_many_reads},
 };
@@ -47,6 +48,8 @@ pub(super) struct Ring {
 
 struct State {
     uring: IoUring,
+    /// Whether the kernel knows the arena of buffers as its buffer 0.
+    registered: bool,
     /// What the kernel has, or is about to.
     flights: Slab<Flight>,
     waiting: VecDeque<(Arc<BlockFile>, Job)>,
@@ -118,11 +121,13 @@ impl Ring {
     /// A ring, and the task that takes its answers.
     fn make(runtime: &Handle) -> io::Result<Arc<Self>> {
         let uring = set_up(IN_FLIGHT_MAX)?;
+        let registered = register(&uring);
         let fd = uring.as_fd().try_clone_to_owned()?;
         let ready = watch(fd)?;
         let ring = Arc::new(Self {
             state: Mutex::new(State {
                 uring,
+                registered,
                 flights: Slab::with_capacity(IN_FLIGHT_MAX),
                 waiting: VecDeque::new(),
                 reads_waiting: 0,
@@ -212,7 +217,9 @@ impl State {
     /// Puts a job into the queue of submissions; there is room.
     fn launch(&mut self, file: Arc<BlockFile>, job: Job) {
         let work = match job {
-            Job::Read(extent, sender) => Work::Read(extent, IoBuf::zeroed(extent.len), sender),
+            Job::Read(extent, sender) => {
+                Work::Read(extent, IoBuf::to_read_into(extent.len), sender)
+            }
             Job::Write(offset, buffer, sender) => Work::Write(offset, buffer, sender),
             Job::Sync(sender) => Work::Sync(sender),
         };
@@ -233,7 +240,7 @@ impl State {
         let Some(flight) = self.flights.get_mut(key) else {
             return;
         };
-        let entry = flight.entry().user_data(key as u64);
+        let entry = flight.entry(self.registered).user_data(key as u64);
         // SAFETY: the entry names memory of a buffer and the descriptor of a file that the flight owns. The flight stays in the slab until
         // the kernel has answered, and if it never does, both are leaked. A buffer that is read into has no other owner; one that is written from
         // is not changed while it is shared.
@@ -342,22 +349,32 @@ impl State {
 }
 
 impl Flight {
-    fn entry(&mut self) -> squeue::Entry {
+    fn entry(&mut self, registered: bool) -> squeue::Entry {
         let fd = types::Fd(self.file.fd());
         // Lengths are bounded far below 4 GiB by `check_transfer`.
         let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         match &mut self.work {
             Work::Read(extent, buffer, _) => {
                 let rest = buffer.get_mut(self.done..).unwrap_or_default();
-                opcode::Read::new(fd, rest.as_mut_ptr(), len(rest))
-                    .offset(extent.offset + self.done as u64)
-                    .build()
+                let (start, len) = (rest.as_mut_ptr(), len(rest));
+                let offset = extent.offset + self.done as u64;
+                if registered && buffer.is_registered() {
+                    let read = opcode::ReadFixed::new(fd, start, len, 0);
+                    read.offset(offset).build()
+                } else {
+                    opcode::Read::new(fd, start, len).offset(offset).build()
+                }
             }
             Work::Write(offset, buffer, _) => {
                 let rest = buffer.get(self.done..).unwrap_or_default();
-                opcode::Write::new(fd, rest.as_ptr(), len(rest))
-                    .offset(*offset + self.done as u64)
-                    .build()
+                let (start, len) = (rest.as_ptr(), len(rest));
+                let offset = *offset + self.done as u64;
+                if registered && buffer.is_registered() {
+                    let write = opcode::WriteFixed::new(fd, start, len, 0);
+                    write.offset(offset).build()
+                } else {
+                    opcode::Write::new(fd, start, len).offset(offset).build()
+                }
             }
             Work::Sync(_) => opcode::Fsync::new(fd)
                 .flags(types::FsyncFlags::DATASYNC)
@@ -466,6 +483,23 @@ impl Driver {
 fn watch(ring: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned, gives the same number each time, and is not closed before the `AsyncFd` gives it up.
     Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
+}
+
+/// Makes the memory of buffers known to a ring; whether that is so. It is locked by that, which a limit may forbid.
+#[expect(
+    unsafe_code,
+    reason = "the kernel keeps hold of memory of this process"
+)]
+fn register(uring: &IoUring) -> bool {
+    let Some(arena) = Arena::get() else {
+        return false;
+    };
+    // SAFETY: the arena is never freed.
+    let registered = unsafe { uring.submitter().register_buffers(&[arena.whole()]) };
+    if let Err(error) = &registered {
+        tracing::debug!(%error, "buffers are not registered with io_uring (ulimit -l)");
+    }
+    registered.is_ok()
 }
 
 /// A ring with room for this many operations, with the flags that the kernel knows.
