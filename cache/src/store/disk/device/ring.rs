@@ -1,4 +1,4 @@
-//! A ring of io_uring: one to a thread and runtime, for all devices that are used there.
+//! A ring of io_uring: one to a device in each thread and runtime that uses it.
 //!
 //! What the kernel may touch (buffers, files) lies in the ring until the kernel has answered, whoever has lost interest meanwhile. The kernel has at most
 //! [`IN_FLIGHT_MAX`] operations; what comes on top waits its turn here. A task on the runtime takes the answers when the ring's file says that
@@ -12,7 +12,10 @@ use std::{
     collections::VecDeque,
     fmt, io, mem,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -39,11 +42,15 @@ pub const IN_FLIGHT_MAX: usize = 256;
 /// How often an operation is begun again that the kernel says it had no means for just now.
 const TRIES_MAX: u8 = 100;
 
+/// Refusals of rings that a thread remembers; beyond, they are tried again.
+const REFUSALS_MAX: usize = 64;
+
 /// A ring.
 pub(super) struct Ring {
     state: Mutex<State>,
-    /// Told when the kernel did not take what it was given.
+    /// Told when the kernel did not take what it was given, or the device has ended.
     again: Notify,
+    closed: AtomicBool,
 }
 
 struct State {
@@ -84,36 +91,42 @@ enum Next {
 }
 
 thread_local! {
-    /// This thread's rings by runtime, `None` where none can be had. One, but in tests.
-    static RINGS: RefCell<Vec<(Id, Option<Weak<Ring>>)>> = const { RefCell::new(Vec::new()) };
+    /// This thread's rings by runtime and number of the device's file, `None` where none can be had.
+    static RINGS: RefCell<Vec<(Key, Option<Weak<Ring>>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// All rings, for the end of a device.
-static ALL: Mutex<Vec<Weak<Ring>>> = Mutex::new(Vec::new());
+type Key = (Id, u64);
 
 impl Ring {
-    /// The ring of this thread and the runtime it runs in, made when it is first asked for. None outside a runtime, or where the kernel refuses one, which
-    /// is logged once and remembered.
-    pub(super) fn current() -> Option<Arc<Self>> {
+    /// The ring of this device in this thread and the runtime it runs in. When it is first asked for it is made, and added to the device's rings. None
+    /// outside a runtime, or where the kernel refuses one, which is logged once and remembered.
+    pub(super) fn of(file: &BlockFile, rings: &Mutex<Vec<Weak<Self>>>) -> Option<Arc<Self>> {
         let runtime = Handle::try_current().ok()?;
-        let id = runtime.id();
-        RINGS.with_borrow_mut(|rings| {
-            if let Some((_, known)) = rings.iter().find(|(of, _)| *of == id) {
-                match known.as_ref().map(Weak::upgrade) {
+        let key = (runtime.id(), file.number());
+        RINGS.with_borrow_mut(|known| {
+            if let Some((_, ring)) = known.iter().find(|(of, _)| *of == key) {
+                match ring.as_ref().map(Weak::upgrade) {
                     None => return None,
                     Some(Some(ring)) => return Some(ring),
                     Some(None) => {}
                 }
             }
-            // What has ended with its runtime is forgotten with it; so is a ring that broke.
-            rings.retain(|(of, ring)| {
-                *of != id && ring.as_ref().is_none_or(|ring| ring.strong_count() > 0)
+            // What has ended with its runtime or device is forgotten, and refusals when they become many.
+            let forgiving = known.len() >= REFUSALS_MAX;
+            known.retain(|(of, ring)| match ring {
+                Some(ring) => *of != key && ring.strong_count() > 0,
+                None => !forgiving,
             });
             let made = Self::make(&runtime).inspect_err(|error| {
                 tracing::warn!(%error, "no ring of io_uring to be had: threads instead");
             });
             let made = made.ok();
-            rings.push((id, made.as_ref().map(Arc::downgrade)));
+            if let Some(made) = &made {
+                let mut rings = rings.lock();
+                rings.retain(|ring| ring.strong_count() > 0);
+                rings.push(Arc::downgrade(made));
+            }
+            known.push((key, made.as_ref().map(Arc::downgrade)));
             made
         })
     }
@@ -136,11 +149,8 @@ impl Ring {
                 broken: false,
             }),
             again: Notify::new(),
+            closed: AtomicBool::new(false),
         });
-        let mut all = ALL.lock();
-        all.retain(|ring| ring.strong_count() > 0);
-        all.push(Arc::downgrade(&ring));
-        drop(all);
         let driver = Driver {
             ready,
             ring: Arc::clone(&ring),
@@ -195,21 +205,10 @@ impl Ring {
         failed.into_iter().for_each(Flight::broken);
     }
 
-    /// Waits until nothing of this file is under way in any ring, at most [`END_WAIT`]; whether that is so.
-    pub(super) fn quiesce(file: &Arc<BlockFile>) -> bool {
-        let until = Instant::now() + END_WAIT;
-        while Arc::strong_count(file) > 1 {
-            if Instant::now() > until {
-                return false;
-            }
-            let rings: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
-            rings.iter().for_each(|ring| ring.reap());
-            drop(rings);
-            if Arc::strong_count(file) > 1 {
-                thread::park_timeout(Duration::from_millis(1));
-            }
-        }
-        true
+    /// Ends the ring's task: the device has ended.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.again.notify_one();
     }
 }
 
@@ -474,6 +473,9 @@ impl Driver {
                 () = self.ring.again.notified() => tokio::task::yield_now().await,
             }
             self.ring.reap();
+            if self.ring.closed.load(Ordering::Acquire) {
+                return;
+            }
         }
     }
 }
