@@ -15,6 +15,7 @@ use super::DiskFuture;
 mod arena;
 mod buffer;
 mod file;
+mod flight;
 mod job;
 mod open;
 mod pool;

@@ -20,26 +20,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue, types};
+use io_uring::{EnterFlags, IoUring, Probe, opcode};
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime::{Handle, Id},
-    sync::{Notify, oneshot},
+    sync::Notify,
 };
 
 use super::{
-    END_WAIT, Extent, IoBuf, READS_WAITING_MAX,
+    END_WAIT, READS_WAITING_MAX,
     arena::Arena,
     file::BlockFile,
+    flight::{Flight, Next},
     job::{Job, too_many_reads},
 };
 
 /// Operations of one ring that the kernel has at a time. It has twice the room for answers, so that they cannot overflow.
 pub const IN_FLIGHT_MAX: usize = 256;
 
-/// How often an operation is begun again that the kernel says it had no means for just now.
+/// How often the kernel is given again what it had no means to take.
 const TRIES_MAX: u8 = 100;
 
 /// Refusals of rings that a thread remembers; beyond, they are tried again.
@@ -66,28 +67,6 @@ struct State {
     unsubmitted: VecDeque<usize>,
     tries: u8,
     broken: bool,
-}
-
-/// An operation under way.
-struct Flight {
-    file: Arc<BlockFile>,
-    work: Work,
-    /// Bytes moved so far.
-    done: usize,
-    tries: u8,
-}
-
-enum Work {
-    Read(Extent, IoBuf, oneshot::Sender<io::Result<IoBuf>>),
-    Write(u64, Arc<IoBuf>, oneshot::Sender<io::Result<()>>),
-    Sync(oneshot::Sender<io::Result<()>>),
-}
-
-/// What an answer of the kernel means for an operation.
-enum Next {
-    /// There is more to move, or it was not begun.
-    Again,
-    Done(io::Result<()>),
 }
 
 thread_local! {
@@ -215,19 +194,7 @@ impl Ring {
 impl State {
     /// Puts a job into the queue of submissions; there is room.
     fn launch(&mut self, file: Arc<BlockFile>, job: Job) {
-        let work = match job {
-            Job::Read(extent, sender) => {
-                Work::Read(extent, IoBuf::to_read_into(extent.len), sender)
-            }
-            Job::Write(offset, buffer, sender) => Work::Write(offset, buffer, sender),
-            Job::Sync(sender) => Work::Sync(sender),
-        };
-        let key = self.flights.insert(Flight {
-            file,
-            work,
-            done: 0,
-            tries: 0,
-        });
+        let key = self.flights.insert(Flight::new(file, job));
         self.push(key);
     }
 
@@ -344,84 +311,6 @@ impl State {
             }
         }
         self.submit()
-    }
-}
-
-impl Flight {
-    fn entry(&mut self, registered: bool) -> squeue::Entry {
-        let fd = types::Fd(self.file.fd());
-        // Lengths are bounded far below 4 GiB by `check_transfer`.
-        let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        match &mut self.work {
-            Work::Read(extent, buffer, _) => {
-                let rest = buffer.get_mut(self.done..).unwrap_or_default();
-                let (start, len) = (rest.as_mut_ptr(), len(rest));
-                let offset = extent.offset + self.done as u64;
-                if registered && buffer.is_registered() {
-                    let read = opcode::ReadFixed::new(fd, start, len, 0);
-                    read.offset(offset).build()
-                } else {
-                    opcode::Read::new(fd, start, len).offset(offset).build()
-                }
-            }
-            Work::Write(offset, buffer, _) => {
-                let rest = buffer.get(self.done..).unwrap_or_default();
-                let (start, len) = (rest.as_ptr(), len(rest));
-                let offset = *offset + self.done as u64;
-                if registered && buffer.is_registered() {
-                    let write = opcode::WriteFixed::new(fd, start, len, 0);
-                    write.offset(offset).build()
-                } else {
-                    opcode::Write::new(fd, start, len).offset(offset).build()
-                }
-            }
-            Work::Sync(_) => opcode::Fsync::new(fd)
-                .flags(types::FsyncFlags::DATASYNC)
-                .build(),
-        }
-    }
-
-    fn answer(&mut self, result: i32) -> Next {
-        let Ok(moved) = usize::try_from(result) else {
-            let errno = -result;
-            if matches!(errno, libc::EAGAIN | libc::EINTR) && self.tries < TRIES_MAX {
-                self.tries += 1;
-                return Next::Again;
-            }
-            return Next::Done(Err(io::Error::from_raw_os_error(errno)));
-        };
-        self.done += moved;
-        match &self.work {
-            Work::Read(_, buffer, _) if self.done >= buffer.len() => Next::Done(Ok(())),
-            // Less than a block is moved only where the file ends.
-            Work::Read(..) if moved == 0 || !self.done.is_multiple_of(super::BLOCK_BYTES) => {
-                Next::Done(Err(io::ErrorKind::UnexpectedEof.into()))
-            }
-            Work::Write(_, buffer, _) if self.done >= buffer.len() => Next::Done(Ok(())),
-            Work::Write(..) if moved == 0 => Next::Done(Err(io::ErrorKind::WriteZero.into())),
-            Work::Read(..) | Work::Write(..) => Next::Again,
-            Work::Sync(_) => Next::Done(Ok(())),
-        }
-    }
-
-    /// Answers whoever waits.
-    fn end(self, result: io::Result<()>) {
-        let Self { file, work, .. } = self;
-        match work {
-            Work::Read(_, buffer, sender) => drop(sender.send(result.map(|()| buffer))),
-            Work::Write(offset, buffer, sender) => {
-                if result.is_ok() {
-                    file.reaches(offset.saturating_add(buffer.len() as u64));
-                }
-                drop((buffer, file));
-                drop(sender.send(result));
-            }
-            Work::Sync(sender) => drop(sender.send(result)),
-        }
-    }
-
-    fn broken(self) {
-        self.end(Err(io::Error::other("the ring broke before its turn")));
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::store::disk::device::{BLOCK_BYTES, Device, Engine, open};
+use crate::store::disk::device::{BLOCK_BYTES, Device, Engine, Extent, IoBuf, open};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_io().build().unwrap()
