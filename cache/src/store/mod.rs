@@ -6,8 +6,11 @@
 
 pub mod disk;
 mod metrics;
+mod moka;
+mod pins;
 mod quick;
 mod ram;
+mod s3fifo;
 
 use std::sync::Arc;
 
@@ -16,8 +19,11 @@ use prometheus_client::registry::Registry;
 
 pub use self::{
     metrics::StoreMetrics,
-    quick::{ENTRY_OVERHEAD_BYTES, QuickTier},
+    moka::MokaTier,
+    pins::Pins,
+    quick::QuickTier,
     ram::{Inserted, RamTier},
+    s3fifo::S3FifoTier,
 };
 use crate::content::ChunkId;
 
@@ -110,6 +116,12 @@ impl Store {
                 self.metrics.too_large.inc();
             }
         }
+    }
+
+    /// Pins for the chunks of one body under way.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        Pins::new(self.clone())
     }
 
     /// Whether a tier holds the chunk now. It may be gone at the next read.
