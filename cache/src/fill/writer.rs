@@ -11,7 +11,7 @@ use crate::{
         CHUNK_BYTES_MAX, ChunkId, Chunker, GrowingManifest, Manifest, ManifestError, Profile,
         SNIFF_BYTES, Validators,
     },
-    store::Read,
+    store::{Pins, Read},
     upstream::{BodyError, BodyStream, ChunkEvent, ChunkStream, FetchBody},
 };
 
@@ -39,15 +39,19 @@ pub(crate) struct Writer {
     access: Access,
     declared: Declared,
     received: u64,
+    /// Holds the chunks in memory until the last reader in the window is through.
+    pins: Pins,
 }
 
 impl Writer {
     pub(crate) fn new(fill: Arc<Fill>, access: Access, declared: Declared) -> Self {
+        let pins = access.depot.store.pins();
         Self {
             fill,
             access,
             declared,
             received: 0,
+            pins,
         }
     }
 
@@ -112,7 +116,7 @@ impl Writer {
     }
 
     /// Decides how the body is cut, from its first bytes.
-    fn open_chunker(&self, first: Vec<Bytes>) -> Result<Chunker, BodyError> {
+    fn open_chunker(&mut self, first: Vec<Bytes>) -> Result<Chunker, BodyError> {
         let sniffed: Vec<u8> = first.iter().flatten().copied().take(SNIFF_BYTES).collect();
         let Declared {
             length,
@@ -136,7 +140,7 @@ impl Writer {
     }
 
     /// Stores and names each chunk that is cut.
-    fn store_cut(&self, chunker: &mut Chunker) -> Result<(), BodyError> {
+    fn store_cut(&mut self, chunker: &mut Chunker) -> Result<(), BodyError> {
         while let Some(chunk) = chunker.next_chunk() {
             let id = self.access.key.id(&chunk);
             self.store(id, chunk)?;
@@ -145,11 +149,14 @@ impl Writer {
     }
 
     /// Chunk first, name after: a reader takes the name's word.
-    fn store(&self, id: ChunkId, chunk: Bytes) -> Result<(), BodyError> {
+    fn store(&mut self, id: ChunkId, chunk: Bytes) -> Result<(), BodyError> {
         let len = u32::try_from(chunk.len())
             .map_err(|_| BodyError::Corrupt("chunk too long".to_owned()))?;
         if self.fill.is_stored() {
-            self.access.depot.store.put(id, chunk);
+            self.pins.put(id, chunk);
+        } else {
+            // It turned out too large.
+            self.pins.release();
         }
         self.fill
             .name(id, len)

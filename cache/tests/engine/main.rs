@@ -7,6 +7,7 @@ mod collapse;
 mod fill;
 mod freshening;
 mod invalidation;
+mod pins;
 mod ranges;
 mod relay;
 mod reuse;
