@@ -10,6 +10,7 @@ mod fill;
 mod freshening;
 mod invalidation;
 mod kept;
+mod pins;
 mod posted;
 mod ranges;
 mod relay;
