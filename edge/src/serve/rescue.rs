@@ -117,8 +117,11 @@ fn judge(trouble: &Trouble) -> Verdict {
         },
         Trouble::Failed(failure) => match failure {
             Failure::Upstream(error) => match error {
+                //= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.2
+                //# The generated status code SHOULD be 504 (Gateway Timeout)
+                //# unless another error status code is more applicable.
                 UpstreamError::Unreachable(_) => verdict(
-                    S::BAD_GATEWAY,
+                    S::GATEWAY_TIMEOUT,
                     "upstream-unreachable",
                     "the origin cannot be reached",
                 ),
@@ -143,7 +146,7 @@ fn judge(trouble: &Trouble) -> Verdict {
                     "the next server refused",
                 ),
                 UpstreamError::ShieldDown(_) => verdict(
-                    S::BAD_GATEWAY,
+                    S::GATEWAY_TIMEOUT,
                     "shield-unreachable",
                     "no shield can be reached",
                 ),
@@ -294,7 +297,7 @@ mod tests {
             ),
             (
                 upstream(UpstreamError::Unreachable(text())),
-                502,
+                504,
                 "edge-1; fwd=miss; detail=upstream-unreachable",
             ),
             (
@@ -319,7 +322,7 @@ mod tests {
             ),
             (
                 upstream(UpstreamError::ShieldDown(text())),
-                502,
+                504,
                 "edge-1; fwd=miss; detail=shield-unreachable",
             ),
             (
