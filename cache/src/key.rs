@@ -7,10 +7,13 @@
 
 use std::{borrow::Cow, fmt, sync::LazyLock};
 
-use smallvec::SmallVec;
+use bytes::BufMut as _;
 
 /// Domain separation of [`CacheKey`]. Changing it empties every cache.
 const CONTEXT: &str = "stoq 2026-11-21 cache key v1";
+
+/// Bytes of a URL's parts, each after its length, that a key is made of without allocating.
+const MATERIAL_INLINE: usize = 640;
 
 /// The key of the context, computed once: a keyed hash then costs one pass, a derivation two.
 static CONTEXT_KEY: LazyLock<[u8; 32]> = LazyLock::new(|| blake3::derive_key(CONTEXT, b""));
@@ -35,27 +38,36 @@ impl CacheKey {
 
     /// The key of a URL whose target is normal already.
     pub(crate) fn of_normal(site: &str, scheme: &str, authority: &str, target: &str) -> Self {
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
+        let (path, query) = split_query(target);
         let (host, port) = split_port(authority);
+        let (scheme, host) = (lower_case(scheme), normal_host(host));
+        let parts = [
+            Some(site),
+            Some(&*scheme),
+            Some(&*host),
+            normal_port(&scheme, port),
+            Some(path),
+            query,
+        ];
 
         // Each part goes after its length, so that no two tuples give the same bytes. Absent parts
         // have a length no present part can have.
-        let mut material = SmallVec::<[u8; 640]>::new();
-        let mut part = |bytes: Option<&[u8]>| {
-            let len = bytes.map_or(u64::MAX, |bytes| bytes.len() as u64);
-            material.extend_from_slice(&len.to_le_bytes());
-            material.extend_from_slice(bytes.unwrap_or_default());
+        let len = |part: &Option<&str>| size_of::<u64>() + part.map_or(0, str::len);
+        let total: usize = parts.iter().map(len).sum();
+        let (mut short, mut long) = ([0; MATERIAL_INLINE], Vec::new());
+        let material = match short.get_mut(..total) {
+            Some(short) => short,
+            None => {
+                long.resize(total, 0);
+                &mut long[..]
+            }
         };
-        part(Some(site.as_bytes()));
-        part(Some(lower_case(scheme).as_bytes()));
-        part(Some(normal_host(host).as_bytes()));
-        part(normal_port(scheme, port).map(str::as_bytes));
-        part(Some(path.as_bytes()));
-        part(query.map(str::as_bytes));
-        Self(*blake3::keyed_hash(&CONTEXT_KEY, &material).as_bytes())
+        let mut rest = &mut *material;
+        for part in parts {
+            rest.put_u64_le(part.map_or(u64::MAX, |part| part.len() as u64));
+            rest.put_slice(part.unwrap_or_default().as_bytes());
+        }
+        Self(*blake3::keyed_hash(&CONTEXT_KEY, material).as_bytes())
     }
 
     /// The key with these bytes, from an index or the wire.
@@ -98,10 +110,10 @@ impl fmt::Debug for CacheKey {
 /// comes back as it is: making sense of it would make two different requests one.
 #[must_use]
 pub fn normalize(path_and_query: &str) -> Cow<'_, str> {
-    let (path, query) = match path_and_query.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (path_and_query, None),
-    };
+    if is_plain(path_and_query) {
+        return Cow::Borrowed(path_and_query);
+    }
+    let (path, query) = split_query(path_and_query);
     if !(path.is_empty() || path.starts_with('/')) || !is_well_formed(path_and_query) {
         return Cow::Borrowed(path_and_query);
     }
@@ -118,6 +130,26 @@ pub fn normalize(path_and_query: &str) -> Cow<'_, str> {
         target.push_str(&query);
     }
     Cow::Owned(target)
+}
+
+/// Whether a target is normal at first sight, as most are: a path in which nothing is encoded and no segment begins with a dot.
+fn is_plain(target: &str) -> bool {
+    let mut before = 0;
+    target.starts_with('/')
+        && target.bytes().all(|byte| {
+            let plain = byte != b'%' && !(byte == b'.' && before == b'/');
+            before = byte;
+            plain
+        })
+}
+
+fn split_query(target: &str) -> (&str, Option<&str>) {
+    // Bytes, since a search for a char costs more than the short texts it looks through.
+    let end = target.bytes().position(|byte| byte == b'?');
+    match end.and_then(|end| target.split_at_checked(end)) {
+        Some((path, query)) => (path, query.get(1..)),
+        None => (target, None),
+    }
 }
 
 /// Whether each `%` has two hexadecimal digits after it.

@@ -10,12 +10,15 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, Method, Version};
 
 use super::authority::Authority;
-use super::cdn_loop::CdnId;
+use super::cdn_loop::{CDN_LOOP, CdnId};
 use super::rescue::Refusal;
 use crate::service::RequestView;
 
 /// Bytes that each header field counts beyond its name and value, as HTTP/2 and HTTP/3 count them.
 const FIELD_OVERHEAD_BYTES: usize = 32;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What `admit` measures a request against.
 #[derive(Clone, Debug)]
@@ -41,10 +44,11 @@ pub(crate) struct Admitted<'a> {
 
 /// Decides. The order is from cheap to dear, and from what makes the rest meaningless to what does not.
 pub(crate) fn admit<'a>(head: &RequestView<'a>, bounds: &Bounds) -> Result<Admitted<'a>, Refusal> {
-    let mut header_bytes = 0_usize;
+    let (mut header_bytes, mut plain) = (0_usize, true);
     for (name, value) in head.headers {
         header_bytes =
             header_bytes.saturating_add(name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES);
+        plain &= !is_judged(name);
     }
     if header_bytes > bounds.header_bytes {
         return Err(Refusal::HeadersTooLarge {
@@ -53,6 +57,14 @@ pub(crate) fn admit<'a>(head: &RequestView<'a>, bounds: &Bounds) -> Result<Admit
         });
     }
     let cacheable = method(head.method)?;
+    // Most requests have nothing else to judge, which their names tell in the one pass above.
+    if plain {
+        return Ok(Admitted {
+            authority: authority(head, head.scheme)?,
+            path_and_query: head.path_and_query.as_str(),
+            cacheable,
+        });
+    }
     if head.version >= Version::HTTP_2 {
         connection_specific(head.headers)?;
     } else {
@@ -79,6 +91,23 @@ pub(crate) fn admit<'a>(head: &RequestView<'a>, bounds: &Bounds) -> Result<Admit
     })
 }
 
+/// Whether a field is one that [`admit`] looks at, besides `Host`.
+fn is_judged(name: &HeaderName) -> bool {
+    static JUDGED: [HeaderName; 8] = [
+        CONNECTION,
+        CONTENT_LENGTH,
+        CDN_LOOP,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    // Most names are told apart by their first letter.
+    let first = name.as_str().as_bytes().first();
+    matches!(first, Some(b'c' | b'k' | b'p' | b't' | b'u')) && JUDGED.contains(name)
+}
+
 fn method(method: &Method) -> Result<bool, Refusal> {
     match *method {
         Method::GET | Method::HEAD => Ok(true),
@@ -90,8 +119,6 @@ fn method(method: &Method) -> Result<bool, Refusal> {
 }
 
 fn connection_specific(headers: &HeaderMap) -> Result<(), Refusal> {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     //= https://www.rfc-editor.org/rfc/rfc9114#section-4.2
     //# An endpoint MUST NOT generate an HTTP/3 field section containing
     //# connection-specific fields; any message containing connection-specific
