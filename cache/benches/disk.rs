@@ -5,7 +5,7 @@
 //!     cargo bench -p stoq-cache --bench disk -- DIRECTORY start [MILLIONS]
 //!
 //! - `reads`: random chunks of 64 KiB, verified under their key, 32 at a time, from a volume of 2 GiB with each engine, and fio's random reads of as many
-//!   blocks from the same file. Contenders take turns; each figure is the median of three.
+//!   blocks from the same file; and foyer, a hybrid cache, with as many of the same chunks. Contenders take turns; each figure is the median of three.
 //! - `ingest`: 1 GiB of random bytes cut and named, then the same with a store behind it (4 GiB on disk, 256 MiB in memory), beside FastCDC and BLAKE3 alone.
 //! - `start`: a volume of so many million records of 200 bytes (10), saved; then a process of its own opens it, and looks up 10,000 of them at random two seconds after it began.
 //!
@@ -28,6 +28,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
+use foyer::{
+    BlockEngineConfig, DeviceBuilder as _, FsDeviceBuilder, HybridCacheBuilder, UringIoEngineConfig,
+};
 use futures_util::future::join_all;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use rustix::time::{ClockId, clock_gettime};
@@ -130,7 +133,9 @@ fn reads(directory: &Path, turn: Duration) -> Result<()> {
     println!("64 KiB chunks at random, verified, 32 at a time; {CHUNKS} in a volume of 2 GiB");
     println!("| | MB/s | CPU s/GB | median | 99th |");
     println!("|---|---|---|---|---|");
-    let mut all: Vec<Vec<Read>> = vec![Vec::new(), Vec::new(), Vec::new()];
+    let theirs = directory.join("foyer");
+    fill_foyer(&theirs, CHUNKS)?;
+    let mut all: [Vec<Read>; 4] = std::array::from_fn(|_| Vec::new());
     for round in 0..TURNS {
         for (at, engine) in [Engine::IoUring, Engine::Threads].into_iter().enumerate() {
             let disk = Disk::open(&[config(&path, 2 << 30, Some(engine))], KEY_ID)?;
@@ -139,9 +144,13 @@ fn reads(directory: &Path, turn: Duration) -> Result<()> {
         if let Some(read) = fio(&path.join("log"), turn)? {
             all[2].push(read);
         }
+        all[3].push(read_foyer(&theirs, CHUNKS, turn, round as u64)?);
     }
     let mut rates = Vec::new();
-    for (name, reads) in ["io_uring", "threads", "fio"].into_iter().zip(&all) {
+    for (name, reads) in ["io_uring", "threads", "fio", "foyer"]
+        .into_iter()
+        .zip(&all)
+    {
         if reads.is_empty() {
             println!("| {name} | SKIPPED: not installed | | | |");
             continue;
@@ -156,14 +165,105 @@ fn reads(directory: &Path, turn: Duration) -> Result<()> {
         );
         rates.push(rate);
     }
-    if let [uring, threads, fio] = rates[..] {
+    if let [uring, threads, fio, foyer] = rates[..] {
         println!(
-            "io_uring over fio {:.2}, over threads {:.2}",
+            "io_uring over fio {:.2}, over threads {:.2}, over foyer {:.2}",
             uring / fio,
-            uring / threads
+            uring / threads,
+            uring / foyer
         );
     }
+    std::fs::remove_dir_all(path)?;
+    std::fs::remove_dir_all(theirs)?;
     Ok(())
+}
+
+type Foyer = foyer::HybridCache<u64, Vec<u8>>;
+
+/// Next to no memory, so that reads are the disk's; its defaults otherwise, past the page cache.
+async fn open_foyer(directory: &Path) -> Result<Foyer> {
+    let device = FsDeviceBuilder::new(directory)
+        .with_capacity(2 << 30)
+        .with_direct(true)
+        .build()?;
+    let cache = HybridCacheBuilder::new()
+        .memory(1 << 20)
+        .with_weighter(|_, value: &Vec<u8>| value.len())
+        .storage()
+        .with_io_engine_config(UringIoEngineConfig::new())
+        .with_engine_config(BlockEngineConfig::new(device).with_buffer_pool_size(64 << 20))
+        .build()
+        .await?;
+    Ok(cache)
+}
+
+fn foyer_runtime() -> Result<Runtime> {
+    Ok(Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
+}
+
+fn fill_foyer(directory: &Path, chunks: u64) -> Result<()> {
+    foyer_runtime()?.block_on(async {
+        let cache = open_foyer(directory).await?;
+        for number in 0..chunks {
+            cache.storage_writer(number).insert(chunk(number));
+            if number % 256 == 255 {
+                // What its buffers have no room for is dropped unsaid: so they are emptied now and then.
+                cache.storage().wait().await;
+            }
+        }
+        cache.close().await?;
+        anyhow::Ok(())
+    })
+}
+
+fn read_foyer(directory: &Path, chunks: u64, turn: Duration, seed: u64) -> Result<Read> {
+    foyer_runtime()?.block_on(async {
+        let cache = open_foyer(directory).await?;
+        let (begun, cpu_before) = (Instant::now(), cpu());
+        let lanes = (0..32).map(|lane| {
+            let cache = cache.clone();
+            tokio::spawn(async move {
+                let mut rng = StdRng::seed_from_u64(seed << 8 | lane);
+                let (mut times, mut lost) = (Vec::new(), 0_u32);
+                while begun.elapsed() < turn {
+                    let number = rng.random_range(0..chunks);
+                    let asked = Instant::now();
+                    match cache.get(&number).await? {
+                        Some(entry) => {
+                            ensure!(entry.value().len() == CHUNK);
+                            times.push(asked.elapsed());
+                        }
+                        None => lost += 1,
+                    }
+                }
+                anyhow::Ok((times, lost))
+            })
+        });
+        let (mut times, mut lost) = (Vec::new(), 0);
+        for lane in join_all(lanes).await {
+            let (of_lane, lost_there) = lane??;
+            times.extend(of_lane);
+            lost += lost_there;
+        }
+        let (took, cpu) = (begun.elapsed().as_secs_f64(), cpu() - cpu_before);
+        ensure!(
+            !times.is_empty() && lost as usize <= times.len() / 100,
+            "foyer lost {lost} of {}",
+            times.len()
+        );
+        cache.close().await?;
+        let bytes = (times.len() * CHUNK) as f64;
+        times.sort_unstable();
+        Ok(Read {
+            mb_per_s: bytes / took / 1e6,
+            cpu_s_per_gb: cpu / bytes * 1e9,
+            median: times[times.len() / 2],
+            slow: times[times.len() * 99 / 100],
+        })
+    })
 }
 
 async fn read_turn(
