@@ -203,7 +203,7 @@ async fn lane_of(
     Ok(times)
 }
 
-/// fio with io_uring, flags of its own choice, and its own accounts of time; its CPU is what the system counts of it.
+/// fio with io_uring, flags of its own choice, and its own accounts of time; its CPU is what the system counts of it, its start included.
 fn theirs(path: &Path, load: Load, turn: Duration) -> Result<Measured> {
     let cpu = cpu_seconds(libc::RUSAGE_CHILDREN)?;
     let output = Command::new("fio")

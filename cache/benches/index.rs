@@ -3,8 +3,9 @@
 //!     cargo bench -p stoq-cache --bench index [-- ENTRIES]
 //!
 //! 10 million entries unless told. Operations are on names in random order, made by a few multiplications each; what that costs is a row of its own and
-//! part of every other. RSS is the kernel's figure for the process, less what it was before. Checkpoints go to cargo's target directory, so their
-//! times are that device's; loaded once with the file in the page cache and once without.
+//! part of every other. CPU is this thread's, which on a busy machine says more than the time that passed. RSS is the kernel's figure for the process, less what it
+//! was before. Checkpoints go to cargo's target directory, so their times are that device's; each is loaded by a process of its own, with the
+//! file in the page cache and without.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails ends the measurement")]
 
@@ -12,11 +13,15 @@ use std::{
     env, fs,
     hint::black_box,
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Advice, fadvise};
+use rustix::{
+    fs::{Advice, fadvise},
+    time::{ClockId, clock_gettime},
+};
 use stoq_cache::store::disk::{
     Name,
     checkpoint::{self, Checkpoint, CheckpointHead, Position},
@@ -26,6 +31,8 @@ use stoq_cache::store::disk::{
 
 /// Operations timed, at most: what is more gives no other figure.
 const OPERATIONS_MAX: u64 = 5_000_000;
+/// Segments that places are in.
+const SEGMENTS: u32 = 10_000;
 
 fn mixed(n: u64) -> u64 {
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -42,12 +49,12 @@ fn name(n: u64) -> Name {
 }
 
 fn place(n: u64) -> Place {
-    let [a, b, c, d, e, f, ..] = n.to_le_bytes();
+    let [a, b, c, d, e, f, ..] = mixed(n).to_le_bytes();
     let (low, high) = (
         u32::from_le_bytes([a, b, c, 0]),
         u32::from_le_bytes([d, e, f, 0]),
     );
-    Place::new(high % 10_000, low % 500_000 * 64, 48 * 1024).unwrap()
+    Place::new(high % SEGMENTS, low % 500_000 * 64, 48 * 1024).unwrap()
 }
 
 /// Resident memory of this process, in bytes.
@@ -61,29 +68,67 @@ fn rss() -> u64 {
     kibibytes * 1024
 }
 
+/// The time, and this thread's CPU time.
+struct Clock(Instant, Duration);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Instant::now(), Self::cpu())
+    }
+
+    fn cpu() -> Duration {
+        clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
+    }
+
+    fn took(&self) -> (Duration, Duration) {
+        (self.0.elapsed(), Self::cpu() - self.1)
+    }
+}
+
 /// Runs an operation on so many numbers and prints what one took.
-fn time(what: &str, count: u64, mut operation: impl FnMut(u64)) {
-    let start = Instant::now();
+fn each(what: &str, count: u64, mut operation: impl FnMut(u64)) {
+    let clock = Clock::start();
     for n in 0..count {
         operation(n);
     }
-    row(what, count, start.elapsed());
-}
-
-fn row(what: &str, count: u64, took: Duration) {
-    let nanoseconds = took.as_secs_f64() * 1e9 / count as f64;
+    let (wall, cpu) = clock.took();
+    let one = |took: Duration| took.as_secs_f64() * 1e9 / count as f64;
     println!(
-        "{what:<44} {nanoseconds:>9.1} ns   ({count} in {:.3} s)",
-        took.as_secs_f64()
+        "{what:<40} {:>8.1} ns, CPU {:>7.1} ns   ({count})",
+        one(wall),
+        one(cpu)
     );
 }
 
-fn seconds(what: &str, took: Duration, more: &str) {
-    println!("{what:<44} {:>9.3} s    {more}", took.as_secs_f64());
+/// Runs something once and prints what it took, and what it says of itself.
+fn once(what: &str, run: impl FnOnce() -> String) {
+    let clock = Clock::start();
+    let said = run();
+    let (wall, cpu) = clock.took();
+    println!(
+        "{what:<40} {:>8.3} s,  CPU {:>7.3} s    {said}",
+        wall.as_secs_f64(),
+        cpu.as_secs_f64()
+    );
+}
+
+fn memory(index: &Index, rss_before: u64) -> String {
+    let entries = index.len() as f64;
+    format!(
+        "{} entries, {:.2} bytes each, RSS {:.2} each",
+        index.len(),
+        index.bytes() as f64 / entries,
+        rss().saturating_sub(rss_before) as f64 / entries,
+    )
 }
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if let [load, how, path] = &*arguments
+        && load == "load"
+    {
+        return loaded(how, Path::new(path));
+    }
     if !arguments.iter().any(|it| it == "--bench") {
         println!("index: nothing measured; run it with `cargo bench`");
         return;
@@ -92,44 +137,39 @@ fn main() {
         .iter()
         .find_map(|it| it.parse().ok())
         .unwrap_or(10_000_000_u64);
-    let operations = entries.min(OPERATIONS_MAX);
-    println!("{entries} entries, seed 1");
-
+    println!(
+        "{entries} entries, seed 1, load {}",
+        fs::read_to_string("/proc/loadavg").unwrap().trim()
+    );
     let before = rss();
     let index = Index::new(1);
-    time("a name alone", operations, |n| {
+    operations(&index, entries, before);
+    write(&index);
+}
+
+fn operations(index: &Index, entries: u64, before: u64) {
+    let operations = entries.min(OPERATIONS_MAX);
+    each("a name alone", operations, |n| {
         black_box(name(mixed(n) % entries));
     });
-    let mut longest = Duration::ZERO;
-    time("insert, tables growing, each timed", entries, |n| {
-        let start = Instant::now();
+    each("insert, tables growing", entries, |n| {
         index.insert(&name(n), place(n));
-        longest = longest.max(start.elapsed());
     });
-    seconds("longest insert", longest, "");
-    assert_eq!(index.len() as u64, entries);
-    let each = |bytes: u64| bytes as f64 / entries as f64;
-    println!(
-        "{:<44} {:>9.2} bytes, RSS {:.2}",
-        "an entry",
-        each(index.bytes() as u64),
-        each(rss() - before)
-    );
-
-    time("get, there", operations, |n| {
+    println!("{}", memory(index, before));
+    each("get, there", operations, |n| {
         assert!(index.get(&name(mixed(n) % entries)).is_some());
     });
-    time("get, not there", operations, |n| {
+    each("get, not there", operations, |n| {
         assert!(index.get(&name(entries + mixed(n) % entries)).is_none());
     });
-    time("touch", operations, |n| {
+    each("touch", operations, |n| {
         assert!(index.touch(&name(mixed(n) % entries)).is_some());
     });
-    time("insert, there already", operations, |n| {
+    each("insert, there already", operations, |n| {
         let n = mixed(n) % entries;
         assert!(index.insert(&name(n), place(n)).is_some());
     });
-    time("remove one and insert another", operations, |n| {
+    each("remove one and insert another", operations, |n| {
         assert!(index.remove(&name(n)).is_some());
         assert!(
             index
@@ -137,93 +177,66 @@ fn main() {
                 .is_none()
         );
     });
-    let start = Instant::now();
+    println!("{}", memory(index, before));
     thread::scope(|scope| {
-        for thread in 0..2 {
-            let index = &index;
+        for thread in 1..=2 {
             scope.spawn(move || {
-                for n in 0..operations {
+                each(&format!("touch, thread {thread} of two"), operations, |n| {
                     black_box(index.touch(&name(mixed(n + thread) % entries)));
-                }
+                });
             });
         }
     });
-    row("touch, two threads, each", operations, start.elapsed());
-    println!(
-        "{:<44} {:>9.2} bytes, RSS {:.2}",
-        "an entry, after that",
-        each(index.bytes() as u64),
-        each(rss() - before)
-    );
-
-    let start = Instant::now();
-    let gone = index.retain(|place| place.segment() % 100 != 0);
-    row(
-        "retain, a hundredth goes, an entry",
-        entries,
-        start.elapsed(),
-    );
-    assert!(gone > 0);
-
-    checkpoints(index);
+    once("retain, a hundredth goes", || {
+        let gone = index.retain(|place| place.segment() % 100 != 0);
+        format!("{gone} gone")
+    });
 }
 
-fn checkpoints(index: Index) {
+fn volume() -> VolumeId {
+    VolumeId::from_bytes([1; 16])
+}
+
+fn write(index: &Index) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().join("checkpoint");
-    let volume = VolumeId::from_bytes([1; 16]);
     let head = CheckpointHead {
-        volume,
+        volume: volume(),
         position: Position {
-            sequence: 10_000,
+            sequence: u64::from(SEGMENTS),
             segment: 0,
             offset: 64,
         },
-        sequences: (1..10_001).collect(),
+        sequences: (1..=u64::from(SEGMENTS)).collect(),
     };
     let before = rss();
-    let start = Instant::now();
-    let written = checkpoint::write(&path, &head, &index).unwrap();
-    let size = format!(
-        "{} entries, {} bytes, RSS +{}",
-        written.entries,
-        written.bytes,
-        rss().saturating_sub(before)
-    );
-    seconds("checkpoint written and durable", start.elapsed(), &size);
-    let len = index.len();
-    drop(index);
-
-    for cached in [true, false] {
-        if !cached {
-            forget_pages(&path);
-        }
-        let before = rss();
-        let start = Instant::now();
-        let loaded = Checkpoint::open(&path, volume)
-            .unwrap()
-            .load(|place| place.segment() < 10_000)
-            .unwrap();
-        let took = start.elapsed();
-        assert_eq!(loaded.len(), len);
-        let from = if cached {
-            "from the page cache"
-        } else {
-            "from the device"
-        };
-        let each = |bytes: u64| bytes as f64 / len as f64;
-        let held = format!(
-            "{:.2} bytes an entry, RSS {:.2}",
-            each(loaded.bytes() as u64),
-            each(rss().saturating_sub(before)),
-        );
-        seconds(&format!("checkpoint loaded, {from}"), took, &held);
+    once("checkpoint written and durable", || {
+        let written = checkpoint::write(&path, &head, index).unwrap();
+        format!(
+            "{} bytes, RSS grew by {}",
+            written.bytes,
+            rss().saturating_sub(before)
+        )
+    });
+    for how in ["from the page cache", "from the device"] {
+        let status = Command::new(env::current_exe().unwrap())
+            .args(["load", how])
+            .arg(&path)
+            .status();
+        assert!(status.unwrap().success());
     }
 }
 
-/// Asks the kernel to drop a file's clean pages.
-fn forget_pages(path: &Path) {
-    let file = fs::File::open(path).unwrap();
-    file.sync_all().unwrap();
-    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+/// In a process of its own: loads a checkpoint.
+fn loaded(how: &str, path: &Path) {
+    if how == "from the device" {
+        let file = fs::File::open(path).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    }
+    let before = rss();
+    once(&format!("loaded {how}"), || {
+        let checkpoint = Checkpoint::open(path, volume()).unwrap();
+        let index = checkpoint.load(|place| place.segment() < SEGMENTS).unwrap();
+        memory(&index, before)
+    });
 }

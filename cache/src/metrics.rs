@@ -112,6 +112,8 @@ pub struct Metrics {
     pub blocks_stored: Counter,
     /// URLs remembered as uncacheable.
     pub hit_for_miss_marked: Counter,
+    /// Digests made of stored representations for requests that wanted one (RFC 9530).
+    pub digests_made: Counter,
     /// Variants that left because their URL had too many; what the bound of the heads evicts is not among them.
     pub variants_dropped: Counter,
     /// Stored responses confirmed by a 304.
@@ -210,6 +212,11 @@ impl Metrics {
             "hit_for_miss_marked",
             "URLs remembered as uncacheable",
             &self.hit_for_miss_marked,
+        );
+        counter(
+            "digests_made",
+            "Digests made of stored representations for requests that wanted one",
+            &self.digests_made,
         );
         counter(
             "variants_dropped",

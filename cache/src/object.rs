@@ -1,6 +1,9 @@
 //! A stored response: its frozen head, the manifest of its body, and what decides whether it may be used.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
@@ -37,6 +40,8 @@ pub struct Object {
     pub(crate) membership: Option<Arc<Membership>>,
     /// The fields that change once a second, as they were last written.
     marks: ArcSwapOption<Marks>,
+    /// Until when the upstream is not asked about it while it may be served in place of an error, milliseconds.
+    rests_until: AtomicU64,
 }
 
 /// `Age` and `Cache-Status` of a hit in one second.
@@ -68,6 +73,7 @@ impl Object {
             upstream_cache_status,
             membership: None,
             marks: ArcSwapOption::empty(),
+            rests_until: AtomicU64::new(0),
         }
     }
 
@@ -90,7 +96,18 @@ impl Object {
             upstream_cache_status: self.upstream_cache_status.clone(),
             membership: self.membership.clone(),
             marks: ArcSwapOption::empty(),
+            rests_until: AtomicU64::new(0),
         }
+    }
+
+    /// The upstream answered with an error when it was asked about this response: it is left in peace until then.
+    pub(crate) fn rest(&self, until: Timestamp) {
+        self.rests_until.store(until.0, Ordering::Relaxed);
+    }
+
+    /// Whether the upstream is left in peace at `now`.
+    pub(crate) fn is_resting(&self, now: Timestamp) -> bool {
+        now.0 < self.rests_until.load(Ordering::Relaxed)
     }
 
     /// Its age at `now`, in seconds.

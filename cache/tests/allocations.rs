@@ -10,7 +10,7 @@ use stoq_cache::{
     content::ChunkId,
     key::CacheKey,
     store::{
-        Inserted, QuickTier, RamTier,
+        Inserted, MokaTier, QuickTier, RamTier, S3FifoTier,
         disk::index::{DENSE_ENTRIES, Index, Place},
     },
 };
@@ -54,13 +54,11 @@ fn id(n: u64) -> ChunkId {
     ChunkId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes())
 }
 
-/// Fills a tier, reads everything once (which is when a buffer becomes shared), goes on filling
-/// with other chunks, and returns (bytes allocated, bytes accounted for, chunks held).
-fn fill(capacity: u64, chunks: u64, len: usize) -> (u64, u64, usize) {
-    let before = LIVE.get();
-    let tier = QuickTier::new(capacity);
+/// Puts in `chunks` of `len` bytes, reading each once (which is when a buffer becomes shared), and returns the most bytes that were allocated after any
+/// of them.
+fn fill(tier: &dyn RamTier, before: usize, chunks: std::ops::Range<u64>, len: usize) -> u64 {
     let mut highest = 0isize;
-    for n in 0..chunks {
+    for n in chunks {
         assert_eq!(
             tier.insert(id(n), Bytes::from(vec![1; len])),
             Inserted::Stored
@@ -68,13 +66,13 @@ fn fill(capacity: u64, chunks: u64, len: usize) -> (u64, u64, usize) {
         drop(tier.get(&id(n)));
         highest = highest.max(LIVE.get().wrapping_sub(before).cast_signed());
     }
-    assert!(tier.bytes_used() <= capacity);
-    (highest.unsigned_abs() as u64, tier.bytes_used(), tier.len())
+    assert!(tier.bytes_used() <= tier.capacity());
+    highest.unsigned_abs() as u64
 }
 
-#[test]
-fn allocated_memory_stays_within_the_accounted_bound() {
-    const MIB: u64 = 1 << 20;
+const MIB: u64 = 1 << 20;
+
+fn stays_within_its_bound(new: fn(u64) -> Box<dyn RamTier>) {
     for (capacity, chunks, len) in [
         // Room for all 100,000 small chunks: what is allocated against what is accounted for.
         (256 * MIB, 100_000, 100),
@@ -84,21 +82,68 @@ fn allocated_memory_stays_within_the_accounted_bound() {
         (16 * MIB, 20_000, 16 * 1024),
         (64 * MIB, 2_000, 256 * 1024),
     ] {
-        let (allocated, accounted, held) = fill(capacity, chunks, len);
+        let before = LIVE.get();
+        let tier = new(capacity);
+        let empty = LIVE.get().wrapping_sub(before) as u64;
+        let allocated = fill(&*tier, before, 0..chunks, len);
+        let (accounted, held) = (tier.bytes_used(), tier.len());
         println!(
             "capacity {capacity}, {chunks} chunks of {len}: held {held}, allocated at most \
-             {allocated}, accounted {accounted}"
+             {allocated}, {empty} of them for nothing, accounted {accounted}"
         );
         let bound = if held as u64 == chunks {
-            accounted
+            accounted + empty
         } else {
             capacity
         };
         assert!(
             allocated <= bound,
-            "{allocated} bytes allocated, {bound} allowed: capacity {capacity}, {chunks} chunks of {len}"
+            "{allocated} bytes allocated, {bound} allowed: {tier:?}, {chunks} chunks of {len}"
         );
     }
+}
+
+#[test]
+fn memory_of_s3_fifo_stays_within_the_accounted_bound() {
+    stays_within_its_bound(|capacity| Box::new(S3FifoTier::new(capacity)));
+}
+
+#[test]
+fn memory_of_quick_cache_stays_within_the_accounted_bound() {
+    stays_within_its_bound(|capacity| Box::new(QuickTier::new(capacity)));
+}
+
+#[test]
+fn memory_of_moka_stays_within_the_accounted_bound() {
+    stays_within_its_bound(|capacity| Box::new(MokaTier::new(capacity)));
+}
+
+/// What tiny chunks needed beside their bytes is given back when large ones take their place, and the other way round.
+#[test]
+fn memory_of_s3_fifo_follows_the_size_of_what_it_holds() {
+    let before = LIVE.get();
+    let tier = S3FifoTier::new(32 * MIB);
+    for (chunks, len) in [
+        (0..200_000, 1),
+        (200_000..203_000, 64 * 1024),
+        (203_000..400_000, 100),
+        (400_000..410_000, 16 * 1024),
+    ] {
+        let allocated = fill(&tier, before, chunks.clone(), len);
+        println!(
+            "{chunks:?} of {len}: allocated at most {allocated} of {}",
+            tier.capacity()
+        );
+        assert!(
+            allocated <= tier.capacity(),
+            "{allocated} bytes allocated by {tier:?} with {chunks:?} of {len}"
+        );
+        assert!(tier.bytes_used() > tier.capacity() / 100 * 95, "{tier:?}");
+    }
+    drop(tier);
+    // The lines that were printed may be kept.
+    let left = LIVE.get().wrapping_sub(before);
+    assert!(left < 4096, "{left} bytes left");
 }
 
 #[test]

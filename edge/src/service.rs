@@ -242,7 +242,7 @@ pub struct InterimHead {
     pub headers: HeaderMap,
 }
 
-/// Sends interim responses before the answer, where the protocol can: HTTP/3 now, hyper's server cannot.
+/// Sends interim responses before the answer, where the listener can: over HTTP/3 and HTTP/1.1; over HTTP/2 hyper's server leaves no way.
 #[derive(Debug)]
 pub struct Interim {
     queue: Option<mpsc::Sender<InterimHead>>,

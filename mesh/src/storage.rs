@@ -58,6 +58,7 @@ impl Storage {
                     DiskEngine::Threads => Some(Engine::Threads),
                 },
                 bytes_a_day: cache.disk_writes_per_day,
+                scrub_bytes_a_second: cache.disk_scrub,
             })
             .collect();
         // All chunk keys come of the secret, so that of any domain tells it from others.

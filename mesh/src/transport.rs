@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use stoq::quic::Transport;
 
-/// Exchanges on one connection, which is one worker's to one node. 256 × about 60 B of stream limits = 15 KiB a connection; a miss beyond
-/// that waits for a stream.
-pub const EXCHANGES_MAX: u32 = 256;
+/// Exchanges on one connection, which is one worker's to one node. 1,024 × about 60 B of stream limits = 60 KiB a connection; a miss
+/// beyond that waits for a stream. As many as an origin is sent at once by default, so that what nobody may share does not queue
+/// between nodes.
+pub const EXCHANGES_MAX: u32 = 1024;
 
 /// The transport between nodes.
 ///

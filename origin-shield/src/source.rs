@@ -114,7 +114,7 @@ impl ShieldSource {
             };
             let reply = self
                 .cache
-                .pass(fetch, upstream, CacheStatus::Method)
+                .pass(&site.cache, fetch, upstream, CacheStatus::Method)
                 .await
                 .map_err(|failure| refusal(&failure))?;
             return Ok(passed(reply));

@@ -158,7 +158,8 @@ async fn requests_that_ask_alike_share_a_variant() {
 
 #[tokio::test]
 async fn a_flood_of_variants_stays_within_the_cap_and_is_counted() {
-    const FLOOD: usize = 100;
+    const FLOOD: usize = 10_000;
+    const LANES: usize = 20;
     let origin = Origin::start(|seen| async move {
         let told = seen.header("accept-language").to_owned();
         Answer::ok(told).fresh(60).header("vary", "accept-language")
@@ -167,9 +168,18 @@ async fn a_flood_of_variants_stays_within_the_cap_and_is_counted() {
     let cluster = Cluster::new().origin(&origin).start().await;
     let client = cluster.edge().client(Version::Http2).await;
     let language = |n: usize| format!("en-x-{n}");
-    for n in 0..FLOOD {
-        let got = ask(&client, "/", &[("accept-language", &language(n))]).await;
-        assert_eq!(got, (200, language(n), false));
+    let mut lanes = tokio::task::JoinSet::new();
+    for lane in 0..LANES {
+        let client = client.clone();
+        lanes.spawn(async move {
+            for n in (lane..FLOOD).step_by(LANES) {
+                let got = ask(&client, "/", &[("accept-language", &language(n))]).await;
+                assert_eq!(got, (200, language(n), false));
+            }
+        });
+    }
+    while let Some(lane) = lanes.join_next().await {
+        lane.expect("every request is answered with its own variant");
     }
     let dropped = || {
         cluster
@@ -181,12 +191,19 @@ async fn a_flood_of_variants_stays_within_the_cap_and_is_counted() {
     })
     .await;
     assert_eq!(dropped(), (FLOOD - 16) as f64);
-    for n in [FLOOD - 1, FLOOD - 16] {
+    // One by one, so that it is known which are the newest.
+    for n in FLOOD..FLOOD + 16 {
+        let got = ask(&client, "/", &[("accept-language", &language(n))]).await;
+        assert_eq!(got, (200, language(n), false));
+    }
+    until("the last fill is stored", || dropped() >= FLOOD as f64).await;
+    assert_eq!(dropped(), FLOOD as f64);
+    for n in FLOOD..FLOOD + 16 {
         let got = ask(&client, "/", &[("accept-language", &language(n))]).await;
         assert_eq!(got, (200, language(n), true), "{n} is among the newest");
     }
-    let got = ask(&client, "/", &[("accept-language", &language(0))]).await;
-    assert!(!got.2, "the oldest left");
+    let got = ask(&client, "/", &[("accept-language", &language(FLOOD - 1))]).await;
+    assert!(!got.2, "the older ones left");
 }
 
 #[tokio::test]

@@ -139,11 +139,7 @@ async fn without_its_shield_an_edge_asks_the_origin_only_where_it_may() {
             assert_eq!(unknown.status, 200);
             assert_eq!(origin.requests("/unknown"), 1);
         } else {
-            assert!(
-                matches!(unknown.status.as_u16(), 502 | 504),
-                "{}",
-                unknown.status
-            );
+            assert_eq!(unknown.status, 504);
             assert!(unknown.header("cache-status").unwrap().contains("detail="));
             assert_eq!(origin.requests("/unknown"), 0);
         }
@@ -174,11 +170,7 @@ async fn an_origin_that_is_down_behind_the_shield_is_served_stale_and_else_an_er
     );
     assert_eq!(known.status, 200);
     let unknown = client.get("/unknown").await.unwrap();
-    assert!(
-        matches!(unknown.status.as_u16(), 502 | 504),
-        "{}",
-        unknown.status
-    );
+    assert_eq!(unknown.status, 504);
 }
 
 #[tokio::test]

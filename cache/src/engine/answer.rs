@@ -10,6 +10,7 @@ use http::{Method, StatusCode};
 use super::{
     Cache, CacheRequest, Failure, Hit, Lookup,
     deliver::Shape,
+    digests,
     freshen::Newer,
     lead::{Filling, Led, Stage},
     serve::filling_shape,
@@ -69,6 +70,8 @@ pub(super) struct Ask<'a> {
     variant: Option<u64>,
     /// What is stored has holes that nobody fills now: as if nothing were.
     incomplete: bool,
+    /// A leader's response said nothing about this request, which waited for another once more.
+    regrouped: bool,
 }
 
 /// What looking at the store led to.
@@ -94,7 +97,7 @@ enum Looked {
 )]
 enum Followed {
     Answer(Answer),
-    /// Ask again: the leader was lost, its fill failed, or its response is for requests with other fields.
+    /// Ask again: the leader was lost, its fill failed, or its response is for, or about, requests with other fields.
     Again,
     /// Fetch for yourself, at once.
     Alone,
@@ -114,6 +117,7 @@ impl<'a> Ask<'a> {
             events,
             variant: None,
             incomplete: false,
+            regrouped: false,
         }
     }
 
@@ -145,12 +149,11 @@ impl<'a> Ask<'a> {
             if held.is_none() && self.asks_far_ahead() && collapse.peek(&flight).is_none() {
                 return self.part().await;
             }
-            let found = if self
-                .cache
-                .inner
-                .index
-                .is_uncacheable(&self.request.key, self.cache.now())
-            {
+            let found = if self.cache.inner.index.is_uncacheable(
+                &self.request.key,
+                &self.request.headers,
+                self.cache.now(),
+            ) {
                 self.alone(held, outcome).await?
             } else {
                 match collapse.seat(flight) {
@@ -210,6 +213,7 @@ impl<'a> Ask<'a> {
                 self.refresh(&hit);
                 (hit, CacheStatus::StaleRefreshing)
             }
+            Lookup::Expired(hit) if self.may_rest(&hit) => (hit, CacheStatus::StaleResting),
             Lookup::Expired(hit) => {
                 return Looked::Ask {
                     held: Some(hit),
@@ -351,7 +355,16 @@ impl<'a> Ask<'a> {
             return Ok(Followed::Again);
         };
         let (selector, membership) = match &stage {
-            Stage::Alone => return Ok(Followed::Alone),
+            Stage::Alone(reach) => {
+                // Once, lest a URL that refuses everybody make a queue of them.
+                let again = !reach.includes(&self.request.headers)
+                    && !std::mem::replace(&mut self.regrouped, true);
+                return Ok(if again {
+                    Followed::Again
+                } else {
+                    Followed::Alone
+                });
+            }
             Stage::Error(status) => {
                 let covered = self.cover(*status, held).await;
                 return Ok(covered.map_or(Followed::Alone, Followed::Answer));
@@ -389,7 +402,7 @@ impl<'a> Ask<'a> {
                 Ok(opened.map_or(Followed::Again, Followed::Answer))
             }
             Stage::Filling(filling) => self.join(filling).await,
-            Stage::Alone | Stage::Error(_) | Stage::Failed(_) => Ok(Followed::Alone),
+            Stage::Alone(_) | Stage::Error(_) | Stage::Failed(_) => Ok(Followed::Alone),
         }
     }
 
@@ -474,6 +487,18 @@ impl<'a> Ask<'a> {
             .ok()
     }
 
+    /// Whether a stale response answers without the upstream being asked, which had an error for an answer a moment ago and would be covered
+    /// for again. Not for a request that asks for something fresher.
+    fn may_rest(&self, hit: &Hit) -> bool {
+        let now = self.cache.now();
+        let asked = self.request.asked();
+        hit.object.is_resting(now)
+            && !asked.no_cache
+            && asked.max_age.is_none()
+            && asked.min_fresh.is_none()
+            && self.request.may_cover(&hit.object.freshness, now)
+    }
+
     /// Makes a stored response ready to send: its first bytes are here when this returns.
     async fn open(&self, hit: &Hit, outcome: CacheStatus) -> Result<Answer, BodyError> {
         self.open_with(hit, outcome, Details::default()).await
@@ -488,8 +513,15 @@ impl<'a> Ask<'a> {
     ) -> Result<Answer, BodyError> {
         let facts = self.request.facts();
         let shape = Cache::shape(&facts, hit);
+        let wanted = digests::wanted(&facts, &hit.object);
+        if shape.is_of_representation() {
+            self.cache
+                .prepare_digest(&self.request.site.chunk_key, wanted, &hit.object)
+                .await;
+        }
         let as_events = self.events && shape == Shape::Whole;
-        if !as_events && let Some(reply) = self.cache.ready(&facts, hit, outcome, &details) {
+        if !as_events && let Some(reply) = self.cache.ready(&facts, hit, outcome, &details, wanted)
+        {
             return Ok(Answer::Ready(reply));
         }
         let object = &hit.object;
@@ -565,7 +597,11 @@ impl<'a> Ask<'a> {
     /// forbids that starts none.
     fn refresh(&self, hit: &Hit) {
         let asked = self.request.asked();
-        if self.cache.inner.tasks.is_closed() || asked.no_store || asked.only_if_cached {
+        let is_unwanted = asked.no_store || asked.only_if_cached;
+        if self.cache.inner.tasks.is_closed()
+            || is_unwanted
+            || hit.object.is_resting(self.cache.now())
+        {
             return;
         }
         let generation = self.cache.inner.marks.generation(&self.request.key);

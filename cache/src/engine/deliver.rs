@@ -16,6 +16,7 @@ use crate::{
     http::{
         cache_status::{self, CacheStatus, Details},
         conditional::{self, Condition},
+        digest::{Algorithm, REPR_DIGEST},
         facts::RequestFacts,
         multipart::Multipart,
         range::{self, RangeSet, Selected, Slice},
@@ -27,6 +28,8 @@ use crate::{
 };
 
 pub(super) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+static CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 /// What of a response a request gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +102,14 @@ impl Shape {
         }
     }
 
+    /// Whether it carries the representation, a part of it, or its head.
+    pub(super) fn is_of_representation(&self) -> bool {
+        match self {
+            Self::Whole | Self::Head | Self::Part(_) | Self::Parts(_) => true,
+            Self::NotModified | Self::Failed | Self::Unsatisfiable => false,
+        }
+    }
+
     /// The bytes of the body that are read first.
     pub(super) fn slice(&self, total: u64) -> Slice {
         let nothing = Slice { start: 0, end: 0 };
@@ -165,6 +176,14 @@ impl Shape {
             body: ReplyBody::Empty,
             outcome,
         };
+        //= https://www.rfc-editor.org/rfc/rfc9530#section-2
+        //# The Content-Digest HTTP field can be used in requests and responses to
+        //# communicate digests that are calculated using a hashing algorithm
+        //# applied to the actual message content
+        // Stored, it is of the whole; only the whole has that content.
+        if *self != Self::Whole && head.headers.contains_key(&CONTENT_DIGEST) {
+            reply.removed.push(CONTENT_DIGEST.clone());
+        }
         match self {
             Self::Whole | Self::Head => {}
             //= https://www.rfc-editor.org/rfc/rfc9110#section-15.4.5
@@ -241,6 +260,7 @@ impl Cache {
         hit: &Hit,
         outcome: CacheStatus,
         details: &Details,
+        wanted: Option<Algorithm>,
     ) -> Option<Reply> {
         let shape = Self::shape(facts, hit);
         // Where what is stored is not what the client means, the origin may have what is.
@@ -248,20 +268,21 @@ impl Cache {
             return None;
         }
         let body = parts::in_ram(&self.inner.depot.store, &hit.object.manifest, &shape)?;
-        let mut reply = self.stored_head(hit, &shape, outcome, details);
+        let mut reply = self.stored_head(hit, &shape, outcome, details, wanted);
         reply.body = body;
         let ram = self.inner.metrics.served_bytes(ServedFrom::Ram);
         ram.inc_by(reply.body.len_hint().unwrap_or(0));
         Some(reply)
     }
 
-    /// The head of a reply from the store.
+    /// The head of a reply from the store, with the digest that is wanted if it is known.
     pub(super) fn stored_head(
         &self,
         hit: &Hit,
         shape: &Shape,
         outcome: CacheStatus,
         details: &Details,
+        wanted: Option<Algorithm>,
     ) -> Reply {
         let object = &hit.object;
         let name = &self.inner.config.name;
@@ -283,6 +304,7 @@ impl Cache {
             )
         };
         overrides.extend(status.map(|status| (CACHE_STATUS.clone(), status)));
+        overrides.extend(self.digest_field(wanted, object, shape));
         shape.reply(
             &object.head,
             Some(object.manifest.total_len()),
@@ -360,9 +382,11 @@ impl Cache {
 
 /// Makes a reply one without content, whose fields would speak of some.
 fn empty(reply: &mut Reply) {
-    reply
-        .removed
-        .extend([header::CONTENT_TYPE, header::CONTENT_ENCODING]);
+    reply.removed.extend([
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        REPR_DIGEST.clone(),
+    ]);
     reply
         .overrides
         .push((header::CONTENT_LENGTH, HeaderValue::from_static("0")));

@@ -13,7 +13,10 @@ use prometheus_client::metrics::counter::Counter;
 use super::persist::{Loading, Loads, Records};
 use crate::{
     content::Manifest,
-    http::vary::{self, Presented},
+    http::{
+        blame::Reach,
+        vary::{self, Presented},
+    },
     key::CacheKey,
     object::Object,
     time::Timestamp,
@@ -48,6 +51,14 @@ impl Variants {
     }
 }
 
+/// A URL whose response was not stored a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct Uncacheable {
+    until: Timestamp,
+    /// Whose requests that is settled for.
+    reach: Reach,
+}
+
 /// The index. Bounded in bytes by an estimate of what the heads and manifests weigh. What it evicts is still on disk, where there is one: each
 /// change is written there under the lock of its entry.
 #[derive(Debug)]
@@ -55,7 +66,7 @@ pub(crate) struct Index {
     objects: Cache<CacheKey, Arc<Variants>, ByFirstBytes>,
     records: Option<Arc<Records>>,
     loads: Loads<Arc<Variants>>,
-    uncacheable: Cache<CacheKey, Timestamp, ByFirstBytes>,
+    uncacheable: Cache<CacheKey, Uncacheable, ByFirstBytes>,
     /// Variants of one URL.
     variants_max: usize,
     variants_dropped: Counter,
@@ -283,14 +294,32 @@ impl Index {
         });
     }
 
-    /// Remembers a URL as uncacheable until `until`.
-    pub(crate) fn mark_uncacheable(&self, key: CacheKey, until: Timestamp) {
-        self.uncacheable.insert(key, until);
+    /// Remembers a URL as uncacheable from `now` until `until`, for requests in `reach`. What is known for everyone stays known for as long.
+    pub(crate) fn mark_uncacheable(
+        &self,
+        key: CacheKey,
+        reach: Reach,
+        now: Timestamp,
+        until: Timestamp,
+    ) {
+        let known = self.uncacheable.get(&key);
+        let is_narrower = reach != Reach::Everyone
+            && known.is_some_and(|known| known.reach == Reach::Everyone && now < known.until);
+        if !is_narrower {
+            self.uncacheable.insert(key, Uncacheable { until, reach });
+        }
     }
 
-    /// Whether a URL was found uncacheable and that still counts.
-    pub(crate) fn is_uncacheable(&self, key: &CacheKey, now: Timestamp) -> bool {
-        self.uncacheable.get(key).is_some_and(|until| now < until)
+    /// Whether a URL was found uncacheable for a request with these fields and that still counts.
+    pub(crate) fn is_uncacheable(
+        &self,
+        key: &CacheKey,
+        request: &HeaderMap,
+        now: Timestamp,
+    ) -> bool {
+        self.uncacheable
+            .get(key)
+            .is_some_and(|known| now < known.until && known.reach.includes(request))
     }
 }
 

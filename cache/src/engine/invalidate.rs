@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 use super::{
-    Cache, CacheRequest,
+    Cache, CacheRequest, CacheSite,
     marks::{Begun, Membership},
 };
 use crate::{
@@ -25,17 +25,17 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Change {
     method: Method,
-    site: Arc<str>,
+    site: Arc<CacheSite>,
     key: CacheKey,
     target: Target,
 }
 
 impl Change {
     /// `None` for a safe method, which costs nothing then.
-    pub(super) fn of(request: &FetchRequest) -> Option<Self> {
+    pub(super) fn of(site: &Arc<CacheSite>, request: &FetchRequest) -> Option<Self> {
         invalidation::is_unsafe(&request.method).then(|| Self {
             method: request.method.clone(),
-            site: Arc::clone(&request.site),
+            site: Arc::clone(site),
             key: request.key,
             target: Target {
                 scheme: request.scheme.as_str().to_owned(),
@@ -52,10 +52,16 @@ impl Change {
         std::iter::once(self.key).chain(named).collect()
     }
 
-    /// The key of a URI of this request's site.
+    /// Whether a reference in the answer means what was asked for, as the site names it.
+    pub(super) fn is_own_target(&self, reference: &str) -> bool {
+        let named = self.target.resolve(reference);
+        named.is_some_and(|named| self.key_of(&named) == self.key)
+    }
+
+    /// The key of a URI of this request's site. By the site's rules, as a request for it would be.
     fn key_of(&self, target: &Target) -> CacheKey {
-        CacheKey::of(
-            &self.site,
+        self.site.policy.query.key(
+            &self.site.name,
             &target.scheme,
             &target.authority,
             &target.path_and_query,
@@ -71,26 +77,33 @@ fn origin(site: &str, scheme: &str, authority: &str) -> CacheKey {
 impl Cache {
     /// Makes invalid what the answer to an unsafe request says is. Whether anything was held of it: stored, under way, or a group.
     ///
-    /// Where no answer comes, nothing is known and nothing is invalidated.
-    pub(super) fn invalidate(&self, change: &Change, response: &FetchResponse) -> bool {
+    /// Where no answer comes, nothing is known and nothing is invalidated. `own` is the mark of the request itself where its answer may be
+    /// stored: it is not outdated by that answer.
+    pub(super) fn invalidate(
+        &self,
+        change: &Change,
+        response: &FetchResponse,
+        own: Option<&mut Begun>,
+    ) -> bool {
         if !invalidation::invalidates(&change.method, response.status) {
             return false;
         }
         let metrics = &self.inner.metrics;
         metrics.invalidated_targets.inc();
-        let mut any = self.invalidate_url(change.key);
+        let mut any = self.invalidate_url(change.key, own);
         //= https://www.rfc-editor.org/rfc/rfc9111#section-4.4
         //# However, a cache MUST NOT trigger an
         //# invalidation under these conditions if the origin (Section 4.3.1 of
         //# [HTTP]) of the URI to be invalidated differs from that of the target
         //# URI (Section 7.1 of [HTTP]).
-        let origin_of = |target: &Target| origin(&change.site, &target.scheme, &target.authority);
+        let origin_of =
+            |target: &Target| origin(&change.site.name, &target.scheme, &target.authority);
         let own = origin_of(&change.target);
         for named in change.target.named_by(&response.headers) {
             let key = change.key_of(&named);
             if key != change.key && origin_of(&named) == own {
                 metrics.invalidated_locations.inc();
-                any |= self.invalidate_url(key);
+                any |= self.invalidate_url(key, None);
             }
         }
         //= https://www.rfc-editor.org/rfc/rfc9875#section-3
@@ -112,9 +125,12 @@ impl Cache {
     //# responses that share groups (per Section 2.1) with that response.
     ///
     /// This cache does, and goes no further: what falls with a group takes no other group with it.
-    fn invalidate_url(&self, key: CacheKey) -> bool {
+    fn invalidate_url(&self, key: CacheKey, own: Option<&mut Begun>) -> bool {
         // First the mark, then what is stored: a fetch that ends in between finds the one or leaves its response to the other.
-        let fetching = self.inner.marks.outdate(&key);
+        let fetching = match own {
+            Some(own) => self.inner.marks.outdate_others(own),
+            None => self.inner.marks.outdate(&key),
+        };
         let _applying = self.inner.marks.mark_url(key);
         let mut found: Vec<Arc<Object>> = Vec::new();
         self.inner.index.change_all(key, |object| {

@@ -24,6 +24,7 @@ use crate::{
         writer::{Declared, Writer},
     },
     http::{
+        blame::Reach,
         conditional,
         freshness::{self, Freshness, Storable},
         hop, update,
@@ -36,9 +37,13 @@ use crate::{
     upstream::{FetchResponse, Source, Upstream, UpstreamError},
 };
 
-/// A server error is remembered as uncacheable no longer than this: it releases those who wait now, and the next
+/// An error is remembered as uncacheable no longer than this: it releases those who wait now, and the next
 /// burst still makes one fetch.
-const SERVER_ERROR_MEMORY: Duration = Duration::from_secs(1);
+const ERROR_MEMORY: Duration = Duration::from_secs(1);
+
+/// A server error gives what is stored this long before the origin is asked about it again, where it may be served meanwhile. So an origin in
+/// trouble gets a request a second for a URL, and a client that can provoke an error delays a refresh by no more.
+const ERROR_REST: Duration = Duration::from_secs(1);
 
 /// How far a fetch is, for those who joined it.
 #[derive(Debug, Clone)]
@@ -47,8 +52,8 @@ pub(super) enum Stage {
     Filling(Arc<Filling>),
     /// What was stored still holds.
     Stored(Arc<Object>),
-    /// Its response is for its own client alone: everyone fetches for himself, now.
-    Alone,
+    /// Its response is for its own client alone. Those whom it says something about fetch for themselves, now.
+    Alone(Reach),
     /// The upstream answered with this error, and what is stored may stand in for it.
     Error(StatusCode),
     /// There is no response.
@@ -108,15 +113,41 @@ impl Cache {
             begun: self.inner.marks.begin(request.key),
             request,
             upstream,
+            stored_bytes_max: self.inner.object_bytes_max,
         };
+        self.spawn(fetch.run(held, answer));
+        answered
+    }
+
+    /// Stores a response that was decided to be storable as the answer to `request`, and streams it to its client on the way. One that turns
+    /// out longer than `stored_bytes_max` is streamed alone. Nobody joins.
+    pub(super) fn take_in(
+        &self,
+        request: CacheRequest,
+        upstream: Arc<dyn Upstream>,
+        begun: Begun,
+        arrival: Arrival,
+        stored_bytes_max: u64,
+    ) -> oneshot::Receiver<Led> {
+        let (answer, answered) = oneshot::channel();
+        let fetch = Fetch {
+            cache: self.clone(),
+            lead: None,
+            begun,
+            request,
+            upstream,
+            stored_bytes_max: stored_bytes_max.min(self.inner.object_bytes_max),
+        };
+        self.spawn(fetch.fill(arrival, answer));
+        answered
+    }
+
+    fn spawn(&self, fetch: impl Future<Output = ()> + Send + 'static) {
         let abort = self.inner.abort.clone();
         self.inner.tasks.spawn(async move {
             // Dropping the fetch releases followers and fails readers; both are told.
-            let _ = abort
-                .run_until_cancelled(Box::pin(fetch.run(held, answer)))
-                .await;
+            let _ = abort.run_until_cancelled(Box::pin(fetch)).await;
         });
-        answered
     }
 }
 
@@ -128,17 +159,19 @@ struct Fetch {
     begun: Begun,
     request: CacheRequest,
     upstream: Arc<dyn Upstream>,
+    /// A longer body is not stored.
+    stored_bytes_max: u64,
 }
 
 /// A response on its way into the store.
-struct Arrival {
-    response: FetchResponse,
-    freshness: Freshness,
-    response_time: Timestamp,
+pub(super) struct Arrival {
+    pub(super) response: FetchResponse,
+    pub(super) freshness: Freshness,
+    pub(super) response_time: Timestamp,
 }
 
 impl Fetch {
-    async fn run(self, mut held: Option<Arc<Object>>, answer: oneshot::Sender<Led>) {
+    async fn run(mut self, mut held: Option<Arc<Object>>, answer: oneshot::Sender<Led>) {
         let (mut response, request_time, response_time) = loop {
             let request_time = self.cache.now();
             let fetched = self.upstream.fetch(self.to_upstream(held.as_deref())).await;
@@ -175,12 +208,15 @@ impl Fetch {
         response
             .headers
             .remove(HeaderName::from_static("cache-status"));
+        if let (true, Some(object)) = (freshness::is_error(response.status), &held) {
+            object.rest(response_time.plus(ERROR_REST));
+        }
         if freshness::is_error(response.status)
             && held
                 .as_ref()
                 .is_some_and(|object| self.request.may_cover(&object.freshness, response_time))
         {
-            // Neither stored nor remembered: who joined decides for himself, and the next request asks again.
+            // Neither stored nor remembered as uncacheable: who joined decides for himself, and who comes next after the rest asks again.
             self.settle(Stage::Error(response.status));
             let _ = answer.send(Led::Through(response, false));
             return;
@@ -206,12 +242,15 @@ impl Fetch {
                 )
                 .await
             }
-            Storable::Pass(_) => {
+            Storable::Pass(reason) => {
                 if let (false, Some(object)) = (response.status.is_server_error(), held) {
                     // What was stored has been replaced by something that must not be.
                     self.cache.inner.index.remove(self.request.key, &object);
                 }
-                self.alone(response.status, response_time);
+                let reach = Reach::of(reason, response.status, &self.request.headers);
+                self.alone(reach, response.status, response_time);
+                // Off the table: who is released to ask again finds another leader there, or none.
+                self.lead = None;
                 let _ = answer.send(Led::Through(response, false));
             }
         }
@@ -244,20 +283,23 @@ impl Fetch {
         let _ = answer.send(Led::Failed(failure));
     }
 
-    /// Releases followers to fetch for themselves, and remembers why.
-    fn alone(&self, status: StatusCode, now: Timestamp) {
+    /// Releases followers, those in `reach` to fetch for themselves, and remembers that for the next.
+    fn alone(&self, reach: Reach, status: StatusCode, now: Timestamp) {
         let memory = match self.request.site.policy.hit_for_miss {
-            memory if status.is_server_error() => memory.min(SERVER_ERROR_MEMORY),
+            _ if reach == Reach::Nobody => Duration::ZERO,
+            memory if status.is_client_error() || status.is_server_error() => {
+                memory.min(ERROR_MEMORY)
+            }
             memory => memory,
         };
         if !memory.is_zero() {
             self.cache
                 .inner
                 .index
-                .mark_uncacheable(self.request.key, now.plus(memory));
+                .mark_uncacheable(self.request.key, reach, now, now.plus(memory));
             self.cache.inner.metrics.hit_for_miss_marked.inc();
         }
-        self.settle(Stage::Alone);
+        self.settle(Stage::Alone(reach));
     }
 
     /// What was held still holds: the same manifest under the fields of the 304.
@@ -267,7 +309,7 @@ impl Fetch {
         if object.freshness.is_fresh(newer.response_time) {
             self.settle(Stage::Stored(Arc::clone(&object)));
         } else {
-            self.alone(object.head.status, newer.response_time);
+            self.alone(Reach::Everyone, object.head.status, newer.response_time);
         }
         let _ = answer.send(Led::Stored(object));
     }
@@ -278,7 +320,7 @@ impl Fetch {
         let inner = &cache.inner;
         let Some(share) = inner.budget.open() else {
             inner.metrics.fills_refused.inc();
-            self.settle(Stage::Alone);
+            self.settle(Stage::Alone(Reach::Everyone));
             let _ = answer.send(Led::Through(arrival.response, true));
             return;
         };
@@ -302,6 +344,9 @@ impl Fetch {
         let stored = declared
             .length
             .is_none_or(|length| length <= declared.stored_bytes_max);
+        if stored && status == StatusCode::OK {
+            accept_ranges(&mut headers);
+        }
         let fill = Fill::new(share, stored);
         let access = self.access(&headers, via);
         let membership = cache.membership(&self.request, &headers, &self.begun);
@@ -326,7 +371,7 @@ impl Fetch {
             self.settle(Stage::Filling(Arc::clone(&filling)));
         } else {
             // Stale on arrival: of use to its own client, and to be validated by every other.
-            self.alone(status, response_time);
+            self.alone(Reach::Everyone, status, response_time);
         }
         match writer.run(body).await {
             Ok(manifest) => {
@@ -378,11 +423,12 @@ impl Fetch {
         self.cache.inner.partials.forget(&self.request.key);
         if !filling.freshness.is_fresh(self.cache.now()) {
             // Stored for validation only: requests must not queue for it.
-            let until = self.cache.now().plus(self.request.site.policy.hit_for_miss);
+            let now = self.cache.now();
+            let until = now.plus(self.request.site.policy.hit_for_miss);
             self.cache
                 .inner
                 .index
-                .mark_uncacheable(self.request.key, until);
+                .mark_uncacheable(self.request.key, Reach::Everyone, now, until);
         }
     }
 
@@ -396,7 +442,7 @@ impl Fetch {
                 etag: headers.get(header::ETAG).cloned(),
                 last_modified: headers.get(header::LAST_MODIFIED).cloned(),
             },
-            stored_bytes_max: self.cache.inner.object_bytes_max,
+            stored_bytes_max: self.stored_bytes_max,
             ram_bytes_max: self.cache.inner.depot.ram_object_bytes_max,
         }
     }
@@ -447,6 +493,18 @@ impl Drop for OpenFill<'_> {
     fn drop(&mut self) {
         self.0.inner.metrics.fills_open.dec();
         self.0.inner.metrics.fills_aborted.inc();
+    }
+}
+
+/// Says of a response that is being stored that parts of it can be had, unless it says something of that itself.
+///
+//= https://www.rfc-editor.org/rfc/rfc9110#section-14.3
+//# For example, a server that supports byte-range requests (Section
+//# 14.1.2) can send the field
+//# Accept-Ranges: bytes
+fn accept_ranges(headers: &mut HeaderMap) {
+    if let header::Entry::Vacant(free) = headers.entry(header::ACCEPT_RANGES) {
+        free.insert(HeaderValue::from_static("bytes"));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Cache, Hit, Lookup, index::Variants};
+use super::{Cache, Hit, Lookup, digests, index::Variants};
 use crate::{
     http::{
         cache_status::{CacheStatus, Details},
@@ -29,7 +29,7 @@ impl Cache {
         now: Timestamp,
     ) -> Lookup {
         let Some(variants) = self.inner.index.get(key) else {
-            return if self.inner.index.is_uncacheable(key, now) {
+            return if self.inner.index.is_uncacheable(key, facts.headers, now) {
                 Lookup::HitForMiss
             } else {
                 Lookup::Miss
@@ -78,7 +78,12 @@ impl Cache {
         let Lookup::Fresh(hit) = self.lookup(key, facts, policy, now) else {
             return None;
         };
-        let reply = self.ready(facts, &hit, CacheStatus::Hit, &Details::default())?;
+        let wanted = digests::wanted(facts, &hit.object);
+        if self.lacks_digest(wanted, &hit.object) {
+            return None;
+        }
+        let details = Details::default();
+        let reply = self.ready(facts, &hit, CacheStatus::Hit, &details, wanted)?;
         let metrics = &self.inner.metrics;
         metrics.requests(CacheStatus::Hit).inc();
         if !matches!(reply.body, ReplyBody::Empty) {

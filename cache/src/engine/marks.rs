@@ -210,6 +210,19 @@ impl Marks {
         true
     }
 
+    /// As [`Self::outdate`], for all fetches of the URL but this one, which stays current if it was. Whether there were others.
+    pub(super) fn outdate_others(&self, own: &mut Begun) -> bool {
+        let Some(mut open) = self.open.get_mut(&own.key) else {
+            return false;
+        };
+        let was_current = open.outdated == own.generation;
+        open.outdated = self.next();
+        if was_current {
+            own.generation = open.outdated;
+        }
+        open.fetches > 1
+    }
+
     /// As [`Self::outdate`], unless another did since the URL had this generation.
     pub(super) fn outdate_from(&self, key: &CacheKey, generation: u64) {
         if let Some(mut open) = self.open.get_mut(key)
@@ -358,6 +371,19 @@ mod tests {
         drop((after, other));
         assert!(marks.open.is_empty(), "bounded by what is under way");
         assert_eq!(marks.generation(&KEY), 0);
+    }
+
+    #[test]
+    fn a_fetch_that_outdates_the_others_stays_current_only_if_it_was() {
+        let marks = Marks::new(&[7; 32]);
+        let mut first = marks.begin(KEY);
+        assert!(!marks.outdate_others(&mut first), "there are no others");
+        assert!(first.is_current());
+        let mut second = marks.begin(KEY);
+        assert!(marks.outdate_others(&mut second));
+        assert!(second.is_current() && !first.is_current());
+        assert!(marks.outdate_others(&mut first));
+        assert!(!second.is_current() && !first.is_current());
     }
 
     #[test]

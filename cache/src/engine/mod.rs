@@ -8,6 +8,7 @@
 mod answer;
 mod blocks;
 mod deliver;
+mod digests;
 mod freshen;
 mod index;
 mod invalidate;
@@ -19,6 +20,7 @@ mod partials;
 mod parts;
 mod pass;
 mod persist;
+mod posted;
 mod recall;
 mod relay;
 mod searches;
@@ -273,6 +275,7 @@ struct Inner {
     object_bytes_max: u64,
     index: Index,
     searches: Searches,
+    digests: digests::Digests,
     depot: Arc<Depot>,
     marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
@@ -358,6 +361,7 @@ impl Cache {
             ),
             partials: partials::Partials::new(store.clone(), Arc::clone(&metrics), records),
             searches: Searches::new(),
+            digests: digests::Digests::new(),
             depot: Arc::new(Depot::new(
                 store,
                 Arc::clone(&metrics),

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use http::HeaderName;
 use smallvec::SmallVec;
 
-use super::{Cache, Failure, invalidate::Change, searches};
+use super::{Cache, CacheSite, Failure, invalidate::Change, posted::Posted, searches};
 use crate::{
     fill::events,
     http::{
@@ -19,40 +19,45 @@ use crate::{
 };
 
 impl Cache {
-    /// Sends a request on as it is and streams the answer back. `outcome` says why it is not for the cache; where the answer to an unsafe
-    /// request made something stored invalid, the reply says [`CacheStatus::Invalidated`] instead.
+    /// Sends a request for a URL of `site` on as it is and streams the answer back. `outcome` says why it is not for the cache; where the
+    /// answer to an unsafe request made something stored invalid, the reply says [`CacheStatus::Invalidated`] instead.
     ///
-    /// Cancel safe: dropping the future or the reply's body cancels the exchange.
+    /// The answer to a POST that says it is what a GET would get is stored on its way ([`posted`](super::posted)). Nothing else is.
+    ///
+    /// Cancel safe: dropping the future or the reply's body cancels the exchange, but for an answer that is being stored.
     ///
     /// # Errors
     /// When the upstream gives no head.
     pub async fn pass(
         &self,
+        site: &Arc<CacheSite>,
         request: FetchRequest,
         upstream: Arc<dyn Upstream>,
         outcome: CacheStatus,
     ) -> Result<Reply, Failure> {
         self.inner.metrics.fetches.inc();
-        let change = Change::of(&request);
+        let change = Change::of(site, &request);
         let changes = (!request.method.is_safe()).then(|| searches::path_of(&request));
+        let mut posted = self.posted(site, &request);
         let fetched = upstream.fetch(request).await;
         if let Some(path) = &changes {
             self.inner.searches.forget(path);
         }
         match fetched {
             Ok(response) => {
+                let mut outcome = outcome;
                 if let Some(change) = &change {
                     self.recall_changed(change, &response.headers).await;
+                    let own = posted.as_mut().map(Posted::begun);
+                    if self.invalidate(change, &response, own) {
+                        outcome = CacheStatus::Invalidated;
+                        self.outlive().await;
+                    }
+                    if let Some(posted) = posted {
+                        let reply = self.answer_posted(posted, change, response, upstream, outcome);
+                        return Ok(self.counted(reply.await?));
+                    }
                 }
-                let invalidated = change.is_some_and(|change| self.invalidate(&change, &response));
-                if invalidated {
-                    self.outlive().await;
-                }
-                let outcome = if invalidated {
-                    CacheStatus::Invalidated
-                } else {
-                    outcome
-                };
                 Ok(self.counted(self.through(response, outcome)))
             }
             Err(error) => {

@@ -3,7 +3,8 @@
 use std::{collections::HashSet, fmt, sync::Arc};
 
 use super::{
-    Cache, CacheRequest, CacheSite, Failure, answer::Answer, deliver::Shape, serve::filling_shape,
+    Cache, CacheRequest, CacheSite, Failure, answer::Answer, deliver::Shape, digests,
+    serve::filling_shape,
 };
 use crate::{
     content::{ChunkId, Manifest, ManifestId},
@@ -67,7 +68,8 @@ impl Cache {
                 outcome,
                 details,
             } => {
-                let reply = self.stored_head(&hit, &Shape::Whole, outcome, &details);
+                let wanted = digests::wanted(&request.facts(), &hit.object);
+                let reply = self.stored_head(&hit, &Shape::Whole, outcome, &details, wanted);
                 (
                     reply,
                     events::of_object(Arc::clone(&hit.object.manifest), reader, held),

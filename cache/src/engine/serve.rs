@@ -6,6 +6,7 @@ use super::{
     Cache, CacheRequest, Failure,
     answer::{Answer, Ask},
     deliver::Shape,
+    digests,
     lead::Filling,
 };
 use crate::{http::cache_status::CacheStatus, reply::Reply, upstream::Upstream};
@@ -56,7 +57,8 @@ impl Cache {
                 outcome,
                 details,
             } => {
-                let mut reply = self.stored_head(&hit, &shape, outcome, &details);
+                let wanted = digests::wanted(&request.facts(), &hit.object);
+                let mut reply = self.stored_head(&hit, &shape, outcome, &details, wanted);
                 reply.body = shape.body(reader);
                 reply
             }

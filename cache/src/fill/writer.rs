@@ -12,7 +12,7 @@ use crate::{
         CHUNK_BYTES_MAX, ChunkId, Chunker, GrowingManifest, Manifest, ManifestError, Profile,
         SNIFF_BYTES, Validators,
     },
-    store::Read,
+    store::{Pins, Read},
     upstream::{BodyError, BodyStream, ChunkEvent, ChunkStream, FetchBody},
 };
 
@@ -48,16 +48,20 @@ pub(crate) struct Writer {
     received: u64,
     /// What is left of [`DISK_PATIENCE`].
     patience: Duration,
+    /// Holds the chunks in memory until the last reader in the window is through.
+    pins: Pins,
 }
 
 impl Writer {
     pub(crate) fn new(fill: Arc<Fill>, access: Access, declared: Declared) -> Self {
+        let pins = access.depot.store.pins();
         Self {
             fill,
             access,
             declared,
             received: 0,
             patience: DISK_PATIENCE,
+            pins,
         }
     }
 
@@ -163,10 +167,13 @@ impl Writer {
             let store = &self.access.depot.store;
             let whole = self.declared.length.unwrap_or(0).max(self.received);
             if whole <= self.declared.ram_bytes_max {
-                store.put(id, chunk);
+                self.pins.put(id, chunk);
             } else if !store.put_on_disk(id, &chunk) {
                 self.fill.stop_storing();
             }
+        } else {
+            // It turned out too large.
+            self.pins.release();
         }
         self.fill
             .name(id, len)

@@ -1,12 +1,13 @@
-//! Statuses that speak of the one request that was sent, and not of the resource it names.
+//! Whom a response speaks to: the one request that was sent, those like it, or everybody who asks for the URL.
 //!
 //! A cache key is a URL. What an origin says because of a client's other fields, their size or their bytes, is no answer
 //! for the next client, however long the origin calls it fresh: whoever can make an origin refuse a header could
-//! otherwise have the refusal served to everyone.
+//! otherwise have the refusal served to everyone. Nor does it say that the URL is uncacheable: whoever can have that remembered
+//! could send a crowd to the origin that one fetch would have served.
 
 use http::{HeaderMap, StatusCode, header};
 
-use super::directives::ResponseDirectives;
+use super::{directives::ResponseDirectives, freshness::Reason};
 
 /// Whether `status` is about the request's fields, body, rate or connection. Such a response is never stored.
 ///
@@ -35,6 +36,52 @@ pub fn is_a_guess_for_one_user(
         && !directives.public
         && !directives.no_cache
         && !response.contains_key(header::EXPIRES)
+}
+
+/// For whom it is settled that a URL's response is not stored, once one was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Everybody.
+    Everyone,
+    /// Requests with `Authorization`.
+    WithAuthorization,
+    /// Requests with a cookie.
+    WithCookie,
+    /// The request that was sent, and no other.
+    Nobody,
+}
+
+impl Reach {
+    /// What a response that is not stored for this reason says about other requests than the one that brought it.
+    ///
+    /// The widest is chosen only where nothing in the request can be the cause.
+    #[must_use]
+    pub fn of(reason: Reason, status: StatusCode, request: &HeaderMap) -> Self {
+        match reason {
+            _ if is_about_the_request(status) => Self::Nobody,
+            Reason::Authorization => Self::WithAuthorization,
+            Reason::NoLifetime if request.contains_key(header::COOKIE) => Self::WithCookie,
+            Reason::Method
+            | Reason::Status
+            | Reason::NoStore
+            | Reason::Private
+            | Reason::SetCookie
+            | Reason::Vary
+            | Reason::NoLifetime
+            | Reason::NoValidator => Self::Everyone,
+        }
+    }
+
+    /// Whether a request is among them.
+    #[must_use]
+    pub fn includes(self, request: &HeaderMap) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::WithAuthorization => request.contains_key(header::AUTHORIZATION),
+            Self::WithCookie => request.contains_key(header::COOKIE),
+            Self::Nobody => false,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +140,39 @@ mod tests {
             let stored = decide(status, &[], &[("cache-control", "max-age=60")]);
             assert!(matches!(stored, Storable::Store(_)), "{status}");
         }
+    }
+
+    #[test]
+    fn what_a_request_may_have_caused_is_not_said_of_others() {
+        const NONE: &[(&str, &str)] = &[];
+        let cookie: &[_] = &[("cookie", "session=1")];
+        let authorized: &[_] = &[("authorization", "Basic eA==")];
+        for (reason, status, request, reach) in [
+            (Reason::Status, 400, NONE, Reach::Nobody),
+            (Reason::NoStore, 431, NONE, Reach::Nobody),
+            (Reason::NoStore, 200, cookie, Reach::Everyone),
+            (Reason::Private, 200, authorized, Reach::Everyone),
+            (
+                Reason::Authorization,
+                200,
+                authorized,
+                Reach::WithAuthorization,
+            ),
+            (Reason::NoLifetime, 200, cookie, Reach::WithCookie),
+            (Reason::NoLifetime, 200, NONE, Reach::Everyone),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(
+                Reach::of(reason, status, &map(request)),
+                reach,
+                "{reason:?} {status} {request:?}"
+            );
+        }
+        assert!(Reach::Everyone.includes(&map(NONE)) && !Reach::Nobody.includes(&map(cookie)));
+        assert!(Reach::WithCookie.includes(&map(cookie)));
+        assert!(!Reach::WithCookie.includes(&map(authorized)));
+        assert!(Reach::WithAuthorization.includes(&map(authorized)));
+        assert!(!Reach::WithAuthorization.includes(&map(cookie)));
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum CacheStatus {
     StaleUnreachable,
     /// Answered from the store past its lifetime, because the upstream answered with an error.
     StaleError,
+    /// Answered from the store past its lifetime without asking: the upstream answered with an error a moment ago.
+    StaleResting,
     /// Asked the upstream whether the stored response still holds; it does (304).
     Revalidated,
     /// Stored but no longer fresh; the upstream gave a new response.
@@ -46,11 +48,12 @@ pub enum CacheStatus {
 
 impl CacheStatus {
     /// Every value, in the order of [`Self::index`].
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Hit,
         Self::StaleRefreshing,
         Self::StaleUnreachable,
         Self::StaleError,
+        Self::StaleResting,
         Self::Revalidated,
         Self::Expired,
         Self::Requested,
@@ -80,6 +83,7 @@ impl CacheStatus {
             Self::StaleRefreshing => "stale-refreshing",
             Self::StaleUnreachable => "stale-unreachable",
             Self::StaleError => "stale-error",
+            Self::StaleResting => "stale-resting",
             Self::Revalidated => "revalidated",
             Self::Expired => "expired",
             Self::Requested => "requested",
@@ -109,6 +113,7 @@ impl CacheStatus {
             Self::StaleRefreshing => ("hit", Some("stale-refreshing")),
             Self::StaleUnreachable => ("hit", Some("upstream-unreachable")),
             Self::StaleError => ("fwd=stale", Some("stale-if-error")),
+            Self::StaleResting => ("hit", Some("stale-if-error")),
             Self::Revalidated | Self::Expired => ("fwd=stale", None),
             Self::Requested => ("fwd=request", None),
             Self::Miss => ("fwd=uri-miss", None),
@@ -141,7 +146,8 @@ pub struct Details {
 /// The `Cache-Status` field: what caches nearer the origin wrote, then this cache's member.
 ///
 //= https://www.rfc-editor.org/rfc/rfc9211#section-2
-//# Each cache that handles the request appends a member to the list
+//# The first member represents the cache closest to the origin server,
+//# and the last member represents the cache closest to the user
 //
 /// `cache` names this cache; what a token cannot hold is quoted. A value that no field can hold is left out: `None`.
 #[must_use]

@@ -32,8 +32,15 @@ pub enum Condition {
 //# A recipient MUST ignore If-Modified-Since if the request contains an
 //# If-None-Match header field
 ///
-/// For `If-Modified-Since`, where the response has no `Last-Modified`, its `Date` stands in, else the time it arrived
-/// (RFC 9111 §4.3.2). `If-Unmodified-Since` is ignored there: nothing says when the response was last modified.
+//= https://www.rfc-editor.org/rfc/rfc9111#section-4.3.2
+//# If a request contains an If-Modified-Since header field and the Last-
+//# Modified header field is not present in a stored response, a cache
+//# SHOULD use the stored response's Date field value (or, if no Date
+//# field is present, the time that the stored response was received) to
+//# evaluate the conditional.
+///
+/// So what was generated after the client's date counts as modified since: nothing says that it was not. `If-Unmodified-Since` is ignored
+/// there: nothing says when the response was last modified.
 #[must_use]
 pub fn evaluate(
     request: &RequestFacts<'_>,

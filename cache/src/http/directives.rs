@@ -7,8 +7,14 @@ use super::policy::SitePolicy;
 /// The largest number of seconds this cache reckons with: 2^31, as RFC 9111 §1.2.2 asks for overflow.
 pub const DELTA_SECONDS_MAX: u64 = 1 << 31;
 
-/// The directives of a response that are obeyed. Unknown ones are ignored (§5.2.3); `no-cache` and `private` with a list of fields
-/// count as without one, which §5.2.2.4 and §5.2.2.7 allow and which never shares more than was meant.
+/// The directives of a response that are obeyed. Unknown ones are ignored (§5.2.3).
+///
+/// `no-cache` and `private` with a list of fields count as without one. To honour the list is allowed (MAY), and would save a validation; to
+/// overlook a field of it would share what was not to be shared. Origins rarely write one, so this stays on the safe side:
+//= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.7
+//# Also, the qualified form of the directive is often handled by caches
+//# as if an unqualified private directive was received; that is, the
+//# special handling for the qualified form is not widely implemented.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResponseDirectives {
     /// `max-age`, seconds. A value that is no number counts as 0: stale, as §4.2.1 encourages.

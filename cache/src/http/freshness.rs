@@ -77,7 +77,7 @@ impl Freshness {
     //# When used as a request Cache-Control extension, its scope of
     //# application is the request it appears in; when used as a response
     //# Cache-Control extension, its scope is any request applicable to the
-    //# cached response in which it occurs.
+    //# cached response it occurs in.
     #[must_use]
     pub fn may_serve_on_error(
         &self,
@@ -105,8 +105,8 @@ fn millis(duration: Duration) -> u64 {
 /// The statuses that `stale-if-error` speaks of.
 ///
 //= https://www.rfc-editor.org/rfc/rfc5861#section-4
-//# In this context, an error is any situation that would result in a
-//# 500, 502, 503, or 504 HTTP response status code being returned.
+//# In this context, an error is any situation which would result in a
+//# 500, 502, 503 or 504 HTTP response status code being returned.
 #[must_use]
 pub fn is_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
@@ -262,6 +262,15 @@ pub fn storable(
         stale_allowed: !directives.forbids_stale(),
         immutable: directives.immutable,
     })
+}
+
+/// Whether a response says itself how long it is fresh (RFC 9111 §4.2.1), in a field that counts at this site.
+#[must_use]
+pub fn is_explicit(headers: &HeaderMap, policy: &SitePolicy, response_time: Timestamp) -> bool {
+    let targeted = targeted::select(headers, &policy.cache_control_targets);
+    let expires = targeted.is_none();
+    let directives = targeted.unwrap_or_else(|| ResponseDirectives::of(headers));
+    explicit_lifetime_ms(&directives, expires, headers, response_time).is_some()
 }
 
 /// The lifetime of a response that states none, milliseconds: the site's, else a heuristic one. `None`: it has none.

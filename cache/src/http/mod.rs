@@ -1,13 +1,14 @@
 //! What HTTP says about caching, as pure functions: fields and times in, decisions out.
 //!
-//! No clock, no store, no network. The complete RFC 9111 grows here, a file for each of its topics. What is not
-//! decided yet, and so behaves as if the field were absent: combining partial content.
+//! No clock, no store, no network. The whole of RFC 9111 that a shared cache needs, a file for each of its topics. What is
+//! left out, as if the field were absent: combining partial content other than aligned blocks.
 
 pub mod age;
 pub mod blame;
 pub mod cache_status;
 pub mod conditional;
 pub mod dates;
+pub mod digest;
 pub mod directives;
 pub mod facts;
 pub mod freshness;
@@ -20,6 +21,7 @@ pub mod negotiation;
 pub mod no_vary_search;
 pub mod policy;
 pub mod range;
+pub mod redirection;
 pub mod reuse;
 pub mod targeted;
 pub mod update;

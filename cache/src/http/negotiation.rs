@@ -33,7 +33,7 @@ pub fn accept_encoding(value: &str) -> Option<String> {
     let mut others = None;
     for (name, weight) in weighted(value)? {
         //= https://www.rfc-editor.org/rfc/rfc9110#section-8.4.1.3
-        //# Note: Some non-conformant implementations send the "gzip" content coding
+        //# A recipient SHOULD consider "x-gzip" to be equivalent to "gzip".
         let name = if name == "x-gzip" {
             "gzip".to_owned()
         } else {
@@ -132,6 +132,13 @@ pub fn write_accept_encoding(headers: &mut HeaderMap) {
 //# that are assigned equal quality values (no value is the same as q=1).
 //# However, this behavior cannot be relied upon.
 /// Browsers write descending weights, which are told apart. `None`: not a list of ranges.
+///
+/// A response's `Content-Language` is not looked at. A request may like that language best and still be answered otherwise by an origin that has
+/// others, or that writes what else it has into the page:
+//= https://www.rfc-editor.org/rfc/rfc9111#section-4.1
+//# the cache MUST NOT use that stored response without revalidation unless all the
+//# presented request header fields nominated by that Vary field value
+//# match those fields in the original request
 #[must_use]
 pub fn accept_language(value: &str) -> Option<String> {
     let mut ranges = weighted(value)?;

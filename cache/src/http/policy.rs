@@ -26,7 +26,8 @@ pub struct SitePolicy {
     /// How long past its lifetime a response may stand in for an upstream that cannot be reached, unless it forbids
     /// that itself. Default: 24 h.
     pub stale_if_unreachable: Duration,
-    /// How a URL that turned out uncacheable is remembered, so that its requests do not queue. Default: 60 s.
+    /// How long a URL that turned out uncacheable is remembered, so that its requests do not queue; after an error at most a second.
+    /// Default: 60 s.
     pub hit_for_miss: Duration,
     /// What of the query takes part in the key and reaches upstreams. Default: all of it.
     pub query: QueryRules,

@@ -59,7 +59,7 @@ impl ByteRange {
                 let (first, last) = (number(first)?, number(last)?);
                 //= https://www.rfc-editor.org/rfc/rfc9110#section-14.1.1
                 //# An int-range is invalid if the last-pos value is present and less than
-                //# first-pos.
+                //# the first-pos.
                 (first <= last).then_some(Self::From {
                     first,
                     last: Some(last),
@@ -199,10 +199,10 @@ impl RangeSet {
             return Selected::Nothing;
         }
         //= https://www.rfc-editor.org/rfc/rfc9110#section-15.3.7.2
-        //# When a multipart response is generated, the server SHOULD send the
-        //# parts in the same order that the corresponding range-spec appeared in
-        //# the received Range header field, excluding those ranges that were
-        //# deemed unsatisfiable or that were coalesced into other ranges.
+        //# A server that generates a multipart response SHOULD send the parts in
+        //# the same order that the corresponding range-spec appeared in the
+        //# received Range header field, excluding those ranges that were deemed
+        //# unsatisfiable or that were coalesced into other ranges.
         parts.sort_unstable_by_key(|(_, place)| *place);
         Selected::Parts(parts.into_iter().map(|(slice, _)| slice).collect())
     }

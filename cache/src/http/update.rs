@@ -46,7 +46,7 @@ pub fn confirms(not_modified: &HeaderMap, stored: &HeaderMap) -> bool {
         return shares_strong_validator(not_modified, stored);
     }
     //= https://www.rfc-editor.org/rfc/rfc9111#section-4.3.4
-    //# If the 304 response contains no strong validators but does contain one
+    //# If the new response contains no strong validators but does contain one
     //# or more weak validators, and those validators correspond to one of the
     //# initial set's stored responses, then the most recent of those matching
     //# stored responses is identified for update.

@@ -46,6 +46,8 @@ pub struct StoreMetrics {
     pub deduped_bytes: Counter,
     /// Chunks put that are larger than the tier takes; they were not stored.
     pub too_large: Counter,
+    /// Chunks of bodies under way that were put and not pinned: the pinned ones took all they may, or the tier cannot pin.
+    pub unpinned_chunks: Counter,
 }
 
 impl StoreMetrics {
@@ -113,6 +115,11 @@ impl StoreMetrics {
             "Chunks not stored, being larger than the tier takes",
             &self.too_large,
         );
+        counter(
+            "unpinned_chunks",
+            "Chunks of bodies under way stored without a pin",
+            &self.unpinned_chunks,
+        );
         registry.register_collector(Box::new(Sizes(ram)));
     }
 
@@ -157,6 +164,12 @@ impl Collector for Sizes {
                 ram.capacity(),
             ),
             ("ram_chunks", "Chunks in memory", None, ram.len() as u64),
+            (
+                "ram_pinned",
+                "Bytes in memory of bodies under way, not evicted before their end",
+                Some(&Unit::Bytes),
+                ram.bytes_pinned(),
+            ),
         ];
         for (name, help, unit, value) in gauges {
             let gauge = ConstGauge::new(value);

@@ -6,8 +6,11 @@
 
 pub mod disk;
 mod metrics;
+mod moka;
+mod pins;
 mod quick;
 mod ram;
+mod s3fifo;
 
 use std::sync::Arc;
 
@@ -17,8 +20,11 @@ use prometheus_client::registry::Registry;
 use self::disk::{DiskRead, DiskTier, Kind, Put};
 pub use self::{
     metrics::StoreMetrics,
-    quick::{ENTRY_OVERHEAD_BYTES, QuickTier},
+    moka::MokaTier,
+    pins::Pins,
+    quick::QuickTier,
     ram::{Inserted, RamTier},
+    s3fifo::S3FifoTier,
 };
 use crate::content::{ChunkId, ChunkKey, Entry};
 
@@ -191,6 +197,12 @@ impl Store {
         if let Put::Refused(_) = put {
             self.metrics.disk_refused.inc();
         }
+    }
+
+    /// Pins for the chunks of one body under way.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        Pins::new(self.clone())
     }
 
     /// Whether a tier holds the chunk now. It may be gone at the next read.

@@ -48,4 +48,26 @@ pub trait RamTier: Send + Sync + Debug {
 
     /// Chunks evicted to make room, since the start.
     fn evicted(&self) -> u64;
+
+    /// Keeps a held chunk from eviction until as many calls of [`unpin`](Self::unpin) follow.
+    ///
+    /// `false` and no pin where the chunk is not held, the pinned chunks take all they may, a quarter of the capacity, or the tier cannot pin, which is
+    /// the default.
+    fn pin(&self, id: &ChunkId) -> bool {
+        let _ = id;
+        false
+    }
+
+    /// Takes back one pin. Without effect on a chunk that has none.
+    fn unpin(&self, id: &ChunkId) {
+        let _ = id;
+    }
+
+    /// Bytes of pinned chunks, their bookkeeping included.
+    fn bytes_pinned(&self) -> u64 {
+        0
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,6 +181,127 @@ async fn uncacheable_response_releases_waiters_at_once() {
     tokio::join!(two, script);
 }
 
+/// What a client can make an origin say about its own request says nothing about the URL: neither those who wait with it nor those who come
+/// after go to the origin one by one for it.
+#[tokio::test]
+async fn a_refusal_that_is_one_clients_own_leaves_the_crowd_together() {
+    const PLAIN: &[(&str, &str)] = &[];
+    for (fields, refusal) in [
+        (&[("x-odd", "1")][..], (400, PLAIN)),
+        (&[("x-odd", "1")], (431, &[("cache-control", "no-store")])),
+        (
+            &[("x-odd", "1"), ("authorization", "Basic eA==")],
+            (200, FRESH),
+        ),
+        (&[("x-odd", "1"), ("cookie", "session=1")], (200, PLAIN)),
+    ] {
+        let house = house();
+        let gate = Arc::new(Semaphore::new(0));
+        let opened = Arc::clone(&gate);
+        let upstream = Script::new(move |request, _| {
+            let gate = Arc::clone(&opened);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                let content = pieces(&noise(1, 5_000), 1_000);
+                Ok(if request.headers.contains_key("x-odd") {
+                    response(refusal.0, refusal.1, content)
+                } else {
+                    response(200, FRESH, content)
+                })
+            }
+        });
+        let odd = house.serve(house.get("/", fields), &upstream);
+        let mut odd = Box::pin(odd);
+        assert!(futures_util::poll!(&mut odd).is_pending());
+        until("it leads", || upstream.fetches() == 1).await;
+        let crowd = join_all((0..50).map(|_| house.fetch("/", &upstream)));
+        let script = async {
+            settle().await;
+            assert_eq!(upstream.fetches(), 1, "all wait for one");
+            gate.add_permits(1);
+            until("another leads", || upstream.fetches() == 2).await;
+            settle().await;
+            assert_eq!(upstream.fetches(), 2, "and all wait for that");
+            gate.add_permits(1);
+        };
+        let (odd, crowd, ()) = tokio::join!(odd, crowd, script);
+        assert_eq!(odd.unwrap().status().as_u16(), refusal.0);
+        assert!(crowd.iter().all(|(status, _)| *status == 200));
+        assert_eq!(upstream.fetches(), 2, "{fields:?}");
+
+        // After it, at another URL: the crowd finds no mark either.
+        gate.add_permits(1);
+        let mut odd = house.get("/later", fields);
+        odd.method = http::Method::GET;
+        house.serve(odd, &upstream).await.unwrap();
+        let crowd = join_all((0..50).map(|_| house.fetch("/later", &upstream)));
+        let script = async {
+            settle().await;
+            gate.add_permits(1);
+        };
+        tokio::join!(crowd, script);
+        assert_eq!(upstream.fetches(), 4, "{fields:?}");
+    }
+}
+
+/// Those who are refused for what they all carry do not queue for it.
+#[tokio::test]
+async fn a_refusal_for_credentials_releases_all_who_have_some() {
+    let house = house();
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let upstream = Script::new(move |_, _| {
+        let gate = Arc::clone(&opened);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(response(200, FRESH, pieces(&noise(1, 100), 100)))
+        }
+    });
+    let get = || house.get("/", &[("authorization", "Basic eA==")]);
+    let burst = join_all((0..20).map(|_| house.serve(get(), &upstream)));
+    let script = async {
+        settle().await;
+        assert_eq!(upstream.fetches(), 1);
+        gate.add_permits(1);
+        until("all go in parallel", || upstream.fetches() == 20).await;
+        gate.add_permits(19);
+    };
+    tokio::join!(burst, script);
+    let next = join_all((0..20).map(|_| house.serve(get(), &upstream)));
+    let script = async {
+        until("remembered", || upstream.fetches() == 40).await;
+        gate.add_permits(20);
+    };
+    tokio::join!(next, script);
+}
+
+/// A URL at which everybody is refused makes no queue: one leader, another, and then all at once.
+#[tokio::test]
+async fn a_url_that_refuses_everybody_makes_no_queue() {
+    let house = house();
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let upstream = Script::new(move |_, _| {
+        let gate = Arc::clone(&opened);
+        async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(response(400, &[], FetchBody::Empty))
+        }
+    });
+    let burst = join_all((0..50).map(|_| house.fetch("/", &upstream)));
+    let script = async {
+        for fetches in [1, 2] {
+            settle().await;
+            assert_eq!(upstream.fetches(), fetches);
+            gate.add_permits(1);
+        }
+        until("all go in parallel", || upstream.fetches() == 50).await;
+        gate.add_permits(48);
+    };
+    let (replies, ()) = tokio::join!(burst, script);
+    assert!(replies.iter().all(|(status, _)| *status == 400));
+}
+
 #[tokio::test]
 async fn followers_share_the_leaders_failure_and_the_next_request_tries_again() {
     let house = house();

@@ -289,6 +289,7 @@ proptest! {
                     assert!(seen.remove(name).is_some(), "{name}");
                 }
                 assert_eq!(seen.remove("content-length").unwrap(), "100");
+                assert_eq!(seen.remove("accept-ranges").unwrap(), "bytes");
                 let mut wanted = headers_of(&model);
                 wanted.remove("etag");
                 wanted.remove("cache-control");

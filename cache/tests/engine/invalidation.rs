@@ -6,14 +6,15 @@ use bytes::Bytes;
 use http::Method;
 use stoq_cache::{
     engine::CacheRequest,
-    http::cache_status::CacheStatus,
+    http::{cache_status::CacheStatus, policy::SitePolicy},
+    query::{Pattern, QueryPolicy, QueryRules, Take},
     reply::Reply,
     upstream::{FetchBody, FetchRequest, Upstream, UpstreamError},
 };
 
 use crate::script::{
-    House, Script, body, cache_status, fed, house, noise, pieces, response, settle, stream_of,
-    until,
+    House, Script, body, cache_status, fed, house, house_with, noise, pieces, response, settle,
+    stream_of, until,
 };
 
 type Fields = &'static [(&'static str, &'static str)];
@@ -32,11 +33,13 @@ pub(crate) async fn change(
         Script::new(move |_, _| std::future::ready(Ok(response(status, fields, FetchBody::Empty))));
     let request = changing(&house.get(path, &[]), method);
     let upstream = upstream as Arc<dyn Upstream>;
-    let passed = house.cache.pass(request, upstream, CacheStatus::Method);
+    let passed = house
+        .cache
+        .pass(&house.site, request, upstream, CacheStatus::Method);
     passed.await.unwrap()
 }
 
-fn changing(request: &CacheRequest, method: &str) -> FetchRequest {
+pub(crate) fn changing(request: &CacheRequest, method: &str) -> FetchRequest {
     FetchRequest {
         method: Method::from_bytes(method.as_bytes()).unwrap(),
         scheme: request.scheme.clone(),
@@ -106,10 +109,42 @@ async fn what_fails_or_is_safe_invalidates_nothing() {
     let request = changing(&house.get("/a", &[]), "POST");
     let passed = house
         .cache
-        .pass(request, gone as Arc<dyn Upstream>, CacheStatus::Method)
+        .pass(
+            &house.site,
+            request,
+            gone as Arc<dyn Upstream>,
+            CacheStatus::Method,
+        )
         .await;
     assert!(passed.is_err() && is_hit(&house, "/a"));
     assert_eq!(house.cache.metrics().invalidated_targets.get(), 0);
+}
+
+/// The keys of `/a?x=1` and of `/a?x=1&utm=2` are one where a site's rules say so, whoever writes them.
+#[tokio::test]
+async fn what_an_answer_names_is_looked_up_by_the_rules_of_the_site() {
+    let query = QueryRules {
+        otherwise: QueryPolicy {
+            take: Take::Except(vec![Pattern::parameter("utm*")]),
+            sort: true,
+        },
+        rules: Vec::new(),
+    };
+    let policy = SitePolicy {
+        query,
+        ..SitePolicy::default()
+    };
+    let house = house_with(64 << 20, 64 << 20, policy);
+    for (field, reference) in [
+        ("location", "/a?y=2&utm=3&x=1"),
+        ("content-location", "https://example.org/a?x=1&y=2&utm_b"),
+    ] {
+        stored(&house, "/a?x=1&y=2", FRESH).await;
+        let fields: &'static [_] = Box::leak(Box::new([(field, reference)]));
+        change(&house, "POST", "/elsewhere", 201, fields).await;
+        assert!(!is_hit(&house, "/a?x=1&y=2"), "{field}: {reference}");
+    }
+    assert_eq!(house.cache.metrics().invalidated_locations.get(), 2);
 }
 
 #[tokio::test]

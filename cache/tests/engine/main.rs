@@ -4,11 +4,14 @@
 
 mod blocks;
 mod collapse;
+mod digests;
 mod disk;
 mod fill;
 mod freshening;
 mod invalidation;
 mod kept;
+mod pins;
+mod posted;
 mod ranges;
 mod relay;
 mod reuse;

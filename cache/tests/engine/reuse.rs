@@ -368,6 +368,7 @@ async fn pass_streams_both_ways_and_stores_nothing() {
     let reply = house
         .cache
         .pass(
+            &house.site,
             fetch,
             Arc::clone(&upstream) as Arc<dyn Upstream>,
             CacheStatus::Method,

@@ -187,6 +187,19 @@ pub(crate) fn house() -> House {
 }
 
 pub(crate) fn house_with(ram_bytes: usize, fill_bytes: usize, policy: SitePolicy) -> House {
+    let tier = Arc::new(Forgetful::default());
+    let store = Store::new(Arc::clone(&tier) as Arc<dyn RamTier>);
+    let house = house_over(store, ram_bytes, fill_bytes, policy);
+    House { tier, ..house }
+}
+
+/// A house whose chunks lie in another store; its `tier` is empty.
+pub(crate) fn house_over(
+    store: Store,
+    ram_bytes: usize,
+    fill_bytes: usize,
+    policy: SitePolicy,
+) -> House {
     let now = Arc::new(AtomicU64::new(1_800_000_000_000));
     let clock = Arc::clone(&now);
     let mut config = CacheConfig::new([7; 32]);
@@ -194,13 +207,12 @@ pub(crate) fn house_with(ram_bytes: usize, fill_bytes: usize, policy: SitePolicy
     config.ram_bytes = ram_bytes;
     config.fill_bytes = fill_bytes;
     config.clock = Arc::new(move || Timestamp(clock.load(Ordering::Relaxed)));
-    let tier = Arc::new(Forgetful::default());
-    let cache = Cache::with_store(config, Store::new(Arc::clone(&tier) as Arc<dyn RamTier>));
+    let cache = Cache::with_store(config, store);
     let site = cache.site("site", None, policy);
     House {
         cache,
         site,
-        tier,
+        tier: Arc::default(),
         now,
     }
 }

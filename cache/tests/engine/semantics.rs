@@ -207,14 +207,15 @@ async fn an_error_is_covered_while_stale_if_error_lasts() {
         let upstream = then(COVERED, status, &[("cache-control", "max-age=60")]);
         house.fetch("/", &upstream).await;
         house.pass_seconds(70);
-        for _ in 0..2 {
+        for past in [10, 11] {
             let reply = house.serve(house.get("/", &[]), &upstream).await.unwrap();
             assert_eq!(
                 cache_status(&reply),
-                format!("edge; fwd=stale; fwd-status={status}; ttl=-10; detail=stale-if-error")
+                format!("edge; fwd=stale; fwd-status={status}; ttl=-{past}; detail=stale-if-error")
             );
             assert_eq!(reply.status().as_u16(), 200);
             assert_eq!(body(reply).await.unwrap(), noise(1, 5_000));
+            house.pass_seconds(1);
         }
         let mut head = house.get("/", &[]);
         head.method = Method::HEAD;
@@ -226,6 +227,47 @@ async fn an_error_is_covered_while_stale_if_error_lasts() {
             status,
             "the window is over"
         );
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_fails_is_asked_once_a_second() {
+    const COVERED: &[(&str, &str)] = &[
+        ("cache-control", "max-age=60, stale-if-error=30"),
+        ("etag", "\"v1\""),
+    ];
+    let house = house();
+    let upstream = then(COVERED, 503, &[]);
+    house.fetch("/", &upstream).await;
+    house.pass_seconds(70);
+    for second in 0..5 {
+        for n in 0..50 {
+            let reply = house.serve(house.get("/", &[]), &upstream).await.unwrap();
+            let how = if n == 0 {
+                "fwd=stale; fwd-status=503"
+            } else {
+                "hit"
+            };
+            assert_eq!(
+                cache_status(&reply),
+                format!("edge; {how}; ttl=-{}; detail=stale-if-error", 10 + second)
+            );
+            assert_eq!(body(reply).await.unwrap(), noise(1, 5_000));
+        }
+        assert_eq!(upstream.fetches(), 2 + second);
+        house.pass_seconds(1);
+    }
+    drop(house.fetch("/", &upstream).await);
+    let pressing = house.serve(asking(&house, "no-cache"), &upstream).await;
+    assert_eq!(
+        pressing.unwrap().outcome,
+        CacheStatus::StaleError,
+        "who wants it validated has the origin asked"
+    );
+    house.pass_seconds(15);
+    for _ in 0..2 {
+        let (status, _) = house.fetch("/", &upstream).await;
+        assert_eq!(status, 503, "the window is over, and nothing rests");
     }
 }
 

@@ -27,7 +27,7 @@ impl CdnId {
     /// Adds this id at the end, as RFC 8586 asks of every CDN that forwards.
     pub(crate) fn append_to(&self, headers: &mut HeaderMap) {
         //= https://www.rfc-editor.org/rfc/rfc8586#section-2
-        //# Conforming Content Delivery Networks SHOULD add a value to this header
+        //# Conforming Content Delivery Networks SHOULD add a cdn-info to this header
         //# field in all requests they generate or forward (creating the header
         //# field if necessary).
         headers.append(CDN_LOOP, self.0.clone());

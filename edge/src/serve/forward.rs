@@ -11,6 +11,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use ipnet::IpNet;
 use stoq_cache::http::hop;
+use stoq_cache::http::redirection::REDIRECTIONS;
 
 use super::authority::Authority;
 use super::cdn_loop::{CDN_LOOP, CdnId};
@@ -38,19 +39,6 @@ static CLAIMS: [HeaderName; 17] = [
     HeaderName::from_static("front-end-https"),
     HeaderName::from_static("x-host"),
     HeaderName::from_static("x-original-host"),
-];
-
-/// Fields that ask an origin for another resource or method than the request line. No key holds them, so beside an answer that others
-/// may get they are nobody's to say, a trusted proxy's neither.
-static REDIRECTIONS: [HeaderName; 8] = [
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-original-uri"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-forwarded-uri"),
-    HeaderName::from_static("x-forwarded-path"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
 ];
 
 /// The other fields that leave with another value than they came with, or not at all, besides `Host`, `TE` and `Expect`.
@@ -125,6 +113,7 @@ impl Forwarder {
             }
         }
         if received.cacheable {
+            // A trusted proxy's neither: no key holds them.
             for name in &REDIRECTIONS {
                 headers.remove(name);
             }

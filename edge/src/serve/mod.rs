@@ -122,7 +122,7 @@ impl Serve {
         //= https://www.rfc-editor.org/rfc/rfc9110#section-7.4
         //# Unless the connection is from a trusted gateway, an origin server MUST
         //# reject a request if any scheme-specific requirements for the target
-        //# resource are not met.
+        //# URI are not met.
         // The certificate that the client checked is that of the name it asked for: what it asks under another site's name
         // came by a mistake of its own or of somebody in between.
         if let Some(name) = request.connection.server_name.as_deref()
@@ -204,7 +204,7 @@ impl Serve {
         };
         self.shared
             .cache
-            .pass(request, upstream, CacheStatus::Method)
+            .pass(opened.site, request, upstream, CacheStatus::Method)
             .await
             .map_err(|failure| {
                 if overrun.is_some_and(|overrun| overrun.happened()) {

@@ -99,8 +99,7 @@ fn judge(trouble: &Trouble) -> Verdict {
             Refusal::BodyTooLarge { .. } => {
                 verdict(S::PAYLOAD_TOO_LARGE, "body-bytes", "the body is too large")
             }
-            //= https://www.rfc-editor.org/rfc/rfc8586#section-2
-            //# the CDN could return a "508 Loop Detected" error
+            // RFC 8586 names no status for it.
             Refusal::Loop => verdict(
                 S::LOOP_DETECTED,
                 "loop",
@@ -118,8 +117,11 @@ fn judge(trouble: &Trouble) -> Verdict {
         },
         Trouble::Failed(failure) => match failure {
             Failure::Upstream(error) => match error {
+                //= https://www.rfc-editor.org/rfc/rfc9111#section-5.2.2.2
+                //# The generated status code SHOULD be 504 (Gateway Timeout)
+                //# unless another error status code is more applicable.
                 UpstreamError::Unreachable(_) => verdict(
-                    S::BAD_GATEWAY,
+                    S::GATEWAY_TIMEOUT,
                     "upstream-unreachable",
                     "the origin cannot be reached",
                 ),
@@ -144,7 +146,7 @@ fn judge(trouble: &Trouble) -> Verdict {
                     "the next server refused",
                 ),
                 UpstreamError::ShieldDown(_) => verdict(
-                    S::BAD_GATEWAY,
+                    S::GATEWAY_TIMEOUT,
                     "shield-unreachable",
                     "no shield can be reached",
                 ),
@@ -295,7 +297,7 @@ mod tests {
             ),
             (
                 upstream(UpstreamError::Unreachable(text())),
-                502,
+                504,
                 "edge-1; fwd=miss; detail=upstream-unreachable",
             ),
             (
@@ -320,7 +322,7 @@ mod tests {
             ),
             (
                 upstream(UpstreamError::ShieldDown(text())),
-                502,
+                504,
                 "edge-1; fwd=miss; detail=shield-unreachable",
             ),
             (

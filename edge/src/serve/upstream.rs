@@ -4,7 +4,7 @@
 //! |---|---|
 //! | no `[shield]` | the origin, or the directory |
 //! | `[shield]`, `shield_fallback = true` | the shield; the origin while no shield can be reached |
-//! | `[shield]`, `shield_fallback = false` | the shield alone: stale or 502 while it cannot be reached |
+//! | `[shield]`, `shield_fallback = false` | the shield alone: stale or 504 while it cannot be reached |
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use stoq::h3::{frame, qpack};
-use stoq::quic::{Connection, Endpoint, RecvStream, SendStream, TlsClient, Transport};
+use stoq::quic::{Connection, Endpoint, ReadError, RecvStream, SendStream, TlsClient, Transport};
 use stoq_edge::service::End;
 
 use crate::client::tls;
@@ -57,6 +57,18 @@ impl Bare {
         within(recv.read_to_end(1 << 20)).await.unwrap()
     }
 
+    /// Sends a request whole, and reads until the server has broken it off both ways.
+    async fn refused(&self, request: &[u8]) -> (Option<u64>, Option<u64>) {
+        let (mut send, mut recv) = self.connection.open_bi().await.unwrap();
+        send.write_all(request).await.unwrap();
+        // Unfinished, so that its own side can be stopped.
+        let reset = match within(recv.read_to_end(1 << 20)).await {
+            Err(ReadError::Reset(code)) => Some(code),
+            _ => None,
+        };
+        (reset, within(send.stopped()).await.unwrap())
+    }
+
     /// The server's control stream.
     async fn control(&self) -> RecvStream {
         loop {
@@ -70,12 +82,19 @@ impl Bare {
 }
 
 fn request(path: &str) -> Vec<u8> {
-    let section = qpack::section([
+    request_with(path, &[])
+}
+
+/// A request with these lines at the end of its head.
+fn request_with(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let head = [
         (":method", &b"GET"[..]),
         (":scheme", b"https"),
         (":authority", b"localhost"),
         (":path", path.as_bytes()),
-    ]);
+    ];
+    let more = more.iter().map(|(name, value)| (*name, value.as_bytes()));
+    let section = qpack::section(head.into_iter().chain(more));
     let mut out = Vec::new();
     frame::put_head(&mut out, frame::HEADERS, section.len() as u64);
     out.extend(section);
@@ -134,6 +153,40 @@ async fn a_stored_hit_is_the_same_however_its_request_arrives() {
     for done in rig.service.done_with("/stored-hit") {
         assert_eq!((done.sent.end, done.sent.body_bytes), (End::Complete, 1024));
     }
+}
+
+/// What comes twice is refused, on the first stream of a connection as on those that may take the short way.
+#[tokio::test]
+async fn a_repeated_pseudo_field_is_malformed() {
+    const MESSAGE_ERROR: u64 = 0x10e;
+    let rig = Rig::start();
+    for first in [true, false] {
+        let client = Bare::connect(&rig, Transport::default()).await;
+        if !first {
+            let whole = client.ask(&[&request("/stored-hit")]).await;
+            assert_eq!(answer(&whole).0, "200");
+        }
+        for more in [
+            &[(":path", "/never")][..],
+            &[(":path", "/stored-hit")],
+            &[(":authority", "other.test")],
+            &[(":method", "POST")],
+            &[(":scheme", "https")],
+            &[("accept", "*/*"), (":path", "/never")],
+            &[(":status", "200")],
+        ] {
+            let refused = client.refused(&request_with("/stored-hit", more)).await;
+            assert_eq!(
+                refused,
+                (Some(MESSAGE_ERROR), Some(MESSAGE_ERROR)),
+                "{more:?} {first}"
+            );
+        }
+        // And the connection goes on.
+        let whole = client.ask(&[&request("/stored-hit")]).await;
+        assert_eq!(answer(&whole).1, HIT);
+    }
+    assert_eq!(rig.service.done_with("/never").len(), 0);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use stoq_edge::service::End;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::client::{ALL, Client};
+use crate::client::{ALL, Client, tls};
 use crate::rig::{Rig, until, within};
 use crate::scripted::HIT;
 
@@ -165,6 +165,58 @@ async fn early_hints_reach_an_http3_client() {
     assert_eq!(first.headers()["link"], "</a.css>; rel=preload");
     assert_eq!(within(stream.recv_response()).await.unwrap().status(), 200);
 }
+
+/// Over TLS and in the clear, between other answers of the same connection, and never to HTTP/1.0.
+#[tokio::test]
+async fn early_hints_reach_an_http1_client() {
+    const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
+    let rig = Rig::start();
+    for secure in [false, true] {
+        let stream = TcpStream::connect(if secure { rig.https } else { rig.plain }).await;
+        let stream = stream.unwrap();
+        let mut stream: Box<dyn Duplex> = if secure {
+            let connector = tokio_rustls::TlsConnector::from(tls(&rig, b"http/1.1"));
+            let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+            Box::new(within(connector.connect(name, stream)).await.unwrap())
+        } else {
+            Box::new(stream)
+        };
+        // All at once: each answer begins where the one before ends.
+        let mut requests = String::new();
+        for path in ["/hit", "/early", "/early-at-once", "/hit", "/early"] {
+            requests += &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        }
+        requests += "GET /early HTTP/1.0\r\nhost: localhost\r\n\r\n";
+        stream.write_all(requests.as_bytes()).await.unwrap();
+        let mut read = String::new();
+        within(stream.read_to_string(&mut read)).await.unwrap();
+        let heads: Vec<&str> = read
+            .split_inclusive("\r\n\r\n")
+            .filter_map(|head| head.find("HTTP/1.").map(|at| &head[at..]))
+            .collect();
+        let statuses: Vec<&str> = heads.iter().map(|head| &head[9..12]).collect();
+        assert_eq!(
+            statuses,
+            [
+                "200", "103", "200", "103", "103", "200", "200", "103", "200", "200"
+            ],
+            "{read}"
+        );
+        assert_eq!(read.matches(HINTS).count(), 4);
+        assert_eq!(read.matches("late").count(), 4);
+        assert_eq!(
+            read.as_bytes()
+                .windows(HIT.len())
+                .filter(|window| *window == HIT)
+                .count(),
+            2
+        );
+    }
+}
+
+trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Duplex for T {}
 
 #[tokio::test]
 async fn a_client_that_leaves_takes_its_request_with_it() {

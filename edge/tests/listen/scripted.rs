@@ -202,6 +202,15 @@ impl Service for Scripted {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     reply(200, &[], ReplyBody::Bytes("late".into()))
                 }
+                "/early-at-once" => {
+                    for _ in 0..2 {
+                        let mut headers = HeaderMap::new();
+                        headers.insert("link", "</a.css>; rel=preload".parse().unwrap());
+                        let status = StatusCode::EARLY_HINTS;
+                        interim.send(InterimHead { status, headers }).await;
+                    }
+                    reply(200, &[], ReplyBody::Bytes("late".into()))
+                }
                 path => reply(404, &[], ReplyBody::Bytes(path.to_owned().into())),
             };
             Answer { reply, note: () }

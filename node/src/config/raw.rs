@@ -84,6 +84,7 @@ pub(super) struct RawCache {
     pub(super) disk: Vec<Spanned<RawVolume>>,
     pub(super) disk_engine: At<String>,
     pub(super) disk_writes_per_day: At<Size>,
+    pub(super) disk_scrub: At<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -48,6 +48,8 @@ const TIMEOUTS: Timeouts = Timeouts {
 const RAM: u64 = 256 << 20;
 const HEADS: u64 = 32 << 20;
 const FILL_BUFFER: u64 = 64 << 20;
+/// A terabyte in three days.
+const DISK_SCRUB: u64 = 4 << 20;
 const VARIANTS: usize = 16;
 /// A lookup compares each variant of its URL.
 const VARIANTS_MAX: usize = 256;
@@ -199,6 +201,7 @@ impl Resolver<'_> {
                 .disk_writes_per_day
                 .as_ref()
                 .map(|bytes| bytes.get_ref().0),
+            disk_scrub: Some(size(&raw.cache.disk_scrub, DISK_SCRUB)).filter(|rate| *rate > 0),
         };
         let sites = raw
             .site

@@ -240,6 +240,8 @@ pub struct Cache {
     pub disk_engine: DiskEngine,
     /// Bytes that may be written to each of them in a day, to make flash last. Default: no limit.
     pub disk_writes_per_day: Option<u64>,
+    /// Bytes a second at which each volume is looked through for damage; `None` for not at all. Default: 4 MiB.
+    pub disk_scrub: Option<u64>,
 }
 
 /// One of `cache.disk`.

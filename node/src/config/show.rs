@@ -61,6 +61,7 @@ impl Config {
         if let Some(bytes) = self.cache.disk_writes_per_day {
             out.key("disk_writes_per_day", size(bytes));
         }
+        out.key("disk_scrub", size(self.cache.disk_scrub.unwrap_or(0)));
 
         for certificate in &self.tls.certificates {
             out.table("[[tls.certificates]]");

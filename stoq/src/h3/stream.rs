@@ -36,7 +36,7 @@ pub struct SendStream<B> {
 impl<B: Body> SendStream<B> {
     pub(super) fn new(mut stream: crate::quic::SendStream, client: bool) -> Self {
         //= https://www.rfc-editor.org/rfc/rfc9114#section-4.1.1
-        //# Clients SHOULD use the error code H3_REQUEST_CANCELLED to cancel
+        //# Client SHOULD use the error code H3_REQUEST_CANCELLED to cancel
         //# requests.
         let code = if client {
             Code::H3_REQUEST_CANCELLED

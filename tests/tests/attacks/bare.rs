@@ -41,13 +41,17 @@ impl Got {
             .any(|window| window == text.as_bytes())
     }
 
-    /// What follows the head.
+    /// What follows the heads.
     pub(crate) fn body(&self) -> &[u8] {
-        let end = self.bytes.windows(4).position(|four| four == b"\r\n\r\n");
-        match end {
-            Some(end) if self.bytes.starts_with(b"HTTP/1.") => &self.bytes[end + 4..],
-            _ => &self.bytes,
+        let mut rest = &self.bytes[..];
+        let interim = self.statuses.iter().filter(|status| **status < 200).count();
+        for _ in 0..=interim {
+            let end = rest.windows(4).position(|four| four == b"\r\n\r\n");
+            if let (Some(end), true) = (end, rest.starts_with(b"HTTP/1.")) {
+                rest = &rest[end + 4..];
+            }
         }
+        rest
     }
 }
 

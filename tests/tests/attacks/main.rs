@@ -635,7 +635,7 @@ async fn raw_origin(answer: &'static str) -> (String, Arc<AtomicUsize>, JoinSet<
 }
 
 #[tokio::test]
-async fn interim_responses_reach_who_leads_a_fetch_over_http3_and_are_never_stored() {
+async fn interim_responses_reach_who_leads_a_fetch_and_are_never_stored() {
     let (url, answered, _task) = raw_origin(
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n\
          HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncache-control: max-age=60\r\nconnection: close\r\n\r\nok",
@@ -646,8 +646,9 @@ async fn interim_responses_reach_who_leads_a_fetch_over_http3_and_are_never_stor
         let path = format!("/{version:?}");
         let first = get(cluster.edge(), version, &path, &[]).await;
         let want: &[u16] = match version {
-            Version::Http3 => &[102, 103, 200],
-            Version::Http2 | Version::Http1 => &[200],
+            Version::Http3 | Version::Http1 => &[102, 103, 200],
+            // hyper's server leaves them no way.
+            Version::Http2 => &[200],
         };
         assert_eq!(first.statuses, want, "{version:?}");
         assert_eq!(first.body(), b"ok", "{version:?}");

@@ -12,8 +12,10 @@ use std::{fmt::Debug, io, sync::Arc, time::Duration};
 
 use super::DiskFuture;
 
+mod arena;
 mod buffer;
 mod file;
+mod flight;
 mod job;
 mod open;
 mod pool;
@@ -22,6 +24,7 @@ mod sim;
 mod uring;
 
 pub use self::{
+    arena::ARENA_BYTES,
     buffer::IoBuf,
     open::{Engine, OpenError, Opened, open},
     pool::THREADS_MAX,
@@ -35,7 +38,8 @@ pub const BLOCK_BYTES: usize = 4096;
 /// The most that one operation moves, in bytes.
 pub const EXTENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Reads that wait for their turn, beyond those the kernel has: at 64 KiB each and 1 GB/s the last waits for 64 ms. The next is refused.
+/// Reads that wait for their turn at a device, by ring or by pool, beyond those the kernel has: at 64 KiB each and 1 GB/s the last waits for 67 ms.
+/// The next is refused.
 pub const READS_WAITING_MAX: usize = 1024;
 
 /// How long the end of an engine waits for what is under way. A disk that has not answered by then is given up with the memory it may still write to.
@@ -52,8 +56,9 @@ pub struct Extent {
 
 /// Blocks at offsets.
 ///
-/// Futures are `'static` and may be dropped: the operation then goes on and its buffer is kept alive until it has ended. They need a
-/// tokio runtime with I/O enabled.
+/// An operation begins when it is asked for, not when its future is first waited for. Futures are `'static` and may be dropped: the operation then
+/// goes on (a read that has not begun does not) and its buffer is kept alive until it has ended. A tokio runtime that asks needs I/O enabled; who asks
+/// outside of one is served by threads. Dropping a device waits for what is under way, ten seconds at most.
 pub trait Device: Send + Sync + Debug {
     /// Reads blocks.
     ///

@@ -91,7 +91,7 @@ impl Index {
     pub fn insert(&self, name: &Name, place: Place) -> Option<Place> {
         let (shard, tag) = self.hash(name);
         self.counted(&mut shard.lock(), |table| {
-            put(table, Slot::new(tag, place, 0))
+            table.put(Slot::new(tag, place, 0)).map(Slot::place)
         })
     }
 
@@ -182,7 +182,7 @@ impl Index {
         self.counted(&mut shard.lock(), |table| {
             table.reserve(count);
             for slot in slots {
-                put(table, slot);
+                table.put(slot);
             }
             // The caller may have left out many.
             table.shrink();
@@ -229,18 +229,6 @@ impl Index {
         }
         result
     }
-}
-
-/// Puts an entry into a table, in place of the one of its hash. Returns where that lay; the higher count of uses stays.
-fn put(table: &mut Table, new: Slot) -> Option<Place> {
-    let Some(at) = table.find(new.tag()) else {
-        table.add(new);
-        return None;
-    };
-    let slot = &mut table.slots[at];
-    let before = slot.place();
-    *slot = Slot::new(new.tag(), new.place(), slot.uses().max(new.uses()));
-    Some(before)
 }
 
 impl fmt::Debug for Index {

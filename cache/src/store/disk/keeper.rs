@@ -20,6 +20,7 @@ use super::{
     log::{Flight, Work},
     reclaim,
     segments::Life,
+    survey,
     volume::Volume,
 };
 
@@ -44,6 +45,8 @@ pub(super) struct Keeper {
     pub(super) volume: Arc<Volume>,
     /// Where the index is saved; `None` for nowhere.
     pub(super) checkpoint: Option<PathBuf>,
+    /// How fast what lies on the device is looked through for damage; `None` for not at all.
+    pub(super) scrub_bytes_a_second: Option<u64>,
     /// Tells it to end.
     pub(super) end: CancellationToken,
 }
@@ -58,8 +61,14 @@ impl Keeper {
         };
         let reclaim = written.run_until_cancelled(reclaim::run(&self.volume));
         let probe = written.run_until_cancelled(probe(&self.volume));
+        let scrub = async {
+            if let Some(rate) = self.scrub_bytes_a_second {
+                survey::scrub(&self.volume, rate).await;
+            }
+        };
+        let scrub = written.run_until_cancelled(scrub);
         let save = self.save_until(&written);
-        tokio::join!(write, reclaim, probe, save);
+        tokio::join!(write, reclaim, probe, scrub, save);
     }
 
     /// Saves the index now and then, and once everything is written.

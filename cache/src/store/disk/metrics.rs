@@ -55,6 +55,8 @@ pub struct DiskMetrics {
     pub checkpoints: Counter,
     /// Checkpoints that could not be written.
     pub checkpoints_failed: Counter,
+    /// Times everything was looked through for damage.
+    pub scrubs: Counter,
     /// Bytes of the device there is room for.
     pub allocated_bytes: Gauge,
 }
@@ -152,6 +154,11 @@ impl DiskMetrics {
                 "disk_reclaimed_segments",
                 "Segments reclaimed",
                 &self.reclaimed_segments,
+            ),
+            (
+                "disk_scrubs",
+                "Times everything on disk was looked through for damage",
+                &self.scrubs,
             ),
             (
                 "disk_checkpoints",

@@ -25,6 +25,7 @@ mod open;
 mod reclaim;
 mod recover;
 mod segments;
+mod survey;
 mod volume;
 
 use std::{fmt::Debug, future::Future, pin::Pin};
@@ -32,7 +33,8 @@ use std::{fmt::Debug, future::Future, pin::Pin};
 pub use self::{
     health::Ailments,
     metrics::DiskMetrics,
-    open::{Disk, Found, OpenError, VolumeConfig},
+    open::{Disk, Found, OpenError, VolumeConfig, VolumeStats},
+    survey::{AGE_BOUNDS_SECONDS, Survey},
     volume::Retained,
 };
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering, mpsc},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use super::{
     },
     keeper::Keeper,
     recover,
+    survey::{self, Pace, Survey},
     volume::{Layout, Retained, Volume},
 };
 
@@ -45,6 +46,8 @@ pub struct VolumeConfig {
     pub engine: Option<Engine>,
     /// Bytes a day that may be written to it; `None` for no limit.
     pub bytes_a_day: Option<u64>,
+    /// Bytes a second at which it is looked through for damage; `None` for not at all.
+    pub scrub_bytes_a_second: Option<u64>,
 }
 
 /// Why a volume cannot be opened. Each says what to do.
@@ -93,6 +96,39 @@ pub struct Found {
     pub emptied: Option<String>,
     /// How long it took to find out.
     pub took: Duration,
+}
+
+/// What a volume is and holds.
+#[derive(Clone, Debug)]
+pub struct VolumeStats {
+    /// Its directory.
+    pub path: String,
+    /// What moves its blocks.
+    pub engine: Engine,
+    /// Whether the page cache is passed by.
+    pub direct: bool,
+    /// Bytes its segments may have together.
+    pub capacity_bytes: u64,
+    /// Bytes its file has.
+    pub allocated_bytes: u64,
+    /// Bytes of records that can be found, headers and padding included.
+    pub live_bytes: u64,
+    /// Records that can be found.
+    pub records: u64,
+    /// Bytes of memory its index takes.
+    pub index_bytes: u64,
+    /// Bytes of bodies put since the start that were new.
+    pub put_bytes: u64,
+    /// Bytes of bodies put since the start that were there.
+    pub present_bytes: u64,
+    /// Bytes written since the start. Over `put_bytes`: the write amplification.
+    pub written_bytes: u64,
+    /// The length of a segment.
+    pub segment_bytes: u32,
+    /// Segments in use by age: below each of [`AGE_BOUNDS_SECONDS`](super::AGE_BOUNDS_SECONDS), and older.
+    pub segments_by_age: [u64; 6],
+    /// What is wrong with it.
+    pub ailments: Ailments,
 }
 
 /// Volumes behind one face. Names are spread over them by their sizes.
@@ -183,6 +219,66 @@ impl Disk {
                 u64::from(geometry.segments()) * u64::from(geometry.segment_bytes())
             })
             .sum()
+    }
+
+    /// Walks through everything that lies on the devices and shows each record that is what was written. Records that are not are dropped. As fast as the devices read;
+    /// what is in memory alone is not looked at.
+    pub async fn walk(&self, see: &mut (dyn FnMut(Kind, &Name, &[u8]) + Send)) -> Survey {
+        let mut survey = Survey::default();
+        for running in &self.volumes {
+            let mut pace = Pace::new(None);
+            survey.add(&survey::all(&running.volume, &mut pace, see).await);
+        }
+        survey
+    }
+
+    /// Drops records of this kind that `keep` does not want, of those in segments that are older than `seconds`: what is younger may be part of
+    /// something that is still arriving. How many, and their bytes in the log.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub async fn sweep(
+        &self,
+        kinds: &[Kind],
+        seconds: u64,
+        keep: &(dyn Fn(&Name) -> bool + Sync),
+    ) -> io::Result<(u64, u64)> {
+        let mut swept = (0, 0);
+        for running in &self.volumes {
+            let (records, bytes) = survey::sweep(&running.volume, kinds, seconds, keep).await?;
+            swept = (swept.0 + records, swept.1 + bytes);
+        }
+        Ok(swept)
+    }
+
+    /// What each volume is and holds.
+    ///
+    /// # Errors
+    /// What a device says.
+    pub async fn stats(&self) -> io::Result<Vec<VolumeStats>> {
+        let mut all = Vec::with_capacity(self.volumes.len());
+        for Running { volume, found, .. } in self.volumes.iter().map(|running| &**running) {
+            let geometry = volume.layout.geometry;
+            let allocated = volume.device.len();
+            all.push(VolumeStats {
+                path: volume.label.clone(),
+                engine: found.device.engine,
+                direct: found.device.direct,
+                capacity_bytes: u64::from(geometry.segments())
+                    * u64::from(geometry.segment_bytes()),
+                allocated_bytes: allocated,
+                live_bytes: volume.live_bytes.load(Ordering::Relaxed),
+                records: volume.index.len() as u64,
+                index_bytes: volume.index.bytes() as u64,
+                put_bytes: volume.metrics.put_bytes.get(),
+                present_bytes: volume.metrics.present_bytes.get(),
+                written_bytes: volume.metrics.written_bytes.get(),
+                segment_bytes: geometry.segment_bytes(),
+                segments_by_age: survey::ages(volume, SystemTime::now()).await?,
+                ailments: volume.health.ailments(),
+            });
+        }
+        Ok(all)
     }
 
     /// Where what belongs to the whole cache is kept: the first volume's file of marks.
@@ -362,7 +458,7 @@ fn open(config: &VolumeConfig, key_id: [u8; 16]) -> Result<Running, OpenError> {
     directory.sync().map_err(failed)?;
     let label = config.path.display().to_string();
     let checkpoint = Some(directory.checkpoint());
-    let bytes_a_day = config.bytes_a_day;
+    let (bytes_a_day, scrub) = (config.bytes_a_day, config.scrub_bytes_a_second);
     // The thread that runs the volume also opens it: whoever waits here may be a runtime's own.
     let (tell, told) = mpsc::sync_channel(1);
     let run = move || {
@@ -374,7 +470,8 @@ fn open(config: &VolumeConfig, key_id: [u8; 16]) -> Result<Running, OpenError> {
             runtime.block_on(started).map(|started| (runtime, started))
         });
         match started {
-            Ok((runtime, (volume, keeper))) => {
+            Ok((runtime, (volume, mut keeper))) => {
+                keeper.scrub_bytes_a_second = scrub;
                 if tell.send(Ok((volume, keeper.end.clone()))).is_ok() {
                     runtime.block_on(keeper.run());
                 }
@@ -484,6 +581,7 @@ pub(super) async fn start(
     let keeper = Keeper {
         volume: Arc::clone(&volume),
         checkpoint: saved_at,
+        scrub_bytes_a_second: None,
         end: CancellationToken::new(),
     };
     Ok((volume, keeper))

@@ -466,6 +466,10 @@ impl Volume {
                 self.health.read_succeeded();
                 return Ok(buffer);
             }
+            // The device's own queue is full.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(DiskRead::Throttled);
+            }
             Ok(Err(error)) => {
                 self.metrics.read_errors.inc();
                 // These blocks are lost; others may be well.

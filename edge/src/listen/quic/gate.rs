@@ -5,12 +5,14 @@
 //! does not notice a stream that ends inside a DATA frame, and reads ahead of many small ones. So here, in front of it:
 //! a frame that has to be held is bounded, unknown frames are skipped as they come, empty DATA frames vanish, the header
 //! and the payload of DATA are handed over one by one (which keeps its buffer at two pieces), and a stream's end is one
-//! only between frames.
+//! only between frames. Of a pseudo-header field that comes twice the library takes the last, and it takes one behind regular
+//! fields: a field section is held until it is whole, and refused for either.
 //!
 //! Sans-IO: bytes in, pieces out.
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use stoq::h3::frame::{self, CONTROL_STREAM, DATA, HEADERS};
+use stoq::h3::qpack::{self, Text};
 
 /// A control frame other than SETTINGS is some bytes; SETTINGS a dozen pairs.
 const CONTROL_FRAME_MAX: u64 = 4096;
@@ -31,6 +33,9 @@ pub(super) enum GateError {
     /// The stream ended inside a frame.
     #[error("the stream ended inside a frame")]
     Truncated,
+    /// A pseudo-header field that is repeated, misplaced or none of a request's.
+    #[error("a pseudo-header field is repeated, misplaced or unknown")]
+    PseudoField,
 }
 
 /// The state of one stream.
@@ -43,6 +48,17 @@ pub(super) struct Gate {
     /// Bytes that arrived and were not handed over.
     pending: Bytes,
     held_max: u64,
+    /// What has arrived of a field section; at most `held_max`.
+    section: BytesMut,
+    /// What the next field section is.
+    next: Section,
+}
+
+/// A field section's part in its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Head,
+    Trailers,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +71,8 @@ enum State {
     Payload(u64),
     /// Within a payload nobody wants.
     Skip(u64),
+    /// Within a field section.
+    Fields(u64),
     /// A stream without frames that concern us.
     Open,
 }
@@ -85,6 +103,8 @@ impl Gate {
             header_len: 0,
             pending: Bytes::new(),
             held_max,
+            section: BytesMut::new(),
+            next: Section::Head,
         }
     }
 
@@ -97,7 +117,7 @@ impl Gate {
     /// The next piece for the library; `None` when more must arrive.
     ///
     /// # Errors
-    /// [`GateError::TooLarge`]; the stream is of no use then.
+    /// [`GateError::TooLarge`] and [`GateError::PseudoField`]; the stream is of no use then.
     pub(super) fn next_piece(&mut self) -> Result<Option<Bytes>, GateError> {
         while !self.pending.is_empty() {
             match self.state {
@@ -110,6 +130,11 @@ impl Gate {
                 State::Skip(left) => {
                     let piece = self.take(left);
                     self.within(left - piece.len() as u64, State::Skip);
+                }
+                State::Fields(left) => {
+                    if let Some(section) = self.fields(left)? {
+                        return Ok(Some(section));
+                    }
                 }
                 State::StreamType => {
                     if let Some(piece) = self.stream_type() {
@@ -137,7 +162,9 @@ impl Gate {
         match self.state {
             State::Header if self.header_len == 0 => Ok(()),
             State::StreamType | State::Open => Ok(()),
-            State::Header | State::Payload(_) | State::Skip(_) => Err(GateError::Truncated),
+            State::Header | State::Payload(_) | State::Skip(_) | State::Fields(_) => {
+                Err(GateError::Truncated)
+            }
         }
     }
 
@@ -189,8 +216,37 @@ impl Gate {
                 max: self.held_max,
             });
         }
-        self.within(len, State::Payload);
+        let state = if kind == HEADERS {
+            State::Fields
+        } else {
+            State::Payload
+        };
+        self.within(len, state);
         Ok(Some(self.flush_header()))
+    }
+
+    /// Gathers a field section, of which `left` bytes are to come; all of it, once it is here and nothing is wrong with it.
+    fn fields(&mut self, left: u64) -> Result<Option<Bytes>, GateError> {
+        let piece = self.take(left);
+        let left = left - piece.len() as u64;
+        if left > 0 {
+            self.section.extend_from_slice(&piece);
+            self.state = State::Fields(left);
+            return Ok(None);
+        }
+        self.state = State::Header;
+        let section = if self.section.is_empty() {
+            piece
+        } else {
+            self.section.extend_from_slice(&piece);
+            std::mem::take(&mut self.section).freeze()
+        };
+        let part = std::mem::replace(&mut self.next, Section::Trailers);
+        if has_pseudo_fields_in_place(&section, part) {
+            Ok(Some(section))
+        } else {
+            Err(GateError::PseudoField)
+        }
     }
 
     /// Moves bytes into the header until `parse` finds it complete; what it did not need goes back.
@@ -220,6 +276,54 @@ impl Gate {
         self.header_len = 0;
         header
     }
+}
+
+/// Whether each pseudo-header field stands where it may, once. What cannot be read is the library's to refuse.
+fn has_pseudo_fields_in_place(section: &[u8], part: Section) -> bool {
+    const OF_REQUESTS: [&[u8]; 5] = [
+        b":method",
+        b":scheme",
+        b":authority",
+        b":path",
+        b":protocol",
+    ];
+    let Ok(mut lines) = qpack::Section::new(section) else {
+        return true;
+    };
+    let mut seen = [false; OF_REQUESTS.len()];
+    let mut behind_fields = part == Section::Trailers;
+    let mut scratch = Vec::new();
+    while let Ok(Some(line)) = lines.next_line() {
+        let name = match line.name {
+            Text::Static(name) => name.as_bytes(),
+            name @ (Text::Plain(_) | Text::Coded(_)) => match name.bytes(&mut scratch) {
+                Ok(name) => name,
+                Err(_) => return true,
+            },
+        };
+        if !name.starts_with(b":") {
+            behind_fields = true;
+            continue;
+        }
+        //= https://www.rfc-editor.org/rfc/rfc9114#section-4.3
+        //# Any request or response that contains a pseudo-header field that
+        //# appears in a header section after a regular header field MUST be
+        //# treated as malformed.
+        //= https://www.rfc-editor.org/rfc/rfc9114#section-4.3
+        //# Endpoints MUST treat a request or response that contains undefined or
+        //# invalid pseudo-header fields as malformed.
+        let place = OF_REQUESTS.iter().position(|known| *known == name);
+        let slot = place.and_then(|place| seen.get_mut(place));
+        //= https://www.rfc-editor.org/rfc/rfc9114#section-4.3.1
+        //# All HTTP/3 requests MUST include exactly one value for the :method,
+        //# :scheme, and :path pseudo-header fields, unless the request is a
+        //# CONNECT request
+        match slot {
+            Some(slot) if !*slot && !behind_fields => *slot = true,
+            Some(_) | None => return false,
+        }
+    }
+    true
 }
 
 /// Frame types that mean something to the library, if only a violation.
@@ -304,6 +408,51 @@ mod tests {
         let (pieces, end) = run(Gate::request(1000), &wire, 100);
         assert_eq!(pieces, [&[0, 1][..], b"a", &[0, 2], b"bc"]);
         assert_eq!(end, Ok(()));
+    }
+
+    #[test]
+    fn a_pseudo_field_stands_once_and_before_the_others() {
+        const HEAD: [(&str, &str); 4] = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "a.test"),
+            (":path", "/"),
+        ];
+        let message = |head: &[(&str, &str)], trailers: &[(&str, &str)]| {
+            let section = |lines: &[(&str, &str)]| {
+                let lines = lines.iter().map(|(name, value)| (*name, value.as_bytes()));
+                frame(HEADERS, &qpack::section(lines))
+            };
+            [section(head), frame(DATA, b"body"), section(trailers)].concat()
+        };
+        let with = |more: &[(&'static str, &'static str)]| [&HEAD[..], more].concat();
+        let trailer = [("x-sum", "1")];
+        #[rustfmt::skip]
+        let table = [
+            (message(&HEAD, &trailer), true),
+            (message(&with(&[("x", "1"), ("x", "2")]), &trailer), true),
+            (message(&with(&[(":protocol", "websocket")]), &trailer), true),
+            (message(&with(&[(":method", "GET")]), &trailer), false),
+            (message(&with(&[(":path", "/admin")]), &trailer), false),
+            (message(&with(&[(":authority", "b.test")]), &trailer), false),
+            (message(&with(&[(":scheme", "http")]), &trailer), false),
+            (message(&with(&[(":protocol", "a"), (":protocol", "b")]), &trailer), false),
+            (message(&with(&[(":status", "200")]), &trailer), false),
+            (message(&with(&[(":secret", "1")]), &trailer), false),
+            (message(&[&[("x", "1")], &HEAD[..]].concat(), &trailer), false),
+            (message(&HEAD, &[("x-sum", "1"), (":path", "/")]), false),
+            (message(&HEAD, &[(":path", "/")]), false),
+        ];
+        for (wire, passes) in table {
+            for step in [1, 7, 1000] {
+                let (pieces, end) = run(Gate::request(1000), &wire, step);
+                if passes {
+                    assert_eq!((pieces.concat(), end), (wire.clone(), Ok(())));
+                } else {
+                    assert_eq!(end, Err(GateError::PseudoField), "{wire:?}");
+                }
+            }
+        }
     }
 
     #[test]

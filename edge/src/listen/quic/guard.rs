@@ -238,7 +238,17 @@ impl quic::RecvStream for GuardedBidi {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        self.recv.poll_data(cx)
+        let polled = self.recv.poll_data(cx);
+        //= https://www.rfc-editor.org/rfc/rfc9114#section-4.1.2
+        //# Malformed requests or responses that are detected MUST be treated as a
+        //# stream error of type H3_MESSAGE_ERROR.
+        if let Poll::Ready(Err(StreamErrorIncoming::StreamTerminated { error_code })) = &polled
+            && *error_code == Code::H3_MESSAGE_ERROR.value()
+        {
+            quic::SendStream::<Payload>::reset(&mut self.send, *error_code);
+            quic::RecvStream::stop_sending(&mut self.recv, *error_code);
+        }
+        polled
     }
 
     fn stop_sending(&mut self, error_code: u64) {
@@ -289,6 +299,7 @@ fn gate_error(error: GateError) -> StreamErrorIncoming {
     let code = match error {
         GateError::TooLarge { .. } => Code::H3_EXCESSIVE_LOAD,
         GateError::Truncated => Code::H3_FRAME_ERROR,
+        GateError::PseudoField => Code::H3_MESSAGE_ERROR,
     };
     StreamErrorIncoming::StreamTerminated {
         error_code: code.value(),

@@ -531,6 +531,9 @@ fn why_bad(error: &StreamError) -> BadHead {
         StreamError::RemoteTerminate { code, .. } if *code == Code::H3_EXCESSIVE_LOAD => {
             BadHead::TooLarge
         }
+        StreamError::RemoteTerminate { code, .. } if *code == Code::H3_MESSAGE_ERROR => {
+            BadHead::Malformed
+        }
         StreamError::StreamError { .. } => BadHead::Malformed,
         _ => BadHead::Gone,
     }

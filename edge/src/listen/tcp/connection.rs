@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::head_limit::HeadLimit;
 use super::inline::Inline;
+use super::interim::{Between, Interjecting};
 use super::service::PerConnection;
 use super::wire::Signals;
 use crate::alt_svc::AltSvc;
@@ -163,12 +164,15 @@ where
         .keep_alive(true);
     let watch = Arc::<Watch>::default();
     let signals = at.signals.clone();
+    let between = Between::default();
     let service = PerConnection {
         context: context.clone(),
         at: Arc::new(at),
         watch: watch.clone(),
+        between: Some(between.clone()),
     };
     let stream = HeadLimit::new(stream, watch.clone(), limits.head_timeout);
+    let stream = Interjecting::new(stream, between);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     drive(
         context,
@@ -206,6 +210,7 @@ where
         context: context.clone(),
         at: Arc::new(at),
         watch: watch.clone(),
+        between: None,
     };
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     drive(

@@ -12,6 +12,7 @@ mod body;
 mod connection;
 mod head_limit;
 mod inline;
+mod interim;
 mod service;
 mod wire;
 

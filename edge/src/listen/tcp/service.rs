@@ -15,6 +15,7 @@ use stoq_cache::time::Timestamp;
 
 use super::body::{Receiving, Sending};
 use super::connection::{At, Underway, Watch};
+use super::interim::Between;
 use crate::listen::Context;
 use crate::listen::exchange::Exchange;
 use crate::listen::head::{content_length, request_head};
@@ -28,6 +29,8 @@ pub(super) struct PerConnection<S> {
     pub(super) context: Arc<Context<S>>,
     pub(super) at: Arc<At>,
     pub(super) watch: Arc<Watch>,
+    /// Where interim responses go; `None` for HTTP/2, to which hyper leaves no way.
+    pub(super) between: Option<Between>,
 }
 
 /// A response, now or later.
@@ -75,14 +78,25 @@ impl<S: Service> hyper::service::Service<Request<Incoming>> for PerConnection<S>
                 Box::pin(Receiving::new(body, stall, at.signals.clone(), counted)),
             )
         };
-        let answer = self
-            .context
-            .service
-            .clone()
-            .serve(head, body, Interim::unsupported());
+        let service = self.context.service.clone();
         let at = at.clone();
+        //= https://www.rfc-editor.org/rfc/rfc9110#section-15.2
+        //# Since HTTP/1.0 did not define any 1xx status codes, a server MUST NOT
+        //# send a 1xx response to an HTTP/1.0 client.
+        let between = self
+            .between
+            .clone()
+            .filter(|_| head.version == Version::HTTP_11);
+        let Some(between) = between else {
+            let answer = service.serve(head, body, Interim::unsupported());
+            return Answering(Either::Right(Box::pin(async move {
+                respond(account, answer.await, &at, underway)
+            })));
+        };
+        let (interim, heads) = Interim::channel();
+        let answering = service.serve(head, body, interim);
         Answering(Either::Right(Box::pin(async move {
-            let answer = answer.await;
+            let answer = between.announcing(heads, answering).await;
             respond(account, answer, &at, underway)
         })))
     }

@@ -7,15 +7,22 @@ use std::{
     ptr::NonNull,
 };
 
-use super::BLOCK_BYTES;
+use super::{
+    BLOCK_BYTES,
+    arena::{ARENA_BYTES, Arena, Lease},
+};
 
 /// Bytes on a block boundary, a whole number of blocks, at least one.
+///
+/// They come from a piece of memory of [`ARENA_BYTES`] for the process that is used again and again, and from the heap when that is taken.
 pub struct IoBuf {
     bytes: NonNull<u8>,
     /// What was allocated.
     capacity: usize,
     /// What counts of it.
     len: usize,
+    /// Where in the arena; otherwise the heap.
+    lease: Option<Lease>,
 }
 
 impl IoBuf {
@@ -36,8 +43,8 @@ impl IoBuf {
 )]
 mod memory {
     use super::{
-        BLOCK_BYTES, Deref, DerefMut, IoBuf, Layout, NonNull, alloc_zeroed, dealloc,
-        handle_alloc_error,
+        ARENA_BYTES, Arena, BLOCK_BYTES, Deref, DerefMut, IoBuf, Layout, NonNull, alloc_zeroed,
+        dealloc, handle_alloc_error,
     };
 
     // SAFETY: an `IoBuf` owns its memory alone, like a `Box<[u8]>`.
@@ -50,11 +57,20 @@ mod memory {
             .expect("buffers are far smaller than the address space")
     }
 
+    fn whole_blocks(len: usize) -> usize {
+        len.max(1).next_multiple_of(BLOCK_BYTES)
+    }
+
     impl IoBuf {
         /// Zeroes, `len` rounded up to whole blocks, at least one.
         #[must_use]
         pub fn zeroed(len: usize) -> Self {
-            let len = len.max(1).next_multiple_of(BLOCK_BYTES);
+            let len = whole_blocks(len);
+            // Buffers of a writer live long: half of the arena is left to reads.
+            if let Some(mut buffer) = Self::leased(len, ARENA_BYTES / 2) {
+                buffer.fill(0);
+                return buffer;
+            }
             // SAFETY: the length is at least a block, so not zero.
             let bytes = unsafe { alloc_zeroed(layout(len)) };
             let Some(bytes) = NonNull::new(bytes) else {
@@ -64,7 +80,25 @@ mod memory {
                 bytes,
                 capacity: len,
                 len,
+                lease: None,
             }
+        }
+
+        /// As many bytes, of any content: for reads, which give a buffer away only when all of it was overwritten.
+        pub(in super::super) fn to_read_into(len: usize) -> Self {
+            Self::leased(whole_blocks(len), 0).unwrap_or_else(|| Self::zeroed(len))
+        }
+
+        /// From the arena, if more than `spare` bytes of it stay free.
+        fn leased(len: usize, spare: usize) -> Option<Self> {
+            let arena = Arena::get()?;
+            let lease = arena.take(len, spare)?;
+            Some(Self {
+                bytes: arena.start_of(lease),
+                capacity: len,
+                len,
+                lease: Some(lease),
+            })
         }
     }
 
@@ -72,7 +106,7 @@ mod memory {
         type Target = [u8];
 
         fn deref(&self) -> &[u8] {
-            // SAFETY: at least `len` bytes were allocated and initialised, and live as long as `self`.
+            // SAFETY: at least `len` bytes were allocated and initialised, are nobody else's, and live as long as `self`.
             unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
         }
     }
@@ -86,9 +120,20 @@ mod memory {
 
     impl Drop for IoBuf {
         fn drop(&mut self) {
-            // SAFETY: allocated by `zeroed` with this layout, and dropped once.
-            unsafe { dealloc(self.bytes.as_ptr(), layout(self.capacity)) }
+            match (self.lease, Arena::get()) {
+                (Some(lease), Some(arena)) => arena.give(lease),
+                (Some(_), None) => {}
+                // SAFETY: allocated by `zeroed` with this layout, and dropped once.
+                (None, _) => unsafe { dealloc(self.bytes.as_ptr(), layout(self.capacity)) },
+            }
         }
+    }
+}
+
+impl IoBuf {
+    /// Whether it lies in the memory that rings register.
+    pub(super) fn is_registered(&self) -> bool {
+        self.lease.is_some()
     }
 }
 
@@ -115,6 +160,36 @@ mod tests {
             assert!(buffer.iter().all(|byte| *byte == 0));
             buffer[got - 1] = 7;
             assert_eq!(buffer[got - 1], 7);
+        }
+    }
+
+    #[test]
+    fn buffers_are_apart_and_zeroed_from_the_arena_and_from_the_heap() {
+        // Twice what the arena has, so that some of each come; twice over, so that used memory comes back.
+        for round in 0..2 {
+            let mut buffers: Vec<IoBuf> = (0..2 * ARENA_BYTES / 81_920)
+                .map(|number| {
+                    let mut buffer = if number % 2 == 0 {
+                        IoBuf::zeroed(81_920)
+                    } else {
+                        IoBuf::to_read_into(81_920)
+                    };
+                    assert!(number % 2 == 1 || buffer.iter().all(|byte| *byte == 0));
+                    buffer.fill(u8::try_from(number % 251).unwrap() + 1);
+                    buffer
+                })
+                .collect();
+            let of_arena = buffers.iter().filter(|buffer| buffer.is_registered());
+            let of_arena = of_arena.count();
+            assert!(of_arena < buffers.len(), "round {round}");
+            for (number, buffer) in buffers.drain(..).enumerate() {
+                assert!(
+                    buffer.len() == 81_920
+                        && buffer
+                            .iter()
+                            .all(|byte| usize::from(*byte) == number % 251 + 1)
+                );
+            }
         }
     }
 }

@@ -17,10 +17,14 @@ use rustix::{fs::FallocateFlags, io::Errno};
 
 use super::{BLOCK_BYTES, EXTENT_BYTES_MAX, Extent, IoBuf};
 
+/// Numbers files.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// A file of blocks.
 #[derive(Debug)]
 pub(super) struct BlockFile {
     file: File,
+    number: u64,
     len: AtomicU64,
 }
 
@@ -42,8 +46,16 @@ impl BlockFile {
                 "not a regular file",
             ));
         }
-        let len = AtomicU64::new(metadata.len());
-        Ok(Self { file, len })
+        Ok(Self {
+            file,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            len: AtomicU64::new(metadata.len()),
+        })
+    }
+
+    /// A number that no other file of this process has or had.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(super) fn fd(&self) -> RawFd {
@@ -82,7 +94,7 @@ impl BlockFile {
 
     /// Reads blocks, waiting for them.
     pub(super) fn read(&self, extent: Extent) -> io::Result<IoBuf> {
-        let mut buffer = IoBuf::zeroed(extent.len);
+        let mut buffer = IoBuf::to_read_into(extent.len);
         self.file.read_exact_at(&mut buffer, extent.offset)?;
         Ok(buffer)
     }

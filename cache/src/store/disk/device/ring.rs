@@ -1,4 +1,4 @@
-//! A ring of io_uring: one to a thread and runtime, for all devices that are used there.
+//! A ring of io_uring: one to a device in each thread and runtime that uses it.
 //!
 //! What the kernel may touch (buffers, files) lies in the ring until the kernel has answered, whoever has lost interest meanwhile. The kernel has at most
 //! [`IN_FLIGHT_MAX`] operations; what comes on top waits its turn here. A task on the runtime takes the answers when the ring's file says that
@@ -12,41 +12,52 @@ use std::{
     collections::VecDeque,
     fmt, io, mem,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue, types};
+use io_uring::{EnterFlags, IoUring, Probe, opcode};
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime::{Handle, Id},
-    sync::{Notify, oneshot},
+    sync::Notify,
 };
 
 use super::{
-    END_WAIT, Extent, IoBuf, READS_WAITING_MAX,
+    END_WAIT, READS_WAITING_MAX,
+    arena::Arena,
     file::BlockFile,
+    flight::{Flight, Next},
     job::{Job, too_many_reads},
 };
 
 /// Operations of one ring that the kernel has at a time. It has twice the room for answers, so that they cannot overflow.
 pub const IN_FLIGHT_MAX: usize = 256;
 
-/// How often an operation is begun again that the kernel says it had no means for just now.
+/// How often the kernel is given again what it had no means to take.
 const TRIES_MAX: u8 = 100;
+
+/// Refusals of rings that a thread remembers; beyond, they are tried again.
+const REFUSALS_MAX: usize = 64;
 
 /// A ring.
 pub(super) struct Ring {
     state: Mutex<State>,
-    /// Told when the kernel did not take what it was given.
+    /// Told when the kernel did not take what it was given, or the device has ended.
     again: Notify,
+    closed: AtomicBool,
 }
 
 struct State {
     uring: IoUring,
+    /// Whether the kernel knows the arena of buffers as its buffer 0.
+    registered: bool,
     /// What the kernel has, or is about to.
     flights: Slab<Flight>,
     waiting: VecDeque<(Arc<BlockFile>, Job)>,
@@ -58,59 +69,43 @@ struct State {
     broken: bool,
 }
 
-/// An operation under way.
-struct Flight {
-    file: Arc<BlockFile>,
-    work: Work,
-    /// Bytes moved so far.
-    done: usize,
-    tries: u8,
-}
-
-enum Work {
-    Read(Extent, IoBuf, oneshot::Sender<io::Result<IoBuf>>),
-    Write(u64, Arc<IoBuf>, oneshot::Sender<io::Result<()>>),
-    Sync(oneshot::Sender<io::Result<()>>),
-}
-
-/// What an answer of the kernel means for an operation.
-enum Next {
-    /// There is more to move, or it was not begun.
-    Again,
-    Done(io::Result<()>),
-}
-
 thread_local! {
-    /// This thread's rings by runtime, `None` where none can be had. One, but in tests.
-    static RINGS: RefCell<Vec<(Id, Option<Weak<Ring>>)>> = const { RefCell::new(Vec::new()) };
+    /// This thread's rings by runtime and number of the device's file, `None` where none can be had.
+    static RINGS: RefCell<Vec<(Key, Option<Weak<Ring>>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// All rings, for the end of a device.
-static ALL: Mutex<Vec<Weak<Ring>>> = Mutex::new(Vec::new());
+type Key = (Id, u64);
 
 impl Ring {
-    /// The ring of this thread and the runtime it runs in, made when it is first asked for. None outside a runtime, or where the kernel refuses one, which
-    /// is logged once and remembered.
-    pub(super) fn current() -> Option<Arc<Self>> {
+    /// The ring of this device in this thread and the runtime it runs in. When it is first asked for it is made, and added to the device's rings. None
+    /// outside a runtime, or where the kernel refuses one, which is logged once and remembered.
+    pub(super) fn of(file: &BlockFile, rings: &Mutex<Vec<Weak<Self>>>) -> Option<Arc<Self>> {
         let runtime = Handle::try_current().ok()?;
-        let id = runtime.id();
-        RINGS.with_borrow_mut(|rings| {
-            if let Some((_, known)) = rings.iter().find(|(of, _)| *of == id) {
-                match known.as_ref().map(Weak::upgrade) {
+        let key = (runtime.id(), file.number());
+        RINGS.with_borrow_mut(|known| {
+            if let Some((_, ring)) = known.iter().find(|(of, _)| *of == key) {
+                match ring.as_ref().map(Weak::upgrade) {
                     None => return None,
                     Some(Some(ring)) => return Some(ring),
                     Some(None) => {}
                 }
             }
-            // What has ended with its runtime is forgotten with it; so is a ring that broke.
-            rings.retain(|(of, ring)| {
-                *of != id && ring.as_ref().is_none_or(|ring| ring.strong_count() > 0)
+            // What has ended with its runtime or device is forgotten, and refusals when they become many.
+            let forgiving = known.len() >= REFUSALS_MAX;
+            known.retain(|(of, ring)| match ring {
+                Some(ring) => *of != key && ring.strong_count() > 0,
+                None => !forgiving,
             });
             let made = Self::make(&runtime).inspect_err(|error| {
                 tracing::warn!(%error, "no ring of io_uring to be had: threads instead");
             });
             let made = made.ok();
-            rings.push((id, made.as_ref().map(Arc::downgrade)));
+            if let Some(made) = &made {
+                let mut rings = rings.lock();
+                rings.retain(|ring| ring.strong_count() > 0);
+                rings.push(Arc::downgrade(made));
+            }
+            known.push((key, made.as_ref().map(Arc::downgrade)));
             made
         })
     }
@@ -118,11 +113,13 @@ impl Ring {
     /// A ring, and the task that takes its answers.
     fn make(runtime: &Handle) -> io::Result<Arc<Self>> {
         let uring = set_up(IN_FLIGHT_MAX)?;
+        let registered = register(&uring);
         let fd = uring.as_fd().try_clone_to_owned()?;
         let ready = watch(fd)?;
         let ring = Arc::new(Self {
             state: Mutex::new(State {
                 uring,
+                registered,
                 flights: Slab::with_capacity(IN_FLIGHT_MAX),
                 waiting: VecDeque::new(),
                 reads_waiting: 0,
@@ -131,11 +128,8 @@ impl Ring {
                 broken: false,
             }),
             again: Notify::new(),
+            closed: AtomicBool::new(false),
         });
-        let mut all = ALL.lock();
-        all.retain(|ring| ring.strong_count() > 0);
-        all.push(Arc::downgrade(&ring));
-        drop(all);
         let driver = Driver {
             ready,
             ring: Arc::clone(&ring),
@@ -190,38 +184,17 @@ impl Ring {
         failed.into_iter().for_each(Flight::broken);
     }
 
-    /// Waits until nothing of this file is under way in any ring, at most [`END_WAIT`]; whether that is so.
-    pub(super) fn quiesce(file: &Arc<BlockFile>) -> bool {
-        let until = Instant::now() + END_WAIT;
-        while Arc::strong_count(file) > 1 {
-            if Instant::now() > until {
-                return false;
-            }
-            let rings: Vec<_> = ALL.lock().iter().filter_map(Weak::upgrade).collect();
-            rings.iter().for_each(|ring| ring.reap());
-            drop(rings);
-            if Arc::strong_count(file) > 1 {
-                thread::park_timeout(Duration::from_millis(1));
-            }
-        }
-        true
+    /// Ends the ring's task: the device has ended.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.again.notify_one();
     }
 }
 
 impl State {
     /// Puts a job into the queue of submissions; there is room.
     fn launch(&mut self, file: Arc<BlockFile>, job: Job) {
-        let work = match job {
-            Job::Read(extent, sender) => Work::Read(extent, IoBuf::zeroed(extent.len), sender),
-            Job::Write(offset, buffer, sender) => Work::Write(offset, buffer, sender),
-            Job::Sync(sender) => Work::Sync(sender),
-        };
-        let key = self.flights.insert(Flight {
-            file,
-            work,
-            done: 0,
-            tries: 0,
-        });
+        let key = self.flights.insert(Flight::new(file, job));
         self.push(key);
     }
 
@@ -233,7 +206,7 @@ impl State {
         let Some(flight) = self.flights.get_mut(key) else {
             return;
         };
-        let entry = flight.entry().user_data(key as u64);
+        let entry = flight.entry(self.registered).user_data(key as u64);
         // SAFETY: the entry names memory of a buffer and the descriptor of a file that the flight owns. The flight stays in the slab until
         // the kernel has answered, and if it never does, both are leaked. A buffer that is read into has no other owner; one that is written from
         // is not changed while it is shared.
@@ -341,74 +314,6 @@ impl State {
     }
 }
 
-impl Flight {
-    fn entry(&mut self) -> squeue::Entry {
-        let fd = types::Fd(self.file.fd());
-        // Lengths are bounded far below 4 GiB by `check_transfer`.
-        let len = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        match &mut self.work {
-            Work::Read(extent, buffer, _) => {
-                let rest = buffer.get_mut(self.done..).unwrap_or_default();
-                opcode::Read::new(fd, rest.as_mut_ptr(), len(rest))
-                    .offset(extent.offset + self.done as u64)
-                    .build()
-            }
-            Work::Write(offset, buffer, _) => {
-                let rest = buffer.get(self.done..).unwrap_or_default();
-                opcode::Write::new(fd, rest.as_ptr(), len(rest))
-                    .offset(*offset + self.done as u64)
-                    .build()
-            }
-            Work::Sync(_) => opcode::Fsync::new(fd)
-                .flags(types::FsyncFlags::DATASYNC)
-                .build(),
-        }
-    }
-
-    fn answer(&mut self, result: i32) -> Next {
-        let Ok(moved) = usize::try_from(result) else {
-            let errno = -result;
-            if matches!(errno, libc::EAGAIN | libc::EINTR) && self.tries < TRIES_MAX {
-                self.tries += 1;
-                return Next::Again;
-            }
-            return Next::Done(Err(io::Error::from_raw_os_error(errno)));
-        };
-        self.done += moved;
-        match &self.work {
-            Work::Read(_, buffer, _) if self.done >= buffer.len() => Next::Done(Ok(())),
-            // Less than a block is moved only where the file ends.
-            Work::Read(..) if moved == 0 || !self.done.is_multiple_of(super::BLOCK_BYTES) => {
-                Next::Done(Err(io::ErrorKind::UnexpectedEof.into()))
-            }
-            Work::Write(_, buffer, _) if self.done >= buffer.len() => Next::Done(Ok(())),
-            Work::Write(..) if moved == 0 => Next::Done(Err(io::ErrorKind::WriteZero.into())),
-            Work::Read(..) | Work::Write(..) => Next::Again,
-            Work::Sync(_) => Next::Done(Ok(())),
-        }
-    }
-
-    /// Answers whoever waits.
-    fn end(self, result: io::Result<()>) {
-        let Self { file, work, .. } = self;
-        match work {
-            Work::Read(_, buffer, sender) => drop(sender.send(result.map(|()| buffer))),
-            Work::Write(offset, buffer, sender) => {
-                if result.is_ok() {
-                    file.reaches(offset.saturating_add(buffer.len() as u64));
-                }
-                drop((buffer, file));
-                drop(sender.send(result));
-            }
-            Work::Sync(sender) => drop(sender.send(result)),
-        }
-    }
-
-    fn broken(self) {
-        self.end(Err(io::Error::other("the ring broke before its turn")));
-    }
-}
-
 impl Drop for Ring {
     /// Waits for what is under way. What the kernel does not give back is leaked: it may still write there.
     fn drop(&mut self) {
@@ -457,6 +362,9 @@ impl Driver {
                 () = self.ring.again.notified() => tokio::task::yield_now().await,
             }
             self.ring.reap();
+            if self.ring.closed.load(Ordering::Acquire) {
+                return;
+            }
         }
     }
 }
@@ -466,6 +374,23 @@ impl Driver {
 fn watch(ring: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned, gives the same number each time, and is not closed before the `AsyncFd` gives it up.
     Ok(unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?)
+}
+
+/// Makes the memory of buffers known to a ring; whether that is so. It is locked by that, which a limit may forbid.
+#[expect(
+    unsafe_code,
+    reason = "the kernel keeps hold of memory of this process"
+)]
+fn register(uring: &IoUring) -> bool {
+    let Some(arena) = Arena::get() else {
+        return false;
+    };
+    // SAFETY: the arena is never freed.
+    let registered = unsafe { uring.submitter().register_buffers(&[arena.whole()]) };
+    if let Err(error) = &registered {
+        tracing::debug!(%error, "buffers are not registered with io_uring (ulimit -l)");
+    }
+    registered.is_ok()
 }
 
 /// A ring with room for this many operations, with the flags that the kernel knows.

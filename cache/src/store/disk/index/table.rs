@@ -16,36 +16,46 @@ pub(super) struct Table {
     pub(super) used: usize,
 }
 
+/// A place that a hash could have in a table.
+#[derive(Clone, Copy)]
+struct Gap {
+    at: usize,
+    /// Slots from its home.
+    distance: usize,
+}
+
 impl Table {
     /// The entries, in no order that matters.
     pub(super) fn entries(&self) -> impl Iterator<Item = Slot> {
         self.slots.iter().copied().filter(|slot| !slot.is_empty())
     }
 
-    /// Where a hash lies. Ends at an empty slot, of which there is always one, or at one that would have given way.
+    /// Where a hash lies.
     pub(super) fn find(&self, tag: Tag) -> Option<usize> {
-        let mut at = tag.home(self.slots.len());
-        for distance in 0..self.slots.len() {
-            let slot = self.slots[at];
-            if slot.is_empty() {
-                return None;
-            }
-            if slot.tag() == tag {
-                return Some(at);
-            }
-            if self.displacement(at) < distance {
-                return None;
-            }
-            at = self.next(at);
-        }
-        None
+        self.search(tag).ok()
     }
 
-    /// Puts in a slot whose hash is not in the table.
-    pub(super) fn add(&mut self, slot: Slot) {
-        self.used += 1;
-        self.resize(self.length_for(self.used).max(self.slots.len()));
-        self.settle(slot);
+    /// Puts in a slot, in place of the one of its hash, if there is one. Returns that. The higher count of uses stays.
+    pub(super) fn put(&mut self, slot: Slot) -> Option<Slot> {
+        match self.search(slot.tag()) {
+            Ok(at) => {
+                let before = self.slots[at];
+                let uses = before.uses().max(slot.uses());
+                self.slots[at] = Slot::new(slot.tag(), slot.place(), uses);
+                return Some(before);
+            }
+            Err(gap) => {
+                self.used += 1;
+                let length = self.length_for(self.used).max(self.slots.len());
+                if length == self.slots.len() {
+                    self.settle(slot, gap);
+                } else {
+                    self.resize(length);
+                    self.settle(slot, self.home(slot.tag()));
+                }
+            }
+        }
+        None
     }
 
     /// Makes room for so many more.
@@ -73,9 +83,44 @@ impl Table {
         if kept.len() < before {
             self.used = kept.len();
             self.slots = vec![Slot::EMPTY; self.length_for(self.used)].into();
-            kept.into_iter().for_each(|slot| self.settle(slot));
+            for slot in kept {
+                self.settle(slot, self.home(slot.tag()));
+            }
         }
         before - self.used
+    }
+
+    /// Where a hash lies, or the gap where it belongs. Ends at an empty slot, of which there is always one, or at one that would give way.
+    fn search(&self, tag: Tag) -> Result<usize, Gap> {
+        let mut gap = self.home(tag);
+        // A table without slots has no gap either; nobody settles there before it has grown.
+        while let Some(slot) = self.slots.get(gap.at) {
+            if slot.is_empty() {
+                break;
+            }
+            if slot.tag() == tag {
+                return Ok(gap.at);
+            }
+            if self.displacement(gap.at) < gap.distance {
+                break;
+            }
+            gap = self.behind(gap);
+        }
+        Err(gap)
+    }
+
+    const fn home(&self, tag: Tag) -> Gap {
+        Gap {
+            at: tag.home(self.slots.len()),
+            distance: 0,
+        }
+    }
+
+    const fn behind(&self, gap: Gap) -> Gap {
+        Gap {
+            at: self.next(gap.at),
+            distance: gap.distance + 1,
+        }
     }
 
     const fn next(&self, at: usize) -> usize {
@@ -96,20 +141,17 @@ impl Table {
         }
     }
 
-    /// Puts a slot where it belongs in a table that has room.
-    fn settle(&mut self, mut slot: Slot) {
-        let mut at = slot.tag().home(self.slots.len());
-        let mut distance = 0;
-        while !self.slots[at].is_empty() {
-            let theirs = self.displacement(at);
-            if theirs < distance {
-                std::mem::swap(&mut self.slots[at], &mut slot);
-                distance = theirs;
+    /// Puts a slot into a table that has room, at a gap on its way from home or behind it. Those that give way go on from there.
+    fn settle(&mut self, mut slot: Slot, mut gap: Gap) {
+        while !self.slots[gap.at].is_empty() {
+            let theirs = self.displacement(gap.at);
+            if theirs < gap.distance {
+                std::mem::swap(&mut self.slots[gap.at], &mut slot);
+                gap.distance = theirs;
             }
-            at = self.next(at);
-            distance += 1;
+            gap = self.behind(gap);
         }
-        self.slots[at] = slot;
+        self.slots[gap.at] = slot;
     }
 
     /// Empties a slot; those behind it move up.
@@ -146,7 +188,7 @@ impl Table {
         if length != self.slots.len() {
             let old = std::mem::replace(&mut self.slots, vec![Slot::EMPTY; length].into());
             for slot in old.into_iter().filter(|slot| !slot.is_empty()) {
-                self.settle(slot);
+                self.settle(slot, self.home(slot.tag()));
             }
         }
     }

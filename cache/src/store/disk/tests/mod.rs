@@ -4,6 +4,7 @@ mod crash;
 mod eviction;
 mod faults;
 mod real;
+mod survey;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 

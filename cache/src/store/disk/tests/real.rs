@@ -16,6 +16,7 @@ fn config(path: &Path) -> VolumeConfig {
         bytes: 64 << 20,
         engine: None,
         bytes_a_day: None,
+        scrub_bytes_a_second: None,
     }
 }
 

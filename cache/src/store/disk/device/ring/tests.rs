@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::store::disk::device::{BLOCK_BYTES, Device, Engine, open};
+use crate::store::disk::device::{BLOCK_BYTES, Device, Engine, Extent, IoBuf, open};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_io().build().unwrap()
@@ -35,19 +35,31 @@ fn filled(blocks: usize, byte: u8) -> Arc<IoBuf> {
 }
 
 #[test]
-fn a_runtime_has_one_ring_for_all_devices_and_it_ends_with_it() {
+fn a_ring_ends_with_its_runtime_or_its_device() {
     let (_one, _, first) = device(1);
     let (_two, _, second) = device(1);
+    let count = || RINGS.with_borrow(|rings| rings.iter().filter(|(_, ring)| alive(ring)).count());
     let runtime = runtime();
-    let ring = runtime.block_on(async {
-        first.read(extent(0, 1)).await.unwrap();
+    runtime.block_on(async {
+        for _ in 0..3 {
+            first.read(extent(0, 1)).await.unwrap();
+            second.read(extent(0, 1)).await.unwrap();
+        }
+        assert_eq!(count(), 2, "a device has a ring of its own");
+        drop(first);
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
         second.read(extent(0, 1)).await.unwrap();
-        Arc::downgrade(&Ring::current().unwrap())
+        assert_eq!(count(), 1);
     });
-    assert_eq!(ring.strong_count(), 1);
-    assert!(Ring::current().is_none(), "outside of a runtime");
     drop(runtime);
-    assert_eq!(ring.strong_count(), 0);
+    assert_eq!(count(), 0);
+    drop(second);
+}
+
+fn alive(ring: &Option<Weak<Ring>>) -> bool {
+    ring.as_ref().is_some_and(|ring| ring.strong_count() > 0)
 }
 
 #[test]
