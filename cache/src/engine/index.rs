@@ -3,6 +3,7 @@
 use std::{
     hash::{BuildHasher, Hasher},
     sync::Arc,
+    time::Duration,
 };
 
 use http::HeaderMap;
@@ -23,6 +24,9 @@ use crate::{
 
 /// URLs remembered as uncacheable: at about 300 bytes each 20 MiB. The least used are forgotten, and collapse once more.
 const UNCACHEABLE_MAX: u64 = 65_536;
+
+/// The longest the end of a body waits for the disk.
+const PREPARE_WAIT: Duration = Duration::from_secs(2);
 
 /// The stored responses of one URL, the newest first, at most as many as the index was made for.
 #[derive(Debug)]
@@ -148,10 +152,16 @@ impl Index {
         found
     }
 
-    /// Sees to it that the pages of a manifest are on disk, before it is stored. Cancel safe.
-    pub(crate) async fn prepare(&self, manifest: &Manifest) {
+    /// Before a response is stored: sees to it that the pages of its manifest are on disk, and that the other variants of its URL are in
+    /// memory, since they are written together. For at most two seconds, since readers wait for the end of the body. Cancel safe.
+    pub(crate) async fn prepare(&self, key: &CacheKey, manifest: &Manifest) {
         if let Some(records) = &self.records {
-            records.write_pages(manifest).await;
+            let prepared = async {
+                records.write_pages(manifest).await;
+                self.recall(key).await;
+            };
+            // Without its pages the response does not come back, and is fetched again.
+            let _ = tokio::time::timeout(PREPARE_WAIT, prepared).await;
         }
     }
 

@@ -376,7 +376,7 @@ impl Fetch {
         match writer.run(body).await {
             Ok(manifest) => {
                 if fill.is_stored() {
-                    inner.index.prepare(&manifest).await;
+                    inner.index.prepare(&self.request.key, &manifest).await;
                     self.commit(&filling, manifest, via);
                 }
                 writer.end();

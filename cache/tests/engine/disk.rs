@@ -1,9 +1,12 @@
 //! What a tier on disk adds: what was stored comes back after the process, what was invalidated does not, and nothing waits for it that
 //! need not.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -414,5 +417,64 @@ async fn no_answer_is_from_before_an_invalidation_that_was_answered() {
         }
         assert!(hits > 0, "seed {seed}: it is a cache");
         kept.kill(house);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fill_waits_for_a_busy_disk_but_not_for_one_that_stays_busy() {
+    let (kept, bytes) = (Kept::new(), noise(1, 2_000_000));
+    let upstream = Script::fixed(FRESH, bytes.clone());
+    let house = kept.start();
+    kept.tier.make_room(Some(3));
+    let asked = tokio::time::Instant::now();
+    let filling = outcome(&house, "/a", &upstream);
+    let slow = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        kept.tier.make_room(None);
+    };
+    let ((_, got), ()) = tokio::join!(filling, slow);
+    assert_eq!(got, bytes);
+    let all = house.tier.0.lock().len();
+    assert!(all > 10);
+    assert_eq!(
+        kept.tier.count(Kind::Chunk),
+        all,
+        "it waited, and lost none"
+    );
+    assert!(asked.elapsed() >= Duration::from_millis(900));
+
+    kept.tier.make_room(Some(3));
+    let asked = tokio::time::Instant::now();
+    let other = noise(2, 2_000_000);
+    let upstream = Script::fixed(FRESH, other.clone());
+    assert_eq!(outcome(&house, "/b", &upstream).await.1, other);
+    assert!(
+        asked.elapsed() <= Duration::from_secs(8),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert_eq!(kept.tier.count(Kind::Chunk), all + 3);
+    assert!(
+        house
+            .try_hit(&house.get("/b", &[("range", "bytes=0-9")]))
+            .is_some(),
+        "memory has it"
+    );
+}
+
+#[tokio::test]
+async fn a_variant_joins_those_that_are_on_disk_alone() {
+    const VARIES: Fields = &[("cache-control", "max-age=600"), ("vary", "accept")];
+    let kept = Kept::new();
+    let upstream = Script::fixed(VARIES, noise(1, 100));
+    let house = kept.start();
+    let of = |house: &House, accept| house.get("/a", &[("accept", accept)]);
+    house.serve(of(&house, "a"), &upstream).await.unwrap();
+    let house = kept.restart(house);
+    house.serve(of(&house, "b"), &upstream).await.unwrap();
+    let house = kept.restart(house);
+    for accept in ["a", "b"] {
+        let reply = house.serve(of(&house, accept), &upstream).await.unwrap();
+        assert_eq!(reply.outcome, CacheStatus::Hit, "{accept}");
     }
 }

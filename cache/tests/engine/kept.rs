@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use stoq_cache::{
     time::Timestamp,
 };
 use tempfile::TempDir;
+use tokio::sync::Notify;
 
 use crate::script::{Forgetful, House};
 
@@ -51,11 +53,20 @@ pub(crate) struct MapTier {
     log: Mutex<Log>,
     refuses: Mutex<Option<Refused>>,
     pub(crate) is_throttled: AtomicBool,
+    /// Chunks that are taken before the next has to wait; all of them without.
+    room: Mutex<Option<usize>>,
+    has_room: Notify,
     pub(crate) reads: AtomicUsize,
     pub(crate) runs: AtomicUsize,
 }
 
 impl MapTier {
+    /// Takes so many chunks, or all again.
+    pub(crate) fn make_room(&self, for_chunks: Option<usize>) {
+        *self.room.lock() = for_chunks;
+        self.has_room.notify_waiters();
+    }
+
     /// Takes nothing from now on, for this reason, or everything again.
     pub(crate) fn refuse(&self, why: Option<Refused>) {
         *self.refuses.lock() = why;
@@ -118,6 +129,11 @@ impl DiskTier for MapTier {
         if let Some(why) = *self.refuses.lock() {
             return Put::Refused(why);
         }
+        match &mut *self.room.lock() {
+            Some(0) if kind == Kind::Chunk => return Put::Refused(Refused::Busy),
+            Some(left) if kind == Kind::Chunk => *left -= 1,
+            _ => {}
+        }
         let mut log = self.log.lock();
         if kind != Kind::Head && log.now.contains_key(&name) {
             return Put::Present;
@@ -166,7 +182,19 @@ impl DiskTier for MapTier {
     }
 
     fn room(&self) -> DiskFuture<'_, ()> {
-        std::future::ready(()).boxed()
+        let room = async {
+            loop {
+                let made = self.has_room.notified();
+                if *self.room.lock() != Some(0) {
+                    return;
+                }
+                made.await;
+            }
+        };
+        // Whether there is room by then or not.
+        tokio::time::timeout(Duration::from_secs(1), room)
+            .map(|_| ())
+            .boxed()
     }
 
     fn flush(&self) -> DiskFuture<'_, std::io::Result<()>> {

@@ -50,6 +50,8 @@ pub(in crate::engine) struct Ledger {
     applying: RwLock<()>,
     work: Notify,
     written: watch::Sender<u64>,
+    /// Whether the file could not be written lately: answers do not wait for it then.
+    is_failing: AtomicBool,
     is_stopping: AtomicBool,
     stopped: watch::Sender<bool>,
 }
@@ -66,6 +68,7 @@ impl Ledger {
             applying: RwLock::new(()),
             work: Notify::new(),
             written: watch::Sender::new(0),
+            is_failing: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             stopped: watch::Sender::new(false),
         }
@@ -111,12 +114,19 @@ impl Ledger {
         state.urls.get(key).copied().unwrap_or(0).max(state.floor)
     }
 
-    /// Waits until all that was marked so far is in the file, at most a second. Whether it is. Cancel safe.
+    /// Waits until all that was marked so far is in the file, at most a second, and not at all while that fails. Whether it is. Cancel safe.
     pub(in crate::engine) async fn written(&self) -> bool {
+        if self.is_failing.load(Ordering::Relaxed) {
+            return false;
+        }
         let added = self.state.lock().added;
         let mut written = self.written.subscribe();
         let all = written.wait_for(|written| *written >= added);
-        matches!(tokio::time::timeout(WRITE_WAIT, all).await, Ok(Ok(_)))
+        let is_written = matches!(tokio::time::timeout(WRITE_WAIT, all).await, Ok(Ok(_)));
+        if !is_written {
+            self.is_failing.store(true, Ordering::Relaxed);
+        }
+        is_written
     }
 
     // What the keeper does.
@@ -138,11 +148,13 @@ impl Ledger {
 
     /// It is written.
     pub(super) fn has_written(&self, pending: &Pending) {
+        self.is_failing.store(false, Ordering::Relaxed);
         self.written.send_replace(pending.count);
     }
 
     /// It could not be written.
     pub(super) fn put_back(&self, pending: Pending) {
+        self.is_failing.store(true, Ordering::Relaxed);
         let mut state = self.state.lock();
         let newer = std::mem::replace(&mut state.entries, pending.entries);
         state.is_overfull |= pending.is_overfull;
@@ -246,6 +258,30 @@ mod tests {
         let again = ledger.take();
         let want = [Entry::Url(key(1), 1), Entry::Slot(4, 2)];
         assert_eq!((again.entries.as_slice(), again.count), (&want[..], 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_answer_waits_for_a_file_that_cannot_be_written_and_no_other() {
+        let ledger = Ledger::new(&Recovered::new());
+        drop(ledger.mark_url(key(1), || 1));
+        for waits in [WRITE_WAIT, Duration::ZERO] {
+            let began = tokio::time::Instant::now();
+            assert!(!ledger.written().await);
+            let took = began.elapsed();
+            assert!(
+                (waits..=waits + Duration::from_millis(2)).contains(&took),
+                "{took:?}"
+            );
+        }
+        let pending = ledger.take();
+        ledger.has_written(&pending);
+        assert!(ledger.written().await);
+        drop(ledger.mark_url(key(2), || 2));
+        let pending = ledger.take();
+        ledger.put_back(pending);
+        let began = tokio::time::Instant::now();
+        assert!(!ledger.written().await);
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[test]
