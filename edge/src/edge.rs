@@ -339,6 +339,7 @@ impl Edge {
             async move { plan.work(id).await }
         })?;
         let admin = admin
+            .map(|admin| admin.offering(storage.calls(&cache)))
             .map(|admin| admin.serve(registry.clone(), readiness.clone()))
             .transpose()?;
         readiness.ready();

@@ -1,13 +1,15 @@
 //! Where the leaves meet: objects and chunks asked for and given over STOQ between nodes, and origins and tiers made from a node's configuration.
 //!
 //! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
-//! what stands behind a node that asks nobody else; [`Storage`] is what it keeps on disk.
+//! what stands behind a node that asks nobody else; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
 
 mod metrics;
 mod object;
 mod origins;
 mod query;
 mod storage;
+mod store;
+pub mod store_report;
 mod transport;
 
 pub use metrics::{ObjectMetrics, Outcome};
@@ -18,4 +20,5 @@ pub use object::{
 pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;
 pub use storage::Storage;
+pub use store::{StoreError, StoreVerb, store};
 pub use transport::{EXCHANGES_MAX, between_nodes};

@@ -46,24 +46,7 @@ impl Storage {
                 secret,
             });
         }
-        let volumes: Vec<VolumeConfig> = cache
-            .disk
-            .iter()
-            .map(|volume| VolumeConfig {
-                path: volume.path.clone(),
-                bytes: volume.size,
-                engine: match cache.disk_engine {
-                    DiskEngine::Auto => None,
-                    DiskEngine::IoUring => Some(Engine::IoUring),
-                    DiskEngine::Threads => Some(Engine::Threads),
-                },
-                bytes_a_day: cache.disk_writes_per_day,
-                scrub_bytes_a_second: cache.disk_scrub,
-            })
-            .collect();
-        // All chunk keys come of the secret, so that of any domain tells it from others.
-        let key_id = *ChunkKey::derive(&secret, "").key_id().as_bytes();
-        let disk = Disk::open(&volumes, key_id)
+        let disk = Disk::open(&volumes(config), key_id(&secret))
             .map_err(|error| config.error("cache.disk", error.to_string()))?;
         for (path, found) in disk.found() {
             tracing::info!(
@@ -108,6 +91,21 @@ impl Storage {
         Ok(cache)
     }
 
+    /// A cache over volumes that nobody serves from, to look at what is stored. It leaves the marks alone.
+    pub(crate) fn look(disk: &Arc<Disk>, config: CacheConfig) -> Cache {
+        let ram = Arc::new(QuickTier::new(1 << 20));
+        Cache::with_store(
+            config,
+            Store::with_disk(ram, Arc::clone(disk) as Arc<dyn DiskTier>),
+        )
+    }
+
+    /// The volumes, if there are any.
+    #[must_use]
+    pub const fn disk(&self) -> Option<&Arc<Disk>> {
+        self.disk.as_ref()
+    }
+
     /// Adds the counters of the volumes to a registry.
     pub fn register(&self, registry: &mut Registry) {
         if let Some(disk) = &self.disk {
@@ -120,4 +118,26 @@ impl Storage {
     pub fn close(&self) -> bool {
         self.disk.as_ref().is_none_or(|disk| disk.close())
     }
+}
+
+/// The volumes of a configuration.
+pub(crate) fn volumes(config: &Config) -> Vec<VolumeConfig> {
+    let cache = &config.cache;
+    let volumes = cache.disk.iter().map(|volume| VolumeConfig {
+        path: volume.path.clone(),
+        bytes: volume.size,
+        engine: match cache.disk_engine {
+            DiskEngine::Auto => None,
+            DiskEngine::IoUring => Some(Engine::IoUring),
+            DiskEngine::Threads => Some(Engine::Threads),
+        },
+        bytes_a_day: cache.disk_writes_per_day,
+        scrub_bytes_a_second: cache.disk_scrub,
+    });
+    volumes.collect()
+}
+
+/// Under which key chunks are named. All chunk keys come of the secret, so that of any domain tells it from others.
+pub(crate) fn key_id(secret: &[u8; 32]) -> [u8; 16] {
+    *ChunkKey::derive(secret, "").key_id().as_bytes()
 }

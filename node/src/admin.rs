@@ -7,6 +7,7 @@
 //!
 //! | path | answer |
 //! |---|---|
+//! | `/v1/…` | JSON: what the crates above add as [`Calls`](crate::Calls) |
 //! | `/metrics` | 200, OpenMetrics text |
 //! | `/healthz` | 200 while the process runs |
 //! | `/readyz` | 200 when clients should be sent here; 503 with the reason before that, and while draining |
@@ -19,13 +20,16 @@ use std::{
         net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header, uri::Authority},
     middleware::{self, Next},
@@ -44,11 +48,12 @@ use tokio::{
     runtime,
     sync::Semaphore,
     task::JoinSet,
-    time::timeout,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    calls::Calls,
     config::AdminAddr,
     drain::Drain,
     metrics::{CONTENT_TYPE, Registry},
@@ -58,7 +63,7 @@ use crate::{
 const CONNECTIONS_MAX: usize = 32;
 /// From a connection's first byte to the end of a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The life of a connection, so that 32 idle ones lock nobody out for longer.
+/// The life of a connection without a call under way, so that 32 idle ones lock nobody out for longer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a request's head; hyper takes no less than 8 KiB.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -112,6 +117,7 @@ enum Socket {
 pub struct Admin {
     socket: Socket,
     addr: AdminAddr,
+    calls: Calls,
 }
 
 impl Admin {
@@ -136,7 +142,17 @@ impl Admin {
                 )
             }
         };
-        Ok(Self { socket, addr })
+        Ok(Self {
+            socket,
+            addr,
+            calls: Calls::default(),
+        })
+    }
+
+    /// Answers these calls too.
+    #[must_use]
+    pub fn offering(self, calls: Calls) -> Self {
+        Self { calls, ..self }
     }
 
     /// The address, port 0 resolved.
@@ -158,7 +174,8 @@ impl Admin {
         let thread = thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                runtime.block_on(run(self.socket, routes(registry, readiness), &stopped));
+                let routes = routes(registry, readiness).merge(self.calls.routes());
+                runtime.block_on(run(self.socket, routes, &stopped));
             })?;
         Ok(AdminHandle {
             stop,
@@ -230,6 +247,31 @@ impl AdminHandle {
 impl Drop for AdminHandle {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// Whether a connection's call is under way.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Busy(Arc<AtomicUsize>);
+
+/// A call under way.
+#[derive(Debug)]
+pub(crate) struct Begun<'a>(&'a Busy);
+
+impl Busy {
+    pub(crate) fn begin(&self) -> Begun<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Begun(self)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -347,23 +389,28 @@ impl Connections {
                 Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "admin: accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let service = TowerToHyperService::new(routes.clone());
+            let busy = Busy::default();
+            let service = routes.clone().layer(Extension(busy.clone()));
+            let service = TowerToHyperService::new(service);
             self.open.spawn(async move {
                 let mut builder = http1::Builder::new();
                 builder
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_TIMEOUT)
                     .max_buf_size(HEAD_BYTES_MAX);
-                // A broken or late connection is its client's affair.
-                let _ended = timeout(
-                    CONNECTION_TIMEOUT,
-                    builder.serve_connection(TokioIo::new(stream), service),
-                )
-                .await;
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                tokio::pin!(connection);
+                loop {
+                    tokio::select! {
+                        // A broken or late connection is its client's affair.
+                        _ended = &mut connection => break,
+                        () = sleep(CONNECTION_TIMEOUT) => if !busy.is_busy() { break },
+                    }
+                }
                 drop(permit);
             });
         }

@@ -1,4 +1,4 @@
-//! The command line: `run` and `check`. Results go to standard output, complaints and the log to standard error.
+//! The command line: `run`, `check` and `store`. Results go to standard output, complaints and the log to standard error.
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded.
 
@@ -7,14 +7,17 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
-use stoq_mesh::Origins;
+use stoq::identity::Identity;
+use stoq_mesh::{Origins, StoreVerb};
 use stoq_node::config::{Config, Env, Role};
+use stoq_node::report::{Exit, Output};
 
 use crate::shield::{Prepared, Running, Shield};
 
 /// An origin shield: collapses the misses of all edges into one fetch.
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer).
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer;
+/// `store`: damage, or a volume that ails).
 #[derive(Debug, Parser)]
 #[command(name = "stoq-shield", version, max_term_width = 100)]
 struct Cli {
@@ -32,6 +35,25 @@ enum Verb {
     Run(ConfigFile),
     /// Do all that `run` does short of binding, and ask each origin for a connection.
     Check(ConfigFile),
+    /// Look at what is kept on disk: of the node while it runs, else of its volumes.
+    #[command(subcommand)]
+    Store(StoreArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreArgs {
+    /// What there is and what it is worth. Reads what is known of each stored response.
+    Stats {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Leave out what it is worth, for which the disk is read.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Read everything, drop what is not what was written. Exit code 3 when there was any.
+    Verify(ConfigFile),
+    /// Drop chunks that no stored response names any more and that are older than an hour.
+    Gc(ConfigFile),
 }
 
 #[derive(Debug, Args)]
@@ -56,7 +78,17 @@ const DEGRADED: u8 = 3;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let output = Output::new(cli.json);
     let result = match &cli.verb {
+        Verb::Store(args) => {
+            return match store(args, &output) {
+                Ok(exit) => exit.into(),
+                Err(error) => {
+                    output.failed(&error);
+                    Exit::Failed.into()
+                }
+            };
+        }
         Verb::Run(file) => run(&file.config),
         Verb::Check(file) => check(&file.config),
     };
@@ -89,6 +121,31 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn store(args: &StoreArgs, output: &Output) -> anyhow::Result<Exit> {
+    let (verb, file) = match args {
+        StoreArgs::Stats { file, quick } => (StoreVerb::Stats { census: !quick }, file),
+        StoreArgs::Verify(file) => (StoreVerb::Verify, file),
+        StoreArgs::Gc(file) => (StoreVerb::Gc, file),
+    };
+    let config = Config::load(&file.config, &Env::from_process(), Role::Shield)?;
+    let secret = || {
+        let cluster = config.cluster.as_ref().ok_or("[cluster] is missing")?;
+        Identity::load(&cluster.identity, &cluster.root, &cluster.name)
+            .map(|identity| *identity.cluster_secret())
+            .map_err(|error| format!("cluster.identity, cluster.root: {error}"))
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(stoq_mesh::store(verb, &config, secret))?;
+    output.result(&report)?;
+    Ok(if report.is_ok() {
+        Exit::Done
+    } else {
+        Exit::Degraded
+    })
 }
 
 fn prepare(path: &Path) -> anyhow::Result<Prepared> {

@@ -224,6 +224,7 @@ impl Shield {
         })
         .map_err(StartError::Runtime)?;
         let admin = admin
+            .map(|admin| admin.offering(storage.calls(&cache)))
             .map(|admin| admin.serve(registry.clone(), readiness.clone()))
             .transpose()
             .map_err(StartError::Runtime)?;

@@ -165,6 +165,13 @@ impl Blocks {
         }
     }
 
+    /// Shows the name of every block that memory knows.
+    pub(super) fn for_each_name(&self, mut see: impl FnMut(&ChunkId)) {
+        for (_, id) in &self.names {
+            see(&id);
+        }
+    }
+
     /// Reads the names of the blocks of a slice from disk, where memory lacks any. Cancel safe.
     pub(super) async fn recall(&self, body: &Body, slice: Slice) {
         if self.records.is_none() || slice.start >= slice.end {

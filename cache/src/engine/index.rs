@@ -113,6 +113,18 @@ impl Index {
         self.objects.contains_key(key)
     }
 
+    /// The records on disk.
+    pub(crate) fn records(&self) -> Option<&Arc<Records>> {
+        self.records.as_ref()
+    }
+
+    /// Shows every response that memory has.
+    pub(crate) fn for_each(&self, mut see: impl FnMut(&Arc<Object>)) {
+        for (_, variants) in &self.objects {
+            variants.0.iter().for_each(&mut see);
+        }
+    }
+
     /// What is stored of a URL, read from disk where memory has nothing. Cancel safe.
     pub(crate) async fn recall(&self, key: &CacheKey) -> Option<Arc<Variants>> {
         if let Some(variants) = self.get(key) {

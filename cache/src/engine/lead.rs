@@ -348,6 +348,7 @@ impl Fetch {
             accept_ranges(&mut headers);
         }
         let fill = Fill::new(share, stored);
+        inner.fills.add(&fill);
         let access = self.access(&headers, via);
         let membership = cache.membership(&self.request, &headers, &self.begun);
         let filling = Arc::new(Filling {

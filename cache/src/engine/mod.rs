@@ -7,6 +7,7 @@
 
 mod answer;
 mod blocks;
+mod census;
 mod deliver;
 mod digests;
 mod freshen;
@@ -36,15 +37,16 @@ use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::marks::Membership;
+pub use self::{
+    census::{Census, CensusError, Checked, Swept},
+    persist::{Journal, JournalError, PersistMetrics},
+    relay::Relay,
+};
 use self::{
     index::Index,
     marks::Marks,
     persist::{Keeper, Ledger, Records},
     searches::Searches,
-};
-pub use self::{
-    persist::{Journal, JournalError, PersistMetrics},
-    relay::Relay,
 };
 use crate::{
     collapse::Collapse,
@@ -280,6 +282,7 @@ struct Inner {
     marks: Arc<Marks>,
     collapse: Arc<Collapse<lead::Stage>>,
     budget: Arc<Budget>,
+    fills: census::OpenFills,
     partials: partials::Partials,
     /// Writes the marks; `None` where they end with the process.
     keeper: Option<Keeper>,
@@ -370,6 +373,7 @@ impl Cache {
             marks,
             collapse: Collapse::new(),
             budget: Budget::new(config.fill_bytes),
+            fills: census::OpenFills::default(),
             keeper,
             metrics,
             tasks: TaskTracker::new(),

@@ -56,6 +56,8 @@ struct State {
     /// Names the chunks cut so far; `None` until the profile is known, and once sealed.
     manifest: Option<GrowingManifest>,
     sealed: Option<Arc<Manifest>>,
+    /// The chunk that is being put into the store and is named right after.
+    intended: Option<ChunkId>,
     /// Bytes from the body's start that chunks in the manifest cover.
     cut: u64,
     /// Whether chunks go to the store.
@@ -100,6 +102,7 @@ impl Fill {
                 window: Window::default(),
                 manifest: None,
                 sealed: None,
+                intended: None,
                 cut: 0,
                 stored,
                 end: None,
@@ -230,6 +233,31 @@ impl Fill {
             state.trim();
         }
         self.grown.notify_waiters();
+    }
+
+    /// Says which chunk is put into the store next, for [`Fill::for_each_name`].
+    fn intend(&self, id: ChunkId) {
+        self.state.lock().intended = Some(id);
+    }
+
+    /// Shows the names of the chunks and pages that the body, once complete, is to be found by: those of what is in the store by now, and of what is
+    /// being put there.
+    pub(crate) fn for_each_name(&self, mut see: impl FnMut(&[u8; 32])) {
+        let state = self.state.lock();
+        if let Some(id) = &state.intended {
+            see(id.as_bytes());
+        }
+        if let Some(growing) = &state.manifest {
+            growing
+                .entries_from(0)
+                .for_each(|entry| see(entry.id.as_bytes()));
+        }
+        if let Some(sealed) = &state.sealed {
+            sealed
+                .entries_from(0)
+                .for_each(|entry| see(entry.id.as_bytes()));
+            sealed.page_digests().iter().for_each(see);
+        }
     }
 
     /// Names the next chunk, which is in the store by now if it goes there.

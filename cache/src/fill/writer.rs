@@ -165,6 +165,7 @@ impl Writer {
         if self.fill.is_stored() {
             self.await_disk().await;
             let store = &self.access.depot.store;
+            self.fill.intend(id);
             let whole = self.declared.length.unwrap_or(0).max(self.received);
             if whole <= self.declared.ram_bytes_max {
                 self.pins.put(id, chunk);

@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod quickstart;
 mod run;
+mod store;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +19,8 @@ use stoq_node::report::{Exit, Output};
 
 /// An edge server: HTTP/3, HTTP/2 and HTTP/1.1 in front of a chunked cache.
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer).
+/// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer;
+/// `store`: damage, or a volume that ails).
 #[derive(Debug, Parser)]
 #[command(name = "stoq-edge", version, max_term_width = 100)]
 struct Cli {
@@ -49,6 +51,9 @@ enum Verb {
     /// Write a new configuration, or show the one in force.
     #[command(subcommand)]
     Config(config::ConfigVerb),
+    /// Look at what is kept on disk: of the node while it runs, else of its volumes.
+    #[command(subcommand)]
+    Store(store::StoreArgs),
     /// Found a cluster.
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
@@ -70,6 +75,7 @@ pub fn main() -> ExitCode {
         (Some(Verb::Run(file)), false, _) => run::run(&file.config, &output),
         (Some(Verb::Check(file)), false, _) => check::check(&file.config, &output),
         (Some(Verb::Config(verb)), false, _) => config::config(&verb, &output),
+        (Some(Verb::Store(args)), false, _) => store::store(&args, &output),
         (Some(Verb::Cluster(verb)), false, _) => cluster::cluster(&verb, &output),
         (None, true, Some(config)) => check::check(&config, &output),
         (Some(_), true, _) => usage("-t stands alone: `stoq-edge -t --config FILE`"),

@@ -36,7 +36,7 @@ pub use self::{
 };
 use super::marks::Marks;
 use crate::{
-    content::Manifest,
+    content::{Entry, Manifest},
     http::invalidation,
     key::CacheKey,
     object::Object,
@@ -55,6 +55,27 @@ pub(super) struct Records {
     seal: Seal,
     marks: Arc<Marks>,
     metrics: PersistMetrics,
+}
+
+/// What a record on disk names.
+pub(super) enum Named {
+    /// Stored responses.
+    Responses(Vec<Body>),
+    /// An object known by blocks.
+    Blocks,
+    /// The chunks that some of its blocks are.
+    Chunks(Vec<Name>),
+    /// Nothing that this build and this cluster understand.
+    Unknown,
+}
+
+/// What the manifest of a stored response says.
+pub(super) struct Body {
+    pub(super) bytes: u64,
+    /// Its chunks, where they are named in the record itself.
+    pub(super) entries: Vec<Entry>,
+    /// The pages that name them, where they are not.
+    pub(super) pages: Vec<Name>,
 }
 
 impl fmt::Debug for Records {
@@ -139,6 +160,22 @@ impl Records {
                 return;
             }
         }
+    }
+
+    /// What a record that lies on disk names, without reading anything else.
+    pub(super) fn look(&self, name: &Name, sealed: &[u8]) -> Named {
+        let Some(bytes) = self.seal.open(name, sealed) else {
+            return Named::Unknown;
+        };
+        if let Ok((_, sketches)) = record::decode(bytes) {
+            return Named::Responses(sketches.into_iter().map(Sketch::named).collect());
+        }
+        if BlocksRecord::decode(bytes).is_ok() {
+            return Named::Blocks;
+        }
+        record::decode_leaf(bytes).map_or(Named::Unknown, |leaf| {
+            Named::Chunks(leaf.into_iter().flatten().collect())
+        })
     }
 
     /// The record under a name, if its seal holds.

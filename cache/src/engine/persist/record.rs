@@ -20,9 +20,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::bytes::{Decoder, Encoder};
+use super::{
+    Body,
+    bytes::{Decoder, Encoder},
+};
 use crate::{
-    content::{ManifestHead, ManifestId, WireError},
+    content::{ManifestHead, ManifestId, Page, WireError},
     engine::Membership,
     http::{
         freshness::Freshness,
@@ -257,6 +260,19 @@ impl Sketch {
         match self.page {
             Some(_) => &[],
             None => &self.manifest.page_digests,
+        }
+    }
+
+    /// What its manifest names.
+    pub(super) fn named(self) -> Body {
+        let page = self
+            .page
+            .as_deref()
+            .and_then(|page| Page::decode(page).ok());
+        Body {
+            bytes: self.manifest.total_len,
+            pages: self.pages().to_vec(),
+            entries: page.map_or_else(Vec::new, |page| page.entries().collect()),
         }
     }
 

@@ -82,6 +82,11 @@ fn holder_of(holder: Option<u32>) -> String {
     )
 }
 
+/// The file of segments of the volume in this directory.
+pub(super) fn log_in(path: &Path) -> PathBuf {
+    path.join("log")
+}
+
 /// The directory of a volume, held until it is dropped.
 #[derive(Debug)]
 pub struct Directory {
@@ -138,7 +143,7 @@ impl Directory {
     /// The file of segments, which is the device.
     #[must_use]
     pub fn log(&self) -> PathBuf {
-        self.path.join("log")
+        log_in(&self.path)
     }
 
     /// The last dump of the index.

@@ -1,11 +1,45 @@
 //! What a volume counts.
 
+use std::sync::Arc;
+
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::{Registry, Unit},
 };
 
-use super::Refused;
+use super::{Refused, volume::Volume};
+
+/// What is wrong with a volume, asked when somebody looks: an alarm is on this.
+#[derive(Debug)]
+pub(super) struct Ailing(pub(super) Arc<Volume>);
+
+impl Collector for Ailing {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let ailments = self.0.health.ailments();
+        let mut family = encoder.encode_descriptor(
+            "disk_ailing",
+            "1 where a volume does not do this: take writes, answer reads, grow to its size",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (what, why) in [
+            ("writes", &ailments.writes),
+            ("reads", &ailments.reads),
+            ("space", &ailments.space),
+        ] {
+            let gauge = ConstGauge::new(u64::from(why.is_some()));
+            gauge.encode(family.encode_family(&[("what", what)])?)?;
+        }
+        Ok(())
+    }
+}
 
 /// Counters of a volume.
 #[derive(Clone, Debug, Default)]

@@ -7,11 +7,13 @@
 //! - [`DiskTier`]: what the store sees of it; [`Disk`]: volumes behind that face.
 //! - [`volume`]: one log on one device, its index, and the tasks that keep them: [`log`] its end in memory, [`keeper`] what writes and saves, [`reclaim`] what makes
 //!   room, [`recover`] what is found at the start.
+//! - [`survey`] looks through what lies there, [`care`] is what an operator has done to it.
 //! - [`format`]: the bytes on the device. [`index`]: where each name lies. [`checkpoint`]: the index on disk.
 //! - [`device`]: blocks at offsets, by io_uring or by threads; a faulty one for tests.
 //! - [`directory`]: the directory of a volume, its own and held by one process.
 
 mod budget;
+mod care;
 pub mod checkpoint;
 pub mod device;
 pub mod directory;
@@ -21,6 +23,7 @@ pub mod index;
 mod keeper;
 mod log;
 mod metrics;
+mod names;
 mod open;
 mod reclaim;
 mod recover;
@@ -31,8 +34,10 @@ mod volume;
 use std::{fmt::Debug, future::Future, pin::Pin};
 
 pub use self::{
+    care::{Collecting, Ends},
     health::Ailments,
     metrics::DiskMetrics,
+    names::NameSet,
     open::{Disk, Found, OpenError, VolumeConfig, VolumeStats},
     survey::{AGE_BOUNDS_SECONDS, Survey},
     volume::Retained,

@@ -24,6 +24,7 @@ use super::{
         superblock::{SUPERBLOCKS_BYTES, Superblock, SuperblockError},
     },
     keeper::Keeper,
+    metrics::Ailing,
     recover,
     survey::{self, Pace, Survey},
     volume::{Layout, Retained, Volume},
@@ -66,6 +67,14 @@ pub enum OpenError {
         path: PathBuf,
         /// What it holds.
         source: SuperblockError,
+    },
+    /// Looked at without being opened: it holds nothing that was stored by this node.
+    #[error("{path}: {why}", path = path.display())]
+    Nothing {
+        /// The directory.
+        path: PathBuf,
+        /// What is there instead.
+        why: String,
     },
     /// It is too small.
     #[error("{path}: {bytes} bytes are too few for a log; give it at least 64MiB", path = path.display())]
@@ -158,6 +167,10 @@ impl fmt::Debug for Disk {
 }
 
 impl Disk {
+    pub(super) fn volumes(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.volumes.iter().map(|running| &running.volume)
+    }
+
     /// Opens volumes. `key_id` tells under which key chunks are named: what was written under another is of no use and leaves.
     ///
     /// Blocks for as long as their indexes take to load: about a second for ten million records.
@@ -302,6 +315,7 @@ impl Disk {
             let label = running.volume.label.clone();
             let registry = registry.sub_registry_with_label(("volume".into(), label.into()));
             running.volume.metrics.register(registry);
+            registry.register_collector(Box::new(Ailing(Arc::clone(&running.volume))));
         }
     }
 
@@ -439,14 +453,19 @@ impl DiskTier for Disk {
     }
 }
 
+/// How a new log of this size is divided.
+pub(super) fn geometry(config: &VolumeConfig) -> Result<Geometry, OpenError> {
+    let beside = config.bytes / BESIDE_PART;
+    Geometry::for_size(config.bytes - beside).ok_or_else(|| OpenError::Size {
+        path: config.path.clone(),
+        bytes: config.bytes,
+    })
+}
+
 /// Opens one volume and lets it run on a thread of its own.
 fn open(config: &VolumeConfig, key_id: [u8; 16]) -> Result<Running, OpenError> {
     let started = std::time::Instant::now();
-    let beside = config.bytes / BESIDE_PART;
-    let wanted = Geometry::for_size(config.bytes - beside).ok_or_else(|| OpenError::Size {
-        path: config.path.clone(),
-        bytes: config.bytes,
-    })?;
+    let wanted = geometry(config)?;
     let directory = Directory::open(&config.path)?;
     let path = directory.log();
     let failed = |source| OpenError::Io {

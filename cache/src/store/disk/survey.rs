@@ -27,6 +27,45 @@ use super::{
 /// Read at once.
 const PIECE_BYTES: usize = 1 << 20;
 
+/// What lies between two records is read with them if it is no longer than this.
+const GAP_BYTES: usize = 64 << 10;
+
+/// What a walk looks at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// Records of these kinds.
+    pub(super) kinds: &'a [Kind],
+    /// In segments of this sequence and later ones alone.
+    pub(super) since: Option<u64>,
+    /// In segments too that are being filled or emptied.
+    pub(super) unsealed: bool,
+}
+
+impl Wanted<'_> {
+    /// Everything that is not about to change.
+    const SEALED: Self = Self {
+        kinds: &[Kind::Chunk, Kind::Page, Kind::Head],
+        since: None,
+        unsealed: false,
+    };
+
+    fn segment(&self, volume: &Volume, segment: u32) -> bool {
+        let is_in = match volume.segments.life(segment) {
+            Life::Sealed => true,
+            Life::Open | Life::Reclaiming => self.unsealed,
+            Life::Empty => false,
+        };
+        is_in
+            && self
+                .since
+                .is_none_or(|since| volume.segments.sequence(segment) >= since)
+    }
+
+    fn record(&self, kind: RecordKind) -> bool {
+        matches!(kind, RecordKind::Stored(kind) if self.kinds.contains(&kind))
+    }
+}
+
 /// What a walk through segments found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
@@ -84,9 +123,10 @@ impl Pace {
 }
 
 /// Walks through one segment. What is in memory alone is not looked at.
-pub(super) async fn segment(
+async fn segment(
     volume: &Arc<Volume>,
     segment: u32,
+    wanted: Wanted<'_>,
     pace: &mut Pace,
     see: See<'_>,
 ) -> Survey {
@@ -101,14 +141,18 @@ pub(super) async fn segment(
         return survey;
     };
     entries.retain(|entry| {
-        entry
-            .place(segment)
-            .is_some_and(|place| volume.index.get(&entry.name) == Some(place))
+        let place = entry.place(segment);
+        wanted.record(entry.kind) && place.is_some() && volume.index.get(&entry.name) == place
     });
     let mut rest = entries.as_slice();
     while let Some(first) = rest.first() {
         let end = first.offset as usize + PIECE_BYTES;
-        let within = rest.iter().take_while(|entry| entry_end(entry) <= end);
+        let mut reached = first.offset as usize;
+        let within = rest.iter().take_while(|entry| {
+            let is_near = entry.offset as usize <= reached + GAP_BYTES;
+            reached = entry_end(entry);
+            is_near && reached <= end
+        });
         let (piece, others) = rest.split_at(within.count().max(1));
         rest = others;
         let last = piece.last().map_or(0, entry_end);
@@ -173,10 +217,20 @@ fn look(
 
 /// Walks through all sealed segments.
 pub(super) async fn all(volume: &Arc<Volume>, pace: &mut Pace, see: See<'_>) -> Survey {
+    some(volume, Wanted::SEALED, pace, see).await
+}
+
+/// Walks through what is wanted.
+pub(super) async fn some(
+    volume: &Arc<Volume>,
+    wanted: Wanted<'_>,
+    pace: &mut Pace,
+    see: See<'_>,
+) -> Survey {
     let mut survey = Survey::default();
     for number in 0..volume.segments.count() {
-        if volume.segments.life(number) == Life::Sealed {
-            survey.add(&segment(volume, number, pace, see).await);
+        if wanted.segment(volume, number) {
+            survey.add(&segment(volume, number, wanted, pace, see).await);
         }
     }
     survey
@@ -210,11 +264,9 @@ pub(super) async fn sweep(
             let RecordKind::Stored(kind) = entry.kind else {
                 continue;
             };
-            if !kinds.contains(&kind) || keep(&entry.name) {
-                continue;
-            }
-            if let Some(place) = entry.place(segment)
-                && volume.drop_place(&entry.name, place)
+            if kinds.contains(&kind)
+                && let Some(place) = entry.place(segment)
+                && volume.drop_unwanted(&entry.name, place, keep)
             {
                 swept = (swept.0 + 1, swept.1 + u64::from(place.record_bytes()));
             }

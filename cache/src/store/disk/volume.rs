@@ -7,7 +7,7 @@ use std::{
     io,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,7 @@ use super::{
     index::{Index, Place},
     log::{Log, NoPlace, Pending, Record},
     metrics::DiskMetrics,
+    names::NameSet,
     segments::Segments,
 };
 
@@ -91,6 +92,9 @@ pub(super) struct Volume {
     pub(super) metrics: DiskMetrics,
     pub(super) retained: OnceLock<Retained>,
     budget: Mutex<Budget>,
+    /// Chunks and pages put since an operator's sweep began; see [`super::care`].
+    pub(super) collected: Mutex<Option<NameSet>>,
+    pub(super) is_collecting: AtomicBool,
     reads: Semaphore,
     /// Bytes of records that the index names.
     pub(super) live_bytes: AtomicU64,
@@ -140,6 +144,8 @@ impl Volume {
             metrics: DiskMetrics::default(),
             retained: OnceLock::new(),
             budget: Mutex::new(Budget::new(bytes_a_day, Instant::now())),
+            collected: Mutex::new(None),
+            is_collecting: AtomicBool::new(false),
             reads: Semaphore::new(READS_MAX),
             live_bytes: AtomicU64::new(contents.live_bytes),
             work: Notify::new(),
@@ -150,6 +156,8 @@ impl Volume {
 
     /// Takes a record: see [`super::DiskTier::put`].
     pub(super) fn put(&self, kind: Kind, name: Name, body: &[u8]) -> Put {
+        // Before it is looked for: a sweep that did not see the note has dropped it by then.
+        self.note(kind, &name);
         let put = self.try_put(kind, name, body);
         match put {
             Put::Queued => {
