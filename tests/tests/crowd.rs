@@ -143,6 +143,8 @@ async fn the_first_private_answer_releases_all_that_waited_for_it() {
         let clients = crowd(cluster.edge(), Version::Http3).await;
         let asked = tokio::spawn(all_ask(clients, "/a"));
         waiting(&cluster, CROWD).await;
+        // Waiting begins before the one who asks has reached the origin.
+        until("one is at the origin", || origin.requests("/a") > 0).await;
         assert_eq!(origin.requests("/a"), 1, "nobody knows yet: one asks");
         first.open();
         let now = || under.now.load(Ordering::SeqCst);
