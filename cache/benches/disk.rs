@@ -29,7 +29,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use foyer::{
-    BlockEngineConfig, DeviceBuilder as _, FsDeviceBuilder, HybridCacheBuilder, UringIoEngineConfig,
+    BlockEngineConfig, DeviceBuilder as _, FsDeviceBuilder, HybridCacheBuilder, IoEngineConfig, UringIoEngineConfig,
 };
 use futures_util::future::join_all;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
@@ -190,7 +190,7 @@ async fn open_foyer(directory: &Path) -> Result<Foyer> {
         .memory(1 << 20)
         .with_weighter(|_, value: &Vec<u8>| value.len())
         .storage()
-        .with_io_engine_config(UringIoEngineConfig::new())
+        .with_io_engine_config(Box::new(UringIoEngineConfig::new()) as Box<dyn IoEngineConfig>)
         .with_engine_config(BlockEngineConfig::new(device).with_buffer_pool_size(64 << 20))
         .build()
         .await?;

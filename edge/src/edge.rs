@@ -136,6 +136,7 @@ impl Prepared {
             return Err(StartError::Config(exposed));
         }
         state::read_secret(&config.node.state_dir)?;
+        Storage::check(&config).map_err(|error| StartError::Config(vec![error]))?;
         let mut warnings = Vec::new();
         let certificates = Certificates::load(&config, &mut warnings)?;
         let origins = Origins::new(&config).map_err(StartError::Config)?;

@@ -8,10 +8,15 @@ use stoq_cache::{
     engine::{Cache, CacheConfig, Journal},
     store::{
         QuickTier, Store,
-        disk::{Disk, DiskTier, VolumeConfig, device::Engine},
+        disk::{
+            Disk, DiskTier, OpenError, VolumeConfig, device::Engine, directory::DirectoryError,
+        },
     },
 };
-use stoq_node::config::{Config, ConfigError, DiskEngine};
+use stoq_node::{
+    StateDir,
+    config::{Config, ConfigError, DiskEngine},
+};
 
 /// The volumes of a node, opened and held, or none. Dropping the last handle closes them.
 #[derive(Clone)]
@@ -31,6 +36,27 @@ impl fmt::Debug for Storage {
 }
 
 impl Storage {
+    /// What [`Storage::open`] would say of the directories of a configuration; makes and changes nothing. Volumes that the node whose `state_dir` this is
+    /// has open are no fault: its file may be checked while it runs.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    pub fn check(config: &Config) -> Result<(), ConfigError> {
+        let node = StateDir::last_holder(&config.node.state_dir);
+        for volume in volumes(config) {
+            match Disk::check(&[volume]) {
+                Err(OpenError::Directory(DirectoryError::Locked {
+                    holder: Some(holder),
+                    ..
+                })) if Some(holder) == node => {}
+                checked => {
+                    checked.map_err(|error| config.error("cache.disk", error.to_string()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the volumes of a configuration, and logs what was found in each. `secret` is the one chunks are named under.
     ///
     /// Blocks for as long as their indexes take to load: about a second for ten million records. To be called before anything listens.

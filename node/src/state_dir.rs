@@ -159,6 +159,15 @@ impl StateDir {
             })
     }
 
+    /// The process that took this directory last, whether it still has it or not. None if there is none, or it cannot be read.
+    pub fn last_holder(path: &Path) -> Option<u32> {
+        let mut holder = String::new();
+        let file = File::open(path.join(LOCK_FILE)).ok()?;
+        // Ten digits are a process number.
+        file.take(10).read_to_string(&mut holder).ok()?;
+        holder.trim().parse().ok()
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path

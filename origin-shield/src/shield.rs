@@ -105,6 +105,7 @@ impl Prepared {
             ]));
         }
         let tls = identity.server_tls()?;
+        Storage::check(&config).map_err(|error| StartError::Config(vec![error]))?;
         let origins = Origins::new(&config).map_err(StartError::Config)?;
         Ok(Self {
             config,

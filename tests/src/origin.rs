@@ -3,6 +3,7 @@
 //! A real HTTP/1.1 server on a port of its own. What it answers is a closure from the request seen to an [`Answer`];
 //! what it was asked is kept, in order, so a test asserts on the origin's own view and not on the edge's claims.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -170,8 +171,26 @@ impl Gate {
 
 #[derive(Debug, Default)]
 struct Ledger {
-    seen: Mutex<Vec<Seen>>,
+    seen: Mutex<Requests>,
     body_bytes: AtomicU64,
+    /// Requests are counted and not kept.
+    forgets: bool,
+}
+
+/// What was asked, in order, and how often for each path.
+#[derive(Debug, Default)]
+struct Requests {
+    all: Vec<Seen>,
+    of_paths: HashMap<String, u64>,
+}
+
+impl Requests {
+    /// Counts one more request for a path; how many came before.
+    fn count(&mut self, path: &str) -> u64 {
+        let count = self.of_paths.entry(path.to_owned()).or_default();
+        *count += 1;
+        *count - 1
+    }
 }
 
 /// A running scripted origin; it stops when dropped.
@@ -201,6 +220,22 @@ impl Origin {
         Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
     }
 
+    /// As [`Origin::start`], keeping nothing of what it is asked: for a million requests. Each is the first for its path.
+    ///
+    /// # Panics
+    /// When no loopback port can be bound.
+    pub async fn forgetful<F, A>(script: F) -> Self
+    where
+        F: Fn(Seen) -> A + Send + Sync + 'static,
+        A: Future<Output = Answer> + Send + 'static,
+    {
+        let ledger = Ledger {
+            forgets: true,
+            ..Ledger::default()
+        };
+        Self::begin(SocketAddr::from(([127, 0, 0, 1], 0)), script, ledger).await
+    }
+
     /// As [`Origin::start`], on a given address: for an origin that comes back where it was.
     ///
     /// # Panics
@@ -210,11 +245,19 @@ impl Origin {
         F: Fn(Seen) -> A + Send + Sync + 'static,
         A: Future<Output = Answer> + Send + 'static,
     {
+        Self::begin(addr, script, Ledger::default()).await
+    }
+
+    async fn begin<F, A>(addr: SocketAddr, script: F, ledger: Ledger) -> Self
+    where
+        F: Fn(Seen) -> A + Send + Sync + 'static,
+        A: Future<Output = Answer> + Send + 'static,
+    {
         let listener = TcpListener::bind(addr).await.expect("a free loopback port");
         let addr = listener
             .local_addr()
             .expect("a bound listener has an address");
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(ledger);
         let script: Script = Arc::new(move |seen| Box::pin(script(seen)));
         let task = tokio::spawn(accept(listener, script, Arc::clone(&ledger)));
         Self { addr, ledger, task }
@@ -235,18 +278,14 @@ impl Origin {
     /// All requests so far, oldest first.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
-        self.ledger.seen.lock().clone()
+        self.ledger.seen.lock().all.clone()
     }
 
     /// How many requests came for `path` (without query).
     #[must_use]
     pub fn requests(&self, path: &str) -> usize {
-        self.ledger
-            .seen
-            .lock()
-            .iter()
-            .filter(|seen| seen.uri.path() == path)
-            .count()
+        let count = self.ledger.seen.lock().of_paths.get(path).copied();
+        usize::try_from(count.unwrap_or(0)).expect("a count that fits")
     }
 
     /// Response body bytes handed to the network so far.
@@ -291,11 +330,12 @@ async fn answer(
         .map(http_body_util::Collected::to_bytes)
         .unwrap_or_default();
     let seen = {
-        let mut all = ledger.seen.lock();
-        let nth = all
-            .iter()
-            .filter(|seen| seen.uri.path() == head.uri.path())
-            .count() as u64;
+        let mut requests = ledger.seen.lock();
+        let nth = if ledger.forgets {
+            0
+        } else {
+            requests.count(head.uri.path())
+        };
         let seen = Seen {
             method: head.method,
             uri: head.uri,
@@ -303,7 +343,9 @@ async fn answer(
             body,
             nth,
         };
-        all.push(seen.clone());
+        if !ledger.forgets {
+            requests.all.push(seen.clone());
+        }
         seen
     };
     let answer = script(seen).await;

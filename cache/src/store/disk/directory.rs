@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags, StatVfsMountFlags},
+    fs::{Access, FlockOperation, Mode, OFlags, StatVfsMountFlags},
     io::Errno,
     process::geteuid,
 };
@@ -104,34 +104,45 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         let path = path.to_owned();
         let directory = open_directory(&path)?;
-        let failed = |action| {
-            let path = path.clone();
-            move |source: io::Error| DirectoryError::Io {
-                path,
-                action,
-                source,
-            }
-        };
-        let metadata = directory.metadata().map_err(failed("look at it"))?;
-        let (owner, user) = (metadata.uid(), geteuid().as_raw());
-        if owner != user {
-            return Err(DirectoryError::ForeignOwner { path, owner, user });
-        }
-        let mode = metadata.mode() & 0o777;
-        if mode & 0o022 != 0 {
-            return Err(DirectoryError::WritableByOthers { path, mode });
-        }
-        let mount = rustix::fs::fstatvfs(&directory)
-            .map_err(|errno| failed("look at its filesystem")(errno.into()))?;
-        if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            return Err(DirectoryError::ReadOnly { path });
-        }
+        judge(&path, &directory)?;
         let lock = lock(&path, &directory)?;
         Ok(Self {
             path,
             directory,
             _lock: lock,
         })
+    }
+
+    /// What [`Directory::open`] would find; makes and changes nothing. For an instant it holds the lock beside others who look.
+    ///
+    /// # Errors
+    /// As [`Directory::open`].
+    pub fn check(path: &Path) -> Result<(), DirectoryError> {
+        let failed = |action| {
+            move |source: io::Error| DirectoryError::Io {
+                path: path.to_owned(),
+                action,
+                source,
+            }
+        };
+        let Some(directory) = existing(path)? else {
+            return check_above(path);
+        };
+        judge(path, &directory)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = match rustix::fs::openat(&directory, "LOCK", flags, Mode::empty()) {
+            Ok(lock) => File::from(lock),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(failed("open its LOCK")(errno.into())),
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(DirectoryError::Locked {
+                path: path.to_owned(),
+                holder: holder(&lock),
+            }),
+            Err(errno) => Err(failed("lock its LOCK")(errno.into())),
+        }
     }
 
     /// Where it is.
@@ -167,31 +178,94 @@ impl Directory {
     }
 }
 
+/// Whether it is ours alone to write to.
+fn judge(path: &Path, directory: &File) -> Result<(), DirectoryError> {
+    let failed = |action| {
+        move |source: io::Error| DirectoryError::Io {
+            path: path.to_owned(),
+            action,
+            source,
+        }
+    };
+    let metadata = directory.metadata().map_err(failed("look at it"))?;
+    let (owner, user) = (metadata.uid(), geteuid().as_raw());
+    let path = path.to_owned();
+    if owner != user {
+        return Err(DirectoryError::ForeignOwner { path, owner, user });
+    }
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o022 != 0 {
+        return Err(DirectoryError::WritableByOthers { path, mode });
+    }
+    if is_read_only(directory).map_err(failed("look at its filesystem"))? {
+        return Err(DirectoryError::ReadOnly { path });
+    }
+    Ok(())
+}
+
+fn is_read_only(directory: &File) -> io::Result<bool> {
+    let mount = rustix::fs::fstatvfs(directory)?;
+    Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Whether a directory can be made where there is none.
+fn check_above(path: &Path) -> Result<(), DirectoryError> {
+    let above = match path.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => path,
+    };
+    let io_error = |source| DirectoryError::Io {
+        path: path.to_owned(),
+        action: "make it",
+        source,
+    };
+    let directory = File::open(above).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => DirectoryError::NoParent {
+            path: path.to_owned(),
+        },
+        _ => io_error(error),
+    })?;
+    if is_read_only(&directory).map_err(io_error)? {
+        return Err(DirectoryError::ReadOnly {
+            path: path.to_owned(),
+        });
+    }
+    rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|errno| io_error(errno.into()))
+}
+
+/// The directory itself, if it is there.
+fn existing(path: &Path) -> Result<Option<File>, DirectoryError> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECTORY);
+    match options.open(path) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(DirectoryError::NotADirectory {
+                path: path.to_owned(),
+            })
+        }
+        Err(source) => Err(DirectoryError::Io {
+            path: path.to_owned(),
+            action: "open it",
+            source,
+        }),
+    }
+}
+
 /// The directory itself, made if it is absent.
 fn open_directory(path: &Path) -> Result<File, DirectoryError> {
+    if let Some(directory) = existing(path)? {
+        return Ok(directory);
+    }
     let io_error = |action, source| DirectoryError::Io {
         path: path.to_owned(),
         action,
         source,
     };
-    let open = || {
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(libc::O_DIRECTORY);
-        options.open(path)
-    };
-    let made = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().mode(0o700).create(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return Err(DirectoryError::NotADirectory {
-                path: path.to_owned(),
-            });
-        }
-        Err(error) => return Err(io_error("open it", error)),
-        Ok(directory) => return Ok(directory),
-    };
-    match made {
+    match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         // Made by another process meanwhile; the lock decides between us.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -207,7 +281,7 @@ fn open_directory(path: &Path) -> Result<File, DirectoryError> {
         }
         Err(error) => return Err(io_error("make it", error)),
     }
-    open().map_err(|error| io_error("open it", error))
+    existing(path)?.ok_or_else(|| io_error("open it", io::ErrorKind::NotFound.into()))
 }
 
 /// Takes the lock, and says in it who has it.

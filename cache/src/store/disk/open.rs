@@ -186,6 +186,24 @@ impl Disk {
         })
     }
 
+    /// What [`Disk::open`] would say of the directories and what lies in them; makes and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    pub fn check(volumes: &[VolumeConfig]) -> Result<(), OpenError> {
+        for config in volumes {
+            geometry(config)?;
+            Directory::check(&config.path)?;
+            let path = config.path.join("log");
+            let (region, _) = superblocks(&path)?;
+            match Superblock::read(&region) {
+                Ok(_) | Err(SuperblockError::Absent) => {}
+                Err(source) => return Err(OpenError::Superblock { path, source }),
+            }
+        }
+        Ok(())
+    }
+
     /// What was found in each volume, with its directory.
     pub fn found(&self) -> impl Iterator<Item = (&str, &Found)> {
         self.volumes
@@ -530,6 +548,24 @@ fn first_eight(bytes: &[u8; 16]) -> &[u8; 8] {
     bytes.first_chunk().unwrap_or(&[0; 8])
 }
 
+/// The region of the superblocks, as much of it as there is, and the length of the file.
+fn superblocks(path: &Path) -> Result<(Vec<u8>, u64), OpenError> {
+    let failed = |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut region = Vec::new();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((region, 0)),
+        Err(error) => return Err(failed(error)),
+    };
+    let len = file.metadata().map_err(failed)?.len();
+    let mut superblocks = file.take(SUPERBLOCKS_BYTES as u64);
+    superblocks.read_to_end(&mut region).map_err(failed)?;
+    Ok((region, len))
+}
+
 /// The superblock of this opening, and why the volume begins empty where it held something. The file is made as short as that demands.
 fn settle(
     path: &Path,
@@ -540,17 +576,7 @@ fn settle(
         path: path.to_owned(),
         source,
     };
-    let mut region = Vec::new();
-    let mut len = 0;
-    match File::open(path) {
-        Ok(file) => {
-            len = file.metadata().map_err(failed)?.len();
-            let mut superblocks = file.take(SUPERBLOCKS_BYTES as u64);
-            superblocks.read_to_end(&mut region).map_err(failed)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-    }
+    let (region, len) = superblocks(path)?;
     let (superblock, emptied) =
         decide(&region, wanted, key_id).map_err(|source| OpenError::Superblock {
             path: path.to_owned(),

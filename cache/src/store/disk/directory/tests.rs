@@ -166,3 +166,37 @@ fn a_link_in_place_of_the_lock_is_not_followed() {
     assert!(matches!(error, DirectoryError::Io { .. }), "{error}");
     assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
 }
+
+#[test]
+fn a_check_says_what_opening_would_and_makes_nothing() {
+    let above = tempfile::tempdir().unwrap();
+    let path = above.path().join("volume");
+    Directory::check(&path).unwrap();
+    assert!(!path.exists());
+    let error = Directory::check(&above.path().join("disk1/volume")).unwrap_err();
+    assert!(matches!(error, DirectoryError::NoParent { .. }), "{error}");
+
+    let held = Directory::open(&path).unwrap();
+    let error = Directory::check(&path).unwrap_err();
+    let holder = Some(std::process::id());
+    assert!(
+        matches!(&error, DirectoryError::Locked { holder: found, .. } if *found == holder),
+        "{error}"
+    );
+    drop(held);
+    Directory::check(&path).unwrap();
+    // It leaves the lock to others.
+    Directory::open(&path).unwrap();
+
+    fs::set_permissions(&path, Permissions::from_mode(0o770)).unwrap();
+    let error = Directory::check(&path).unwrap_err();
+    assert!(
+        matches!(error, DirectoryError::WritableByOthers { mode: 0o770, .. }),
+        "{error}"
+    );
+    let error = Directory::check(&path.join("LOCK")).unwrap_err();
+    assert!(
+        matches!(error, DirectoryError::NotADirectory { .. }),
+        "{error}"
+    );
+}
