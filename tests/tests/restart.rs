@@ -21,13 +21,15 @@ struct Node<'a> {
     program: &'a Path,
     directory: &'a Path,
     origin: &'a Origin,
+    /// The same each time, since it is part of every URL.
+    port: u16,
     running: Option<Child>,
 }
 
 impl Node<'_> {
     /// Starts the program and waits until it answers.
     async fn start(&mut self) -> Client {
-        let port = tools::free_port();
+        let port = self.port;
         let config = self.directory.join("edge.toml");
         let text = format!(
             "[node]\nname = \"edge-1\"\nstate_dir = \"state\"\n[listen]\nhttps = [\"127.0.0.1:{port}\"]\n[log]\naccess = false\n\
@@ -114,6 +116,7 @@ async fn what_was_stored_is_served_after_the_end_and_what_was_invalidated_is_not
         program: &program,
         directory: directory.path(),
         origin: &origin,
+        port: tools::free_port(),
         running: None,
     };
     let mut client = node.start().await;

@@ -45,13 +45,6 @@ impl Change {
         })
     }
 
-    /// The keys of all URIs an answer with these fields may invalidate.
-    pub(super) fn keys(&self, headers: &HeaderMap) -> Vec<CacheKey> {
-        let named = self.target.named_by(headers);
-        let named = named.map(|target| self.key_of(&target));
-        std::iter::once(self.key).chain(named).collect()
-    }
-
     /// Whether a reference in the answer means what was asked for, as the site names it.
     pub(super) fn is_own_target(&self, reference: &str) -> bool {
         let named = self.target.resolve(reference);

@@ -38,6 +38,10 @@ impl Cache {
         self.inner.metrics.fetches.inc();
         let change = Change::of(site, &request);
         let changes = (!request.method.is_safe()).then(|| searches::path_of(&request));
+        if change.is_some() {
+            // Before it is sent: between its answer and what that invalidates there must be no wait, in which the client could leave.
+            self.recall_changed(&request.key).await;
+        }
         let mut posted = self.posted(site, &request);
         let fetched = upstream.fetch(request).await;
         if let Some(path) = &changes {
@@ -47,12 +51,12 @@ impl Cache {
             Ok(response) => {
                 let mut outcome = outcome;
                 if let Some(change) = &change {
-                    self.recall_changed(change, &response.headers).await;
                     let own = posted.as_mut().map(Posted::begun);
                     if self.invalidate(change, &response, own) {
                         outcome = CacheStatus::Invalidated;
-                        self.outlive().await;
                     }
+                    // Also where nothing was found: the disk may have had no capacity to look.
+                    self.outlive().await;
                     if let Some(posted) = posted {
                         let reply = self.answer_posted(posted, change, response, upstream, outcome);
                         return Ok(self.counted(reply.await?));

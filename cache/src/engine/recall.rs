@@ -1,8 +1,6 @@
 //! What is stored on disk and not in memory, for those who can wait for it.
 
-use http::HeaderMap;
-
-use super::{Cache, CacheRequest, Lookup, invalidate::Change};
+use super::{Cache, CacheRequest, Lookup};
 use crate::key::CacheKey;
 
 impl Cache {
@@ -16,18 +14,9 @@ impl Cache {
         Some(self.select(&request.key, &variants, &facts, policy, self.now()))
     }
 
-    /// Reads into memory what the answer to a request may invalidate: what is invalid there may still be found to hold, while what is on disk
-    /// alone is forgotten.
-    pub(super) async fn recall_changed(&self, change: &Change, headers: &HeaderMap) {
-        if self.inner.depot.store.disk().is_none() {
-            return;
-        }
-        for key in change.keys(headers) {
-            self.recall_both(&key).await;
-        }
-    }
-
-    async fn recall_both(&self, key: &CacheKey) {
+    /// Reads into memory what a request may invalidate: what is invalid there may still be found to hold, while what is on disk alone is
+    /// forgotten.
+    pub(super) async fn recall_changed(&self, key: &CacheKey) {
         self.inner.index.recall(key).await;
         self.inner.partials.recall(key).await;
     }

@@ -16,10 +16,11 @@ use stoq_cache::{
     http::cache_status::CacheStatus,
     metrics::ServedFrom,
     store::disk::{Kind, Refused},
+    upstream::{FetchBody, Upstream},
 };
 
 use crate::{
-    invalidation::change,
+    invalidation::{change, changing},
     kept::Kept,
     script::{House, Script, body, cache_status, noise, pieces, response},
 };
@@ -130,8 +131,14 @@ async fn what_is_invalidated_is_validated_after_the_process() {
             if !in_memory {
                 house = kept.restart(house);
             }
+            // Where the disk has no capacity to be looked at, what is there is invalid all the same.
+            let is_throttled = !in_memory && loses;
+            kept.tier
+                .is_throttled
+                .store(is_throttled, Ordering::Relaxed);
             let reply = change(&house, "POST", "/a", 204, &[]).await;
-            assert_eq!(reply.outcome, CacheStatus::Invalidated);
+            assert_eq!(reply.outcome == CacheStatus::Invalidated, !is_throttled);
+            kept.tier.is_throttled.store(false, Ordering::Relaxed);
             if loses {
                 // Nothing of it reached the disk: the mark alone did.
                 kept.tier.lose_all_but(|_| 0);
@@ -370,7 +377,7 @@ async fn no_answer_is_from_before_an_invalidation_that_was_answered() {
             let tag = HeaderValue::try_from(format!("\"{version}\"")).unwrap();
             let asked = request.headers.get("if-none-match");
             let mut answer = if asked == Some(&tag) {
-                response(304, FRESH, stoq_cache::upstream::FetchBody::Empty)
+                response(304, FRESH, FetchBody::Empty)
             } else {
                 response(200, FRESH, pieces(&noise(version, 30_000), 9_000))
             };
@@ -477,4 +484,28 @@ async fn a_variant_joins_those_that_are_on_disk_alone() {
         let reply = house.serve(of(&house, accept), &upstream).await.unwrap();
         assert_eq!(reply.outcome, CacheStatus::Hit, "{accept}");
     }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_no_invalidation_with_it() {
+    let kept = Kept::new();
+    let upstream = Script::fixed(FRESH, noise(1, 100));
+    let house = kept.start();
+    house.fetch("/a", &upstream).await;
+    let house = kept.restart(house);
+    let answers = Script::new(|_, _| std::future::ready(Ok(response(204, &[], FetchBody::Empty))));
+    let request = changing(&house.get("/a", &[]), "POST");
+    let asked = Arc::clone(&answers) as Arc<dyn Upstream>;
+    let passed = house
+        .cache
+        .pass(&house.site, request, asked, CacheStatus::Method);
+    let mut passed = Box::pin(passed);
+    // Polled until its answer is here, and no more.
+    while answers.fetches() == 0 {
+        let _ = futures_util::poll!(passed.as_mut());
+        tokio::task::yield_now().await;
+    }
+    drop(passed);
+    let (found, _) = outcome(&house, "/a", &upstream).await;
+    assert_eq!(found, CacheStatus::Revalidated);
 }
