@@ -6,8 +6,10 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -55,6 +57,17 @@ impl Place {
         command.arg("store").args(args);
         command.arg("--config").arg(self.path("edge.toml"));
         command.output().unwrap()
+    }
+
+    /// The page of metrics of a node with a socket file.
+    fn metrics(&self) -> String {
+        let mut stream = UnixStream::connect(self.path("admin.sock")).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        page
     }
 
     /// What it says as JSON, with its exit code.
@@ -143,9 +156,10 @@ fn stats_verify_and_gc_say_the_same_of_a_node_that_runs_and_of_its_volumes() {
         assert!(node.get(path).len() > BODY_BYTES);
     }
     // What is stored is committed right after the last byte is sent; the census waits for the disk and not for that.
+    let begun = Instant::now();
     let mut stats = place.asked("stats");
     while stats.0["census"]["objects"] != 2 {
-        std::thread::yield_now();
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:#}", stats.0);
         stats = place.asked("stats");
     }
     let (stats, code) = stats;
@@ -170,6 +184,17 @@ fn stats_verify_and_gc_say_the_same_of_a_node_that_runs_and_of_its_volumes() {
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(text.starts_with("the node runs\n"), "{text}");
     assert!(text.contains("effective capacity 2.00"), "{text}");
+    let metrics = place.metrics();
+    for what in ["writes", "reads", "space"] {
+        let gauge = metrics.lines().find(|line| {
+            line.starts_with("stoq_disk_ailing{volume=")
+                && line.contains(&format!("what=\"{what}\""))
+        });
+        assert!(
+            gauge.is_some_and(|gauge| gauge.ends_with(" 0")),
+            "{metrics}"
+        );
+    }
     let census = census.clone();
     node.stop();
 
