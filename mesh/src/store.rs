@@ -130,11 +130,13 @@ async fn asked(verb: StoreVerb, addr: &AdminAddr) -> Result<Report, StoreError> 
     }
     Ok(match verb {
         StoreVerb::Stats { census } => {
-            let mut stats: Stats = get(addr, Method::GET, STATS).await?;
-            if census {
-                stats.census = Some(get(addr, Method::POST, CENSUS).await?);
-            }
-            Report::Stats(stats)
+            // The census first: it has everything written that was put before, and the volumes' figures are from after that.
+            let census = match census {
+                true => Some(get(addr, Method::POST, CENSUS).await?),
+                false => None,
+            };
+            let stats: Stats = get(addr, Method::GET, STATS).await?;
+            Report::Stats(Stats { census, ..stats })
         }
         StoreVerb::Verify => Report::Verified(get(addr, Method::POST, VERIFY).await?),
         StoreVerb::Gc => Report::Freed(get(addr, Method::POST, GC).await?),
@@ -146,11 +148,12 @@ async fn looked(verb: StoreVerb, cache: &Cache, disk: &Disk) -> Result<Report, S
     let node = Node::Stopped;
     Ok(match verb {
         StoreVerb::Stats { census } => {
-            let mut stats = Stats::new(node, disk.stats().await?);
-            if census {
-                stats.census = Some(cache.census(disk).await?.into());
-            }
-            Report::Stats(stats)
+            let census = match census {
+                true => Some(cache.census(disk).await?.into()),
+                false => None,
+            };
+            let stats = Stats::new(node, disk.stats().await?);
+            Report::Stats(Stats { census, ..stats })
         }
         StoreVerb::Verify => Report::Verified(Verified::new(node, &cache.verify(disk).await?)),
         StoreVerb::Gc => {

@@ -334,9 +334,9 @@ impl<'a> Tally<'a> {
             self.census.unknown_records += 1;
             return;
         };
-        let is_whole = page
-            .entries()
-            .fold(true, |is_whole, entry| self.chunk(&entry) && is_whole);
+        // Each is counted, also after one that is missing.
+        let missing = page.entries().filter(|entry| !self.chunk(entry)).count();
+        let is_whole = missing == 0;
         self.pages.insert(*name, Some(is_whole));
     }
 

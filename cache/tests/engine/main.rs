@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test takes for granted fails it")]
 
 mod blocks;
+mod census;
 mod collapse;
 mod digests;
 mod disk;

@@ -277,9 +277,64 @@ pub(super) async fn entries(
                 offset: layout.offset(segment, 0),
                 len: layout.segment_bytes(),
             };
-            Ok(scan(&device.read(whole).await?, layout, sequence))
+            Ok(scan(
+                &device.read(whole).await?,
+                0,
+                layout,
+                sequence,
+                Bodies::Whole,
+            )
+            .0)
         }
     }
+}
+
+/// As [`entries`], beyond what is damaged too: for who looks for damage. With them the number of records that must be there and are not to be recognized.
+///
+/// # Errors
+/// What the device says.
+pub(super) async fn entries_beyond_damage(
+    device: &dyn Device,
+    layout: &Layout,
+    segment: u32,
+    sequence: u64,
+) -> io::Result<(Vec<FooterEntry>, u64)> {
+    if start_sequence(device, layout, segment).await? != Some(sequence) {
+        return Ok((Vec::new(), 0));
+    }
+    if let Some(entries) = footer(device, layout, segment, sequence).await? {
+        return Ok((entries, 0));
+    }
+    let whole = Extent {
+        offset: layout.offset(segment, 0),
+        len: layout.segment_bytes(),
+    };
+    let whole = device.read(whole).await?;
+    let mut found = (Vec::new(), 0);
+    let mut from = 0;
+    loop {
+        let (entries, end) = scan(&whole, from, layout, sequence, Bodies::Any);
+        found.0.extend(entries);
+        let next = (end + UNIT..whole.len()).step_by(UNIT).find(|at| {
+            let header = RecordHeader::decode(whole.get(*at..).unwrap_or(&[]), layout.salt);
+            header.is_ok_and(|header| header.sequence == sequence)
+        });
+        let Some(next) = next else {
+            // Nothing of this lap follows: it is the end of what was written.
+            return Ok(found);
+        };
+        found.1 += 1;
+        from = next;
+    }
+}
+
+/// Which bodies end a scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bodies {
+    /// One that is not what was written.
+    Whole,
+    /// None.
+    Any,
 }
 
 /// What a sealed segment's footer says.
@@ -317,10 +372,16 @@ fn collect(trailer: &Trailer, footer: &[u8]) -> Option<Vec<FooterEntry>> {
     Some(trailer.entries(footer).ok()?.collect())
 }
 
-/// The records of a segment one by one, up to the first that is none.
-fn scan(segment: &[u8], layout: &Layout, sequence: u64) -> Vec<FooterEntry> {
+/// The records of a segment one by one, from a place on, up to the first that is none; and where that is.
+fn scan(
+    segment: &[u8],
+    from: usize,
+    layout: &Layout,
+    sequence: u64,
+    bodies: Bodies,
+) -> (Vec<FooterEntry>, usize) {
     let mut entries = Vec::new();
-    let mut at = 0;
+    let mut at = from;
     while let Some(bytes) = segment.get(at..) {
         let Ok(header) = RecordHeader::decode(bytes, layout.salt) else {
             break;
@@ -329,8 +390,9 @@ fn scan(segment: &[u8], layout: &Layout, sequence: u64) -> Vec<FooterEntry> {
         let Some(body) = bytes.get(HEADER_BYTES..HEADER_BYTES + body_bytes) else {
             break;
         };
-        if header.sequence != sequence || (header.kind != RecordKind::Pad && !header.is_body(body))
-        {
+        let is_body =
+            bodies == Bodies::Any || header.kind == RecordKind::Pad || header.is_body(body);
+        if header.sequence != sequence || !is_body {
             break;
         }
         if let (RecordKind::Stored(_) | RecordKind::Tombstone, Ok(offset)) =
@@ -345,7 +407,7 @@ fn scan(segment: &[u8], layout: &Layout, sequence: u64) -> Vec<FooterEntry> {
         }
         at += HEADER_BYTES + body_bytes.next_multiple_of(UNIT);
     }
-    entries
+    (entries, at)
 }
 
 impl FooterEntry {

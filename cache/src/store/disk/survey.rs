@@ -77,7 +77,7 @@ pub struct Survey {
     pub records: u64,
     /// Bytes of their bodies.
     pub bytes: u64,
-    /// Records that can be found and are not: dropped.
+    /// Records that are not what was written. Those that can be found are dropped; the others are when a reader comes.
     pub damaged: u64,
 }
 
@@ -135,11 +135,16 @@ async fn segment(
         ..Survey::default()
     };
     let sequence = volume.segments.sequence(segment);
-    let entries = recover::entries(&*volume.device, &volume.layout, segment, sequence).await;
-    let Ok(mut entries) = entries else {
+    let (device, layout) = (&*volume.device, &volume.layout);
+    let entries = recover::entries_beyond_damage(device, layout, segment, sequence).await;
+    let Ok((mut entries, unrecognized)) = entries else {
         survey.unreadable = 1;
         return survey;
     };
+    // While a segment is filled, what is written first may lie behind what is written next.
+    if volume.segments.life(segment) != Life::Open {
+        survey.damaged += unrecognized;
+    }
     entries.retain(|entry| {
         let place = entry.place(segment);
         wanted.record(entry.kind) && place.is_some() && volume.index.get(&entry.name) == place
