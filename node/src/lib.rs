@@ -15,7 +15,7 @@ mod workers;
 pub use self::{
     admin::{Admin, AdminHandle, Readiness},
     config::{Config, ConfigError, ConfigErrors, Env, Role},
-    drain::{Drain, DrainOutcome, Tracked},
+    drain::{Drain, DrainOutcome, Signals, Tracked},
     metrics::Registry,
     process::ProcessStats,
     state_dir::{StateDir, StateDirError},
