@@ -29,7 +29,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use foyer::{
-    BlockEngineConfig, DeviceBuilder as _, FsDeviceBuilder, HybridCacheBuilder, IoEngineConfig, UringIoEngineConfig,
+    BlockEngineConfig, DeviceBuilder as _, FsDeviceBuilder, HybridCacheBuilder, IoEngineConfig,
+    UringIoEngineConfig,
 };
 use futures_util::future::join_all;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};

@@ -21,7 +21,7 @@ use stoq_loadtest::lane::{Conn, Dialer, Failure, Lane, Sink};
 use stoq_loadtest::plan::{Handshake, Plan, Protocol, Session, Shape, Stop};
 use stoq_loadtest::workload::{Ask, Known, Object, Verb, Workload};
 use stoq_loadtest::{Site, Target};
-use stoq_mesh::{ObjectRequest, Provenance, SiteNames, wire};
+use stoq_mesh::{EXCHANGES_MAX, ObjectRequest, Provenance, SiteNames, wire};
 use tokio::sync::oneshot;
 
 struct Cluster(ClusterRoot);
@@ -291,8 +291,8 @@ async fn what_stoq_cannot_do_is_refused_before_the_run() {
     wrong.session = Session::PerRequest(Handshake::Resumed);
     assert!(refused(&wrong).contains("no resumed sessions"));
     let mut wrong = plan(target.clone());
-    wrong.streams = 257;
-    assert!(refused(&wrong).contains("256"));
+    wrong.streams = EXCHANGES_MAX + 1;
+    assert!(refused(&wrong).contains(&EXCHANGES_MAX.to_string()));
     let mut wrong = plan(target);
     wrong.workload = Arc::new(Workload::one("/index.html"));
     assert!(refused(&wrong).contains("/bulk/BYTES"));

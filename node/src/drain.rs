@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{
     select,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::Notify,
     time::{Instant, sleep_until},
 };
@@ -157,12 +157,8 @@ impl Drain {
 
     /// Follows the process's signals: the first SIGTERM or SIGINT begins the drain, the second ends it. Returns after the second, so
     /// run it beside [`Drain::run`] and drop it.
-    ///
-    /// # Errors
-    /// The signals cannot be listened to.
-    pub async fn follow_signals(&self) -> io::Result<()> {
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
+    pub async fn follow_signals(&self, signals: Signals) {
+        let Signals { mut term, mut int } = signals;
         let mut next = async || {
             select! {
                 _ = term.recv() => "SIGTERM",
@@ -175,7 +171,26 @@ impl Drain {
         let name = next().await;
         tracing::warn!(signal = name, tracked = self.tracked(), "closing at once");
         self.end();
-        Ok(())
+    }
+}
+
+/// SIGTERM and SIGINT, which from the making of this on no longer end the process at once.
+#[derive(Debug)]
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    /// Listens to them. Inside a runtime, and before anything serves: one that comes earlier ends the process without a drain.
+    ///
+    /// # Errors
+    /// The signals cannot be listened to.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
     }
 }
 

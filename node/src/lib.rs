@@ -17,7 +17,7 @@ pub use self::{
     admin::{Admin, AdminHandle, Readiness},
     calls::{AskError, CallError, Calls, ask},
     config::{Config, ConfigError, ConfigErrors, Env, Role},
-    drain::{Drain, DrainOutcome, Tracked},
+    drain::{Drain, DrainOutcome, Signals, Tracked},
     metrics::Registry,
     process::ProcessStats,
     state_dir::{StateDir, StateDirError},

@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use stoq_node::{Drain, DrainOutcome};
+use stoq_node::{Drain, DrainOutcome, Signals};
 
 async fn send(signal: &str) {
     let command = format!("kill -{signal} {}", std::process::id());
@@ -18,21 +18,21 @@ async fn send(signal: &str) {
 async fn the_first_signal_drains_and_the_second_ends_at_once() {
     let drain = Drain::new(Duration::from_secs(3600));
     let open = drain.track();
+    let listening = Signals::listen().unwrap();
+    // It comes before anybody follows, and is not lost.
+    send("TERM").await;
     let signals = tokio::spawn({
         let drain = drain.clone();
-        async move { drain.follow_signals().await }
+        async move { drain.follow_signals(listening).await }
     });
     let run = tokio::spawn({
         let drain = drain.clone();
         async move { drain.run().await }
     });
-    // Both tasks run until they wait, so the handlers stand before the first signal is sent.
-    tokio::task::yield_now().await;
-    send("TERM").await;
     drain.begun().await;
     assert!(!drain.has_ended(), "what is open goes on");
     send("INT").await;
     assert_eq!(run.await.unwrap(), DrainOutcome::Forced { left: 1 });
-    signals.await.unwrap().unwrap();
+    signals.await.unwrap();
     drop(open);
 }

@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use stoq::identity::Identity;
 use stoq_mesh::{Origins, StoreVerb};
+use stoq_node::Signals;
 use stoq_node::config::{Config, Env, Role};
 use stoq_node::report::{Exit, Output};
 
@@ -156,11 +157,16 @@ fn prepare(path: &Path) -> anyhow::Result<Prepared> {
 fn run(path: &Path) -> anyhow::Result<Report> {
     let prepared = prepare(path)?;
     stoq_node::telemetry::init(&prepared.config().log)?;
-    let running = Shield::start(prepared)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(until_signalled(running))?;
+    // Before anything serves: a signal that came in between would end the process without a drain.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
+    let running = Shield::start(prepared)?;
+    runtime.block_on(until_signalled(running, signals))?;
     Ok(Report {
         ok: true,
         problems: Vec::new(),
@@ -168,15 +174,15 @@ fn run(path: &Path) -> anyhow::Result<Report> {
     })
 }
 
-async fn until_signalled(running: Running) -> anyhow::Result<()> {
+async fn until_signalled(running: Running, signals: Signals) -> anyhow::Result<()> {
     for addr in running.stoq_addrs() {
         tracing::info!(%addr, "listening for nodes");
     }
     let drain = running.drain().clone();
     // Ends with the runtime: a signal after the end has nobody to tell.
-    let signals = tokio::spawn(async move { drain.follow_signals().await });
+    let following = tokio::spawn(async move { drain.follow_signals(signals).await });
     let ended = running.wait().await;
-    signals.abort();
+    following.abort();
     Ok(ended?)
 }
 

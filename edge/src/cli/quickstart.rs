@@ -11,7 +11,7 @@ use stoq_node::config::{Config, Env, Role};
 use stoq_node::report::{Exit, Output};
 use stoq_node::telemetry;
 
-use super::run::until_signalled;
+use super::run::Signalled;
 use crate::edge::{Edge, Prepared, Running};
 
 /// Where quickstart listens when nothing is said. Both loopbacks: `localhost` is the sixth version's first, and clients do not fall back over QUIC.
@@ -84,12 +84,13 @@ pub(super) fn quickstart(args: &Quickstart, output: &Output) -> anyhow::Result<E
     let config = config(args, &listen, &state)?;
     telemetry::init(&config.log)?;
     let path = sample(&args.origin);
+    let signalled = Signalled::listen()?;
     let running = Edge::start(Prepared::new(config)?)?;
     for addr in skipped {
         eprintln!("not served on {addr}: this system does not have that address");
     }
     output.result(&ready(&running, args, path)?)?;
-    until_signalled(running)
+    signalled.until_end(running)
 }
 
 /// The same way as any operator's file, so that quickstart can do nothing that a file cannot.

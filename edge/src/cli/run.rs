@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use stoq_node::Signals;
 use stoq_node::config::{Config, Env, Role};
 use stoq_node::report::{Exit, Output};
 use stoq_node::telemetry;
+use tokio::runtime::Runtime;
 
 use super::check::print_warnings;
 use crate::edge::{Edge, Prepared, Running};
@@ -13,6 +15,7 @@ pub(super) fn run(path: &Path, _output: &Output) -> anyhow::Result<Exit> {
     let prepared = prepare(path)?;
     telemetry::init(&prepared.config().log)?;
     print_warnings(&prepared);
+    let signalled = Signalled::listen()?;
     let running = Edge::start(prepared)?;
     for addr in running.https_addrs() {
         tracing::info!(%addr, "serving https: HTTP/3, HTTP/2, HTTP/1.1");
@@ -23,7 +26,7 @@ pub(super) fn run(path: &Path, _output: &Output) -> anyhow::Result<Exit> {
     if let Some(dev) = running.dev_tls() {
         tracing::warn!(ca = %dev.ca.display(), "no [tls] certificates: serving under a development CA");
     }
-    until_signalled(running)
+    signalled.until_end(running)
 }
 
 /// What `run` and `check` both begin with.
@@ -32,18 +35,36 @@ pub(super) fn prepare(path: &Path) -> anyhow::Result<Prepared> {
     Ok(Prepared::new(config)?)
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
-pub(super) fn until_signalled(running: Running) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let drain = running.drain().clone();
-        // Ends with the runtime: a signal after the end has nobody to tell.
-        let signals = tokio::spawn(async move { drain.follow_signals().await });
-        let ended = running.wait().await;
-        signals.abort();
-        ended
-    })?;
-    Ok(Exit::Done)
+/// What waits for the end of an edge, and for signals from before it serves: one that came in between would end the process without a drain.
+pub(super) struct Signalled {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Signalled {
+    /// To be called before [`Edge::start`].
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::listen()?
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
+    pub(super) fn until_end(self, running: Running) -> anyhow::Result<Exit> {
+        let signals = self.signals;
+        self.runtime.block_on(async {
+            let drain = running.drain().clone();
+            // Ends with the runtime: a signal after the end has nobody to tell.
+            let following = tokio::spawn(async move { drain.follow_signals(signals).await });
+            let ended = running.wait().await;
+            following.abort();
+            ended
+        })?;
+        Ok(Exit::Done)
+    }
 }
