@@ -38,7 +38,7 @@ use rustix::time::{ClockId, clock_gettime};
 use stoq_cache::{
     content::{ChunkId, ChunkKey, Chunker, Profile},
     store::{
-        QuickTier, Store,
+        S3FifoTier, Store,
         disk::{Disk, DiskRead, DiskTier, Kind, Put, VolumeConfig, device::Engine},
     },
 };
@@ -381,7 +381,7 @@ fn ingest(directory: &Path) -> Result<()> {
             std::fs::remove_dir_all(&path)?;
         }
         let disk = Arc::new(Disk::open(&[config(&path, 4 << 30, None)], KEY_ID)?);
-        let ram = Arc::new(QuickTier::new(256 << 20));
+        let ram = Arc::new(S3FifoTier::new(256 << 20));
         let store = Store::with_disk(ram, Arc::clone(&disk) as Arc<dyn DiskTier>);
         figures[2].push(timed(BYTES, || {
             cut(&key, &bytes, |id, chunk| {

@@ -7,7 +7,7 @@ use stoq_cache::{
     content::ChunkKey,
     engine::{Cache, CacheConfig, Journal},
     store::{
-        QuickTier, Store,
+        S3FifoTier, Store,
         disk::{
             Disk, DiskTier, OpenError, VolumeConfig, device::Engine, directory::DirectoryError,
         },
@@ -106,7 +106,7 @@ impl Storage {
         if journal.began_anew() {
             tracing::info!(marks = %marks.display(), "begins anew: what is stored is validated before it is used");
         }
-        let ram = Arc::new(QuickTier::new(config.ram_bytes as u64));
+        let ram = Arc::new(S3FifoTier::new(config.ram_bytes as u64));
         let store = Store::with_disk(ram, Arc::clone(disk) as Arc<dyn DiskTier>);
         let config = CacheConfig {
             disk_bytes: disk.capacity(),
@@ -119,7 +119,7 @@ impl Storage {
 
     /// A cache over volumes that nobody serves from, to look at what is stored. It leaves the marks alone.
     pub(crate) fn look(disk: &Arc<Disk>, config: CacheConfig) -> Cache {
-        let ram = Arc::new(QuickTier::new(1 << 20));
+        let ram = Arc::new(S3FifoTier::new(1 << 20));
         Cache::with_store(
             config,
             Store::with_disk(ram, Arc::clone(disk) as Arc<dyn DiskTier>),

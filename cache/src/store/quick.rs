@@ -38,10 +38,12 @@ const SHARDS_MAX: u64 = 64;
 
 /// A [`RamTier`] whose eviction resists scans: a chunk read once does not push out one read often.
 ///
-/// The bound: chunk bytes plus [`ENTRY_OVERHEAD_BYTES`] for each never exceed the capacity less
+/// The bound: chunk bytes plus 256 for each never exceed the capacity less
 /// the room for remembered keys (1/192 of it), in any shard at any time. Room is made before a
 /// chunk goes in. Chunks that readers still hold when they are evicted live until they let go;
 /// that is the readers' bound, not this one.
+///
+/// The account is of what is held now; slots that many small chunks needed stay allocated when fewer large ones take their place. It pins nothing.
 pub struct QuickTier {
     cache: Cache<ChunkId, Bytes, ByBytes, DefaultHashBuilder, Evictions>,
     capacity: u64,

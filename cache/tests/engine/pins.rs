@@ -18,8 +18,8 @@ const OBJECT: usize = TIER / 5;
 
 /// A tier full of chunks that were used often.
 fn full(tier: impl RamTier + 'static) -> Arc<dyn RamTier> {
-    let id = |n: usize| ChunkId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
-    let chunks = TIER / (16 << 10);
+    let id = |n: u32| ChunkId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
+    let chunks = u32::try_from(TIER / (16 << 10)).unwrap();
     for _ in 0..3 {
         for n in 0..chunks {
             if tier.get(&id(n)).is_none() {

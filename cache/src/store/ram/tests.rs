@@ -248,3 +248,22 @@ fn a_scan_does_not_push_out_what_is_read_often() {
         assert!(kept >= 95, "{tier:?} kept {kept} of 100");
     }
 }
+
+#[test]
+fn the_docs_name_what_a_chunk_is_counted_with() {
+    let [quick, moka, ours] = POLICIES.map(|(_, overhead)| overhead);
+    let written = |page: &str, words: &str| {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../").to_owned() + page;
+        let text = std::fs::read_to_string(page).unwrap().replace('\n', " ");
+        assert!(text.contains(words), "no {words:?}");
+    };
+    written(
+        "docs/store.md",
+        &format!("{ours} bytes; {quick} with `QuickTier`, {moka} with `MokaTier`"),
+    );
+    written("ARCHITECTURE.md", &format!("{ours} B of bookkeeping"));
+    for (page, overhead) in [("s3fifo", ours), ("quick", quick), ("moka", moka)] {
+        let page = format!("cache/src/store/{page}.rs");
+        written(&page, &format!("chunk bytes plus {overhead} for each"));
+    }
+}

@@ -55,13 +55,13 @@ impl Ghosts {
         false
     }
 
-    /// Has room for as many ghosts as there are chunks: at most 8 bytes × 8/3 a chunk, and a bucket.
-    pub(super) fn fit(&mut self, chunks: usize) {
+    /// Has room for so many: at most 8 bytes × 8/3 for each, and a bucket.
+    pub(super) fn fit(&mut self, ghosts: usize) {
         let len = self.cells.len();
-        if chunks <= len && (len == WAYS || chunks >= len / 8 * 3) {
+        if ghosts <= len && (len == WAYS || ghosts >= len / 8 * 3) {
             return;
         }
-        let room = chunks.next_power_of_two().max(WAYS);
+        let room = ghosts.next_power_of_two().max(WAYS);
         let old = std::mem::replace(&mut self.cells, vec![0; room]);
         let departures = self.departures;
         for kept in old.into_iter().filter(|cell| *cell != 0) {

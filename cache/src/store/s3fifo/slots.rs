@@ -10,8 +10,11 @@ use hashbrown::HashTable;
 
 use crate::content::ChunkId;
 
-/// Slots are allocated so many at a time: 64 × 80 bytes = 5 KiB.
-pub(super) const PAGE_SLOTS: usize = 64;
+/// Pages are this part of their shard, 1/128, and between 64 and 4,096 slots of 80 bytes. Larger is better for what lies around them: the allocator puts
+/// them among the chunks, and free room joins only up to the next page.
+const PAGE_PART: u64 = 128;
+const PAGE_SLOTS_MIN: u64 = 64;
+const PAGE_SLOTS_MAX: u64 = 4096;
 /// Counted uses of a chunk end here: the policy asks for no more.
 const USES_MAX: u8 = 3;
 /// What grows by doubling is made smaller when less than this part of it is in use, 1/3. Growing leaves 7/16 or more.
@@ -77,7 +80,7 @@ struct Ends {
 
 #[derive(Debug)]
 pub(super) struct Slots {
-    pages: Vec<Vec<Slot>>,
+    pages: Pages,
     table: HashTable<u32>,
     lists: [Ends; 3],
 }
@@ -88,19 +91,72 @@ fn hash(id: &ChunkId) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn slot(pages: &[Vec<Slot>], at: u32) -> &Slot {
-    &pages[at as usize / PAGE_SLOTS][at as usize % PAGE_SLOTS]
+/// A vector that grows and shrinks by whole pages and never moves.
+#[derive(Debug)]
+struct Pages {
+    pages: Vec<Vec<Slot>>,
+    /// Slots of a page, as a power of two.
+    shift: u32,
+}
+
+impl Pages {
+    fn get(&self, at: u32) -> &Slot {
+        &self.pages[at as usize >> self.shift][at as usize & ((1 << self.shift) - 1)]
+    }
+
+    fn get_mut(&mut self, at: u32) -> &mut Slot {
+        &mut self.pages[at as usize >> self.shift][at as usize & ((1 << self.shift) - 1)]
+    }
+
+    fn push(&mut self, slot: Slot) {
+        let full = 1 << self.shift;
+        match self.pages.last_mut().filter(|page| page.len() < full) {
+            Some(page) => page.push(slot),
+            None => {
+                let mut page = Vec::with_capacity(full);
+                page.push(slot);
+                self.pages.push(page);
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Slot> {
+        let last = self.pages.last_mut()?;
+        let slot = last.pop();
+        if last.is_empty() {
+            self.pages.pop();
+            if self.pages.len() < self.pages.capacity() / SHRINK_PART {
+                self.pages.shrink_to_fit();
+            }
+        }
+        slot
+    }
+}
+
+/// Slots of a page in a shard of so many bytes.
+fn page_slots(shard_bytes: u64) -> u64 {
+    let slots = shard_bytes / PAGE_PART / size_of::<Slot>() as u64;
+    1 << slots.clamp(PAGE_SLOTS_MIN, PAGE_SLOTS_MAX).ilog2()
+}
+
+/// What the page costs that is not full yet.
+pub(super) fn page_bytes(shard_bytes: u64) -> u64 {
+    page_slots(shard_bytes) * size_of::<Slot>() as u64
 }
 
 impl Slots {
-    pub(super) fn new() -> Self {
+    /// For a shard of so many bytes. Nothing is allocated ahead.
+    pub(super) fn new(shard_bytes: u64) -> Self {
         let ends = Ends {
             first: NONE,
             last: NONE,
             bytes: 0,
         };
         Self {
-            pages: Vec::new(),
+            pages: Pages {
+                pages: Vec::new(),
+                shift: page_slots(shard_bytes).ilog2(),
+            },
             table: HashTable::new(),
             lists: [ends; 3],
         }
@@ -117,17 +173,17 @@ impl Slots {
 
     pub(super) fn find(&self, id: &ChunkId) -> Option<u32> {
         self.table
-            .find(hash(id), |at| slot(&self.pages, *at).id == *id)
+            .find(hash(id), |at| self.pages.get(*at).id == *id)
             .copied()
     }
 
     /// The slot at a place that [`find`](Self::find), [`first`](Self::first) or [`push`](Self::push) gave since the last removal.
     pub(super) fn at(&self, at: u32) -> &Slot {
-        slot(&self.pages, at)
+        self.pages.get(at)
     }
 
     pub(super) fn at_mut(&mut self, at: u32) -> &mut Slot {
-        &mut self.pages[at as usize / PAGE_SLOTS][at as usize % PAGE_SLOTS]
+        self.pages.get_mut(at)
     }
 
     /// The oldest of a list.
@@ -140,28 +196,19 @@ impl Slots {
         let Some(at) = u32::try_from(self.len()).ok().filter(|at| *at != NONE) else {
             return false;
         };
-        if self
-            .pages
-            .last()
-            .is_none_or(|page| page.len() == PAGE_SLOTS)
-        {
-            self.pages.push(Vec::with_capacity(PAGE_SLOTS));
-        }
-        if let Some(page) = self.pages.last_mut() {
-            page.push(Slot {
-                id,
-                bytes,
-                before: NONE,
-                after: NONE,
-                pins: 0,
-                list,
-                home: list,
-                uses: AtomicU8::new(0),
-            });
-        }
+        self.pages.push(Slot {
+            id,
+            bytes,
+            before: NONE,
+            after: NONE,
+            pins: 0,
+            list,
+            home: list,
+            uses: AtomicU8::new(0),
+        });
         let pages = &self.pages;
         self.table
-            .insert_unique(hash(&id), at, |at| hash(&slot(pages, *at).id));
+            .insert_unique(hash(&id), at, |at| hash(&pages.get(*at).id));
         self.link(at, list);
         true
     }
@@ -179,14 +226,7 @@ impl Slots {
         if let Ok(entry) = self.table.find_entry(hash(&id), |known| *known == at) {
             entry.remove();
         }
-        let last = self.pages.last_mut()?;
-        let moved = last.pop()?;
-        if last.is_empty() {
-            self.pages.pop();
-            if self.pages.len() < self.pages.capacity() / SHRINK_PART {
-                self.pages.shrink_to_fit();
-            }
-        }
+        let moved = self.pages.pop()?;
         let from = u32::try_from(self.len()).unwrap_or(NONE);
         let removed = if from == at {
             moved
@@ -246,7 +286,7 @@ impl Slots {
         let buckets = self.table.num_buckets();
         if buckets > BUCKETS_MIN && self.len() < buckets / SHRINK_PART {
             let pages = &self.pages;
-            self.table.shrink_to_fit(|at| hash(&slot(pages, *at).id));
+            self.table.shrink_to_fit(|at| hash(&pages.get(*at).id));
         }
     }
 }
