@@ -334,9 +334,10 @@ impl<'a> Tally<'a> {
             self.census.unknown_records += 1;
             return;
         };
-        let is_whole = page
-            .entries()
-            .fold(true, |is_whole, entry| self.chunk(&entry) && is_whole);
+        let mut is_whole = true;
+        for entry in page.entries() {
+            is_whole &= self.chunk(&entry);
+        }
         self.pages.insert(*name, Some(is_whole));
     }
 
