@@ -334,9 +334,10 @@ impl<'a> Tally<'a> {
             self.census.unknown_records += 1;
             return;
         };
-        // Each is counted, also after one that is missing.
-        let missing = page.entries().filter(|entry| !self.chunk(entry)).count();
-        let is_whole = missing == 0;
+        let mut is_whole = true;
+        for entry in page.entries() {
+            is_whole &= self.chunk(&entry);
+        }
         self.pages.insert(*name, Some(is_whole));
     }
 
