@@ -200,9 +200,9 @@ impl Load {
         }
     }
 
-    /// Takes a piece twenty times a second: what such a client holds up is what is looked for.
+    /// Takes a piece twice a second: what such a client holds up is what is looked for.
     async fn slow(&self, client: &Client, number: u64) {
-        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
         while self.goes_on() {
             let mut answer = client
                 .get(&format!("/large/{}", number % LARGE))
@@ -318,7 +318,7 @@ async fn minutes_under_a_limit_of_memory_with_a_scan_slow_readers_and_a_restart(
         let mib = |bytes: Option<&u64>| bytes.copied().unwrap_or(0) as f64 / MIB as f64;
         println!(
             "{part}: {length:?}; {} small and {} large objects so far, {:.0} MiB to slow readers; resident: first {:.1}, most {:.1}, \
-             last {:.1} MiB; slope of the second half {:+.2} MiB a minute; killed for want of memory: {}",
+             last {:.1} MiB; slope of the second half {:+.2} MiB a minute; killed for want of memory: {}; waits for room on disk: {}",
             count(&load.small),
             count(&load.large),
             count(&load.slow_bytes) as f64 / MIB as f64,
@@ -326,7 +326,8 @@ async fn minutes_under_a_limit_of_memory_with_a_scan_slow_readers_and_a_restart(
             mib(samples.iter().max()),
             mib(samples.last()),
             slope(settled) * 60.0 / MIB as f64,
-            group.killed()
+            group.killed(),
+            node.metric("stoq_disk_waits_for_room_total", &[]).await
         );
         let each: Vec<String> = samples
             .iter()
