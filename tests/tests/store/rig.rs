@@ -273,6 +273,17 @@ impl Node {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// The last lines of its log, for whoever reads of a failure.
+    pub(crate) fn log(&self) -> String {
+        let log = self.log.lock();
+        let skipped = log.len().saturating_sub(20);
+        log.iter()
+            .skip(skipped)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
     /// Whether a line of its log has all of these.
     pub(crate) fn logged(&self, parts: &[&str]) -> bool {
         let log = self.log.lock();

@@ -27,6 +27,8 @@ const SCANNED: u64 = 1_000_000;
 const SCANNERS: usize = 4;
 const SLOW_READERS: usize = 16;
 const LARGE_BYTES: u64 = 32 * MIB;
+/// The pieces that [`body::pieces`] makes.
+const PIECE_BYTES: u64 = 64 << 10;
 /// Different large objects: three times what the volume holds.
 const LARGE: u64 = 48;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -90,16 +92,17 @@ impl Drop for Group {
     }
 }
 
-/// Small objects under `/small/N`, large ones under `/large/N`, each with bytes of its own.
+/// Small objects under `/small/N`, large ones under `/large/N`, each with bytes of its own. Parts of the large ones can be had, under a strong
+/// validator: what a slow reader needs of them may have left memory and disk before it comes to it.
 async fn origin(seed: u64) -> Origin {
     Origin::forgetful(move |seen| {
         let path = seen.uri.path().to_owned();
+        let range = seen.header("range").to_owned();
         async move {
             let answer = match path.strip_prefix("/large/") {
                 Some(number) => {
-                    let number: u64 = number.parse().expect("a number");
-                    let pieces = body::pieces(large(seed, number), LARGE_BYTES).map(Ok);
-                    Answer::status(200).stream(Some(LARGE_BYTES), stream::iter(pieces))
+                    let of = large(seed, number.parse().expect("a number"));
+                    part(of, &range).header("etag", "\"v\"")
                 }
                 None => Answer::ok(small(seed, &path)),
             };
@@ -107,6 +110,34 @@ async fn origin(seed: u64) -> Origin {
         }
     })
     .await
+}
+
+/// A large object, or the part of it that `range` names.
+fn part(seed: u64, range: &str) -> Answer {
+    let range = range
+        .strip_prefix("bytes=")
+        .and_then(|range| range.split_once('-'));
+    let Some((first, last)) = range else {
+        let pieces = body::pieces(seed, LARGE_BYTES).map(Ok);
+        return Answer::status(200).stream(Some(LARGE_BYTES), stream::iter(pieces));
+    };
+    let first: u64 = first.parse().expect("a first byte");
+    let last: u64 = last.parse().expect("a last byte");
+    let pieces = (first / PIECE_BYTES..=last / PIECE_BYTES).map(move |index| {
+        let start = index * PIECE_BYTES;
+        let within = |at: u64| {
+            let at = at.clamp(start, start + PIECE_BYTES) - start;
+            usize::try_from(at).expect("a part of a piece")
+        };
+        let piece = body::random(seed.wrapping_add(index), within(u64::MAX));
+        Ok(piece.slice(within(first)..within(last + 1)))
+    });
+    Answer::status(206)
+        .stream(Some(last + 1 - first), stream::iter(pieces))
+        .header(
+            "content-range",
+            &format!("bytes {first}-{last}/{LARGE_BYTES}"),
+        )
 }
 
 fn small(seed: u64, path: &str) -> Bytes {
@@ -169,9 +200,9 @@ impl Load {
         }
     }
 
-    /// Takes a piece twenty times a second: what such a client holds up is what is looked for.
+    /// Takes a piece twice a second: what such a client holds up is what is looked for.
     async fn slow(&self, client: &Client, number: u64) {
-        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
         while self.goes_on() {
             let mut answer = client
                 .get(&format!("/large/{}", number % LARGE))
@@ -236,10 +267,13 @@ async fn half(node: &mut Node, load: &Arc<Load>, seed: u64, length: Duration) ->
         tokio::select! {
             // Cancel-safe, both: a tick that is not taken comes again, and who ended is told later.
             _ = ticks.tick() => {
-                assert!(node.runs(), "the node ended under load");
+                assert!(node.runs(), "the node ended under load: {}", node.log());
                 samples.extend(resident(node.id()));
             }
-            Some(ended) = clients.join_next() => ended.expect("a client does not panic"),
+            Some(ended) = clients.join_next() => {
+                assert!(node.runs(), "the node ended under load: {}", node.log());
+                ended.unwrap_or_else(|error| panic!("a client failed: {error}; {}", node.log()));
+            }
         }
     }
     load.ends.store(true, Ordering::Relaxed);
@@ -284,7 +318,7 @@ async fn minutes_under_a_limit_of_memory_with_a_scan_slow_readers_and_a_restart(
         let mib = |bytes: Option<&u64>| bytes.copied().unwrap_or(0) as f64 / MIB as f64;
         println!(
             "{part}: {length:?}; {} small and {} large objects so far, {:.0} MiB to slow readers; resident: first {:.1}, most {:.1}, \
-             last {:.1} MiB; slope of the second half {:+.2} MiB a minute; killed for want of memory: {}",
+             last {:.1} MiB; slope of the second half {:+.2} MiB a minute; killed for want of memory: {}; waits for room on disk: {}",
             count(&load.small),
             count(&load.large),
             count(&load.slow_bytes) as f64 / MIB as f64,
@@ -292,7 +326,8 @@ async fn minutes_under_a_limit_of_memory_with_a_scan_slow_readers_and_a_restart(
             mib(samples.iter().max()),
             mib(samples.last()),
             slope(settled) * 60.0 / MIB as f64,
-            group.killed()
+            group.killed(),
+            node.metric("stoq_disk_waits_for_room_total", &[]).await
         );
         let each: Vec<String> = samples
             .iter()
