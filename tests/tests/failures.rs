@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream;
-use integration::{Answer, Cluster, Gate, Origin, Version, body, until};
+use http::Request;
+use integration::{Answer, Cluster, Gate, Origin, Payload, Version, body, until};
 
 const ALL: [Version; 3] = [Version::Http3, Version::Http2, Version::Http1];
 const SIZE: usize = 1 << 20;
@@ -162,6 +163,16 @@ async fn a_validator_that_flips_midway_breaks_a_body_off_and_never_mixes_version
     for nth in 0..OBJECTS {
         let got = client.get(&format!("/{nth}")).await.unwrap();
         assert_eq!(got.whole().await.unwrap().hash, hash(nth));
+        // Its first bytes are asked for more often than the rest, and stay when that leaves.
+        for _ in 0..3 {
+            let start = Request::get(format!("/{nth}"))
+                .header("range", "bytes=0-99")
+                .body(Payload::empty())
+                .unwrap();
+            let got = client.send(start).await.unwrap();
+            assert_eq!(got.status, 206);
+            assert_eq!(got.bytes(100).await.unwrap().len(), 100);
+        }
     }
     second.store(true, Ordering::SeqCst);
 

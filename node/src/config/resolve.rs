@@ -313,7 +313,11 @@ impl Resolver<'_> {
         if let Some(value) = limits.memory.as_ref().filter(|_| memory < needed) {
             let index = match Limits::disk_index(cache) {
                 0 => String::new(),
-                bytes => format!(" + {} for the index of cache.disk", format_size(bytes)),
+                bytes => format!(
+                    " + {} for the index of cache.disk and {} for its buffers",
+                    format_size(bytes),
+                    format_size(Limits::disk_buffers(cache))
+                ),
             };
             let parts = format!(
                 "cache.ram {} + cache.heads {} + cache.fill_buffer {}{index} + {connections} connections of {} + {} for the program",

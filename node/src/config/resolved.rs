@@ -191,7 +191,16 @@ impl Limits {
         (bytes / Self::DISK_RECORD_BYTES).saturating_mul(24)
     }
 
-    /// The sum of all that is bounded elsewhere: `cache.ram` + `cache.heads` + `cache.fill_buffer` + the index of `cache.disk` +
+    /// What reading and writing `cache.disk` takes: 16 MiB of buffers and 32 MiB of runs that readers hold, and 16 MiB for what each volume has not written yet.
+    #[must_use]
+    pub fn disk_buffers(cache: &Cache) -> u64 {
+        match cache.disk.len() as u64 {
+            0 => 0,
+            volumes => (48 << 20) + volumes.saturating_mul(16 << 20),
+        }
+    }
+
+    /// The sum of all that is bounded elsewhere: `cache.ram` + `cache.heads` + `cache.fill_buffer` + the index and the buffers of `cache.disk` +
     /// connections × 64 KiB + 64 MiB.
     pub fn memory_needed(cache: &Cache, connections: usize) -> u64 {
         cache
@@ -199,6 +208,7 @@ impl Limits {
             .saturating_add(cache.heads)
             .saturating_add(cache.fill_buffer)
             .saturating_add(Self::disk_index(cache))
+            .saturating_add(Self::disk_buffers(cache))
             .saturating_add(
                 u64::try_from(connections)
                     .unwrap_or(u64::MAX)

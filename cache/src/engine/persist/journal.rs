@@ -23,6 +23,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -352,7 +353,12 @@ fn rewrite(path: &Path, key_id: &[u8; 16], state: &Recovered) -> io::Result<(Fil
     for entry in state.entries() {
         bytes.extend_from_slice(&entry.encode(state.era));
     }
-    let mut file = File::create(&new)?;
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
     file.write_all(&bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;

@@ -144,9 +144,10 @@ impl Records {
         }
     }
 
-    /// Sees to it that the pages of a large manifest are on disk, before a record names them. Waits while the disk is busy, up to about a
-    /// second a page that it takes.
+    /// Sees to it that the pages of a large manifest are on disk, before a record names them, and that there is room for the record. Waits while
+    /// the disk is busy, up to about a second for that and for each page.
     pub(super) async fn write_pages(&self, manifest: &Manifest) {
+        self.disk.room().await;
         if manifest.len() <= record::INLINE_ENTRIES_MAX {
             return;
         }

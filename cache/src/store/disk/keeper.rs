@@ -122,6 +122,8 @@ async fn save(volume: &Arc<Volume>, path: &Path, position: Position) -> io::Resu
 /// Writes what the log hands over, until its end.
 async fn write(volume: &Arc<Volume>, end: &CancellationToken) {
     let mut flying = FuturesUnordered::new();
+    // A sync may take seconds on a busy filesystem: what comes after it is written meanwhile.
+    let mut sealing = FuturesUnordered::new();
     let mut entries: HashMap<u32, Vec<FooterEntry>> = HashMap::new();
     let mut seal: Option<(u32, u64)> = None;
     let mut ending = false;
@@ -140,16 +142,17 @@ async fn write(volume: &Arc<Volume>, end: &CancellationToken) {
             && let Some((segment, sequence)) = seal.take()
         {
             let of_segment = entries.remove(&segment).unwrap_or_default();
-            seal_segment(volume, segment, sequence, &of_segment).await;
+            sealing.push(seal_segment(volume, segment, sequence, of_segment));
             continue;
         }
-        if ending && flying.is_empty() {
+        if ending && flying.is_empty() && sealing.is_empty() {
             return;
         }
         tokio::select! {
             Some((flight, result)) = flying.next(), if !flying.is_empty() => {
                 land(volume, flight, result, &mut entries);
             }
+            Some(()) = sealing.next(), if !sealing.is_empty() => {}
             () = volume.work.notified() => {}
             _ = ticks.tick() => volume.log.lock().age(),
             () = end.cancelled(), if !ending => {
@@ -210,8 +213,12 @@ fn write_failed(volume: &Volume, error: &io::Error) {
 }
 
 /// Ends a segment whose records are all written.
-async fn seal_segment(volume: &Arc<Volume>, segment: u32, sequence: u64, entries: &[FooterEntry]) {
-    let mut entries = entries.to_vec();
+async fn seal_segment(
+    volume: &Arc<Volume>,
+    segment: u32,
+    sequence: u64,
+    mut entries: Vec<FooterEntry>,
+) {
     // Flights land in any order.
     entries.sort_unstable_by_key(|entry| entry.offset);
     let segment_bytes = volume.layout.geometry.segment_bytes();

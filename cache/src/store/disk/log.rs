@@ -24,8 +24,34 @@ use super::{
 /// The size of an append.
 pub(super) const BUFFER_BYTES: usize = 1 << 20;
 
-/// Buffers of a volume: 16 × 1 MiB, the open one and those on their way included. At the bound a put is refused as busy.
-pub(super) const BUFFERS_MAX: usize = 16;
+/// How much of the log's room a record may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// Buffers there may be, of 1 MiB, the open one and those on their way included.
+    buffers: usize,
+    /// Fresh segments that are left for others.
+    reserve: usize,
+}
+
+impl Claim {
+    /// What can be had again: 16 MiB, and not the last fresh segment. At the bound a put is refused as busy.
+    pub(super) const CONTENT: Self = Self {
+        buffers: 16,
+        reserve: 1,
+    };
+
+    /// What makes content of use, and is small: 4 MiB more, and the last segment, so that no flood of content leaves it out.
+    pub(super) const HEAD: Self = Self {
+        buffers: 20,
+        reserve: 0,
+    };
+
+    /// What is moved out of an old segment, for there is no other way to a fresh one.
+    pub(super) const MOVED: Self = Self {
+        buffers: 16,
+        reserve: 0,
+    };
+}
 
 /// A record to be appended; `hash` is its body's, as headers have it.
 #[derive(Clone, Copy, Debug)]
@@ -162,27 +188,32 @@ impl Log {
         self.fresh.len()
     }
 
-    /// Whether a record with a body of this length would find a place outside the last `reserve` fresh segments.
-    pub(super) fn has_room(&self, body_bytes: usize, reserve: usize) -> bool {
+    /// Whether a record with a body of this length would find a place.
+    pub(super) fn has_room(&self, body_bytes: usize, claim: Claim) -> bool {
         let bytes = record_bytes(body_bytes);
-        let spare = !self.spare.is_empty() || self.buffers < BUFFERS_MAX;
+        let spare = self.has_buffer(claim);
         match &self.open {
             Some(open) if self.fits(open, bytes) => {
                 let in_buffer = |buffer: &Buffer| buffer.filled + bytes <= BUFFER_BYTES;
                 spare || open.buffer.as_ref().is_some_and(in_buffer)
             }
-            _ => spare && self.fresh.len() > reserve,
+            _ => spare && self.fresh.len() > claim.reserve,
         }
     }
 
-    /// Copies a record to the log's end. The last `reserve` fresh segments are not opened for it.
-    pub(super) fn append(&mut self, record: &Record<'_>, reserve: usize) -> Result<Place, NoPlace> {
+    fn has_buffer(&self, claim: Claim) -> bool {
+        let in_use = self.buffers - self.spare.len();
+        in_use < claim.buffers
+    }
+
+    /// Copies a record to the log's end.
+    pub(super) fn append(&mut self, record: &Record<'_>, claim: Claim) -> Result<Place, NoPlace> {
         let bytes = record_bytes(record.body.len());
-        if !self.has_room(record.body.len(), reserve) {
-            return Err(if self.spare.is_empty() && self.buffers >= BUFFERS_MAX {
-                NoPlace::Buffers
-            } else {
+        if !self.has_room(record.body.len(), claim) {
+            return Err(if self.has_buffer(claim) {
                 NoPlace::Segments
+            } else {
+                NoPlace::Buffers
             });
         }
         if self
@@ -339,7 +370,13 @@ impl Log {
     /// Whether a record still fits before the footer.
     fn fits(&self, open: &Open, record_bytes: usize) -> bool {
         let filled = open.buffer.as_ref().map_or(0, |buffer| buffer.filled);
-        let end = (open.start + filled + record_bytes).next_multiple_of(BLOCK_BYTES);
+        let begin = if filled + record_bytes > BUFFER_BYTES {
+            // The buffer is handed over first, and padded for that.
+            (open.start + filled).next_multiple_of(BLOCK_BYTES)
+        } else {
+            open.start + filled
+        };
+        let end = (begin + record_bytes).next_multiple_of(BLOCK_BYTES);
         end as u64 + footer_bytes(open.records + 1) <= self.segment_bytes as u64
     }
 
@@ -369,11 +406,11 @@ impl Log {
             none => {
                 let bytes = match self.spare.pop() {
                     Some(bytes) => bytes,
-                    None if self.buffers < BUFFERS_MAX => {
+                    // Whoever claims room was asked before how many there may be.
+                    None => {
                         self.buffers += 1;
                         IoBuf::zeroed(BUFFER_BYTES)
                     }
-                    None => return Err(NoPlace::Buffers),
                 };
                 none.insert(Buffer {
                     bytes,
@@ -432,4 +469,68 @@ pub(super) enum Pending<'a> {
     Open(&'a [u8]),
     /// In a flight, from this byte of it: to be copied without the lock.
     Flying(Arc<Flight>, usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::disk::{
+        BODY_BYTES_MAX, Kind,
+        format::{SEGMENT_BYTES_MAX, VolumeId, footer},
+    };
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Lengths that leave gaps of all sizes at the ends of buffers and segments.
+        #[test]
+        fn every_segment_has_room_for_its_footer(
+            lens in prop::collection::vec(prop_oneof![0..5_000_usize, 0..BODY_BYTES_MAX], 800..1_200),
+            halvings in 2..6_u32,
+            aged in prop::collection::vec(any::<bool>(), 64),
+        ) {
+            let segment_bytes = SEGMENT_BYTES_MAX >> halvings;
+            let salt = VolumeId::from_bytes([1; 16]).salt();
+            let end = Position { sequence: 0, segment: 0, offset: 0 };
+            let mut log = Log::new(segment_bytes as usize, salt, end);
+            let body = vec![7; BODY_BYTES_MAX];
+            let mut entries = Vec::new();
+            let mut segments = 0;
+            for (number, len) in lens.iter().enumerate() {
+                while log.fresh() < 2 {
+                    segments += 1;
+                    log.offer(Fresh { segment: segments, sequence: u64::from(segments), name: [0; 32] });
+                }
+                let name = *blake3::hash(&number.to_le_bytes()).as_bytes();
+                let record = Record {
+                    kind: RecordKind::Stored(Kind::Chunk),
+                    name,
+                    body: &body[..*len],
+                    hash: 0,
+                };
+                log.append(&record, Claim::CONTENT).unwrap();
+                if aged[number % aged.len()] {
+                    log.hand_over();
+                }
+                while let Some(work) = log.next_work() {
+                    match work {
+                        Work::Write(flight) => {
+                            entries.extend_from_slice(&flight.entries);
+                            log.landed(&flight);
+                            log.recycle(flight);
+                        }
+                        Work::Seal { sequence, .. } => {
+                            let count = u32::try_from(entries.len()).unwrap();
+                            let mut out = vec![0; usize::try_from(footer_bytes(count)).unwrap()];
+                            footer::encode(&entries, sequence, segment_bytes, salt, &mut out).unwrap();
+                            entries.clear();
+                        }
+                    }
+                }
+            }
+            prop_assert!(segments > 1);
+        }
+    }
 }

@@ -27,6 +27,12 @@ use super::{
 /// Fresh segments kept ahead of need, where the volume is large enough.
 const FRESH: usize = 3;
 
+/// Bytes kept ahead of need, where segments are short: what comes in while the filesystem is busy with others.
+const FRESH_BYTES: usize = 64 << 20;
+
+/// Room is asked for this many bytes at once, for each time may take as long as the filesystem's next commit.
+const GROWTH_BYTES: u64 = 64 << 20;
+
 /// Of a segment's bytes at most a third are moved.
 const MOVED_PART: usize = 3;
 
@@ -42,7 +48,7 @@ pub(super) async fn run(volume: &Arc<Volume>) {
     loop {
         let opened = volume.opened.notified();
         let fresh = volume.log.lock().fresh();
-        if fresh >= ring.target() {
+        if fresh >= ring.target(volume) {
             opened.await;
             continue;
         }
@@ -80,15 +86,16 @@ impl Ring {
         }
     }
 
-    fn target(&self) -> usize {
-        FRESH.min((self.most as usize / 4).max(1))
+    fn target(&self, volume: &Volume) -> usize {
+        let wanted = FRESH.max(FRESH_BYTES / volume.layout.segment_bytes());
+        wanted.min((self.most as usize / 4).max(1))
     }
 
     /// Makes one more segment fresh; `None` where that is not to be had now.
     async fn next(&mut self, volume: &Arc<Volume>) -> Option<()> {
         let after = self.last.map_or(0, |last| last + 1);
         let segment = if after >= self.allocated && self.allocated < self.most {
-            match self.grow(volume) {
+            match self.grow(volume).await {
                 Ok(()) => after,
                 Err(_) if self.allocated > u32::try_from(FRESH).unwrap_or(u32::MAX) => 0,
                 Err(error) => {
@@ -123,22 +130,39 @@ impl Ring {
         Some(())
     }
 
-    fn grow(&mut self, volume: &Volume) -> io::Result<()> {
+    /// Room for so many segments more.
+    async fn allocate(&self, volume: &Arc<Volume>, many: u32) -> io::Result<u32> {
         let extent = Extent {
             offset: volume.layout.offset(self.allocated, 0),
-            len: volume.layout.segment_bytes(),
+            len: volume.layout.segment_bytes() * many as usize,
         };
-        let grown = volume.device.allocate(extent);
+        // Off this thread: it may take seconds on a busy filesystem, and the writer's turns are here.
+        let device = Arc::clone(&volume.device);
+        tokio::task::spawn_blocking(move || device.allocate(extent))
+            .await
+            .map_err(io::Error::other)
+            .flatten()
+            .map(|()| many)
+    }
+
+    async fn grow(&mut self, volume: &Arc<Volume>) -> io::Result<()> {
+        let segment_bytes = volume.layout.segment_bytes();
+        let many = u32::try_from(GROWTH_BYTES / segment_bytes as u64).unwrap_or(1);
+        let many = many.clamp(1, self.most - self.allocated);
+        let mut grown = self.allocate(volume, many).await;
+        if grown.is_err() && many > 1 {
+            // There may be room for less.
+            grown = self.allocate(volume, 1).await;
+        }
         if volume.health.space(grown.as_ref().err()) {
             match &grown {
-                Ok(()) => tracing::info!(volume = %volume.label, "the disk tier grows again"),
+                Ok(_) => tracing::info!(volume = %volume.label, "the disk tier grows again"),
                 Err(error) => {
                     tracing::error!(volume = %volume.label, %error, segments = self.allocated, of = self.most, "no room for the disk tier to grow to its configured size; it makes do with what it has");
                 }
             }
         }
-        grown?;
-        self.allocated += 1;
+        self.allocated += grown?;
         volume.metrics.allocated_bytes.set(
             i64::try_from(u64::from(self.allocated) * volume.layout.segment_bytes() as u64)
                 .unwrap_or(i64::MAX),

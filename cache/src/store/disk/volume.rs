@@ -32,7 +32,7 @@ use super::{
     },
     health::Health,
     index::{Index, Place},
-    log::{Log, NoPlace, Pending, Record},
+    log::{Claim, Log, NoPlace, Pending, Record},
     metrics::DiskMetrics,
     names::NameSet,
     segments::Segments,
@@ -46,9 +46,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A putter that can wait does so for at most this long.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Fresh segments that only what is moved out of an old one may open, or nothing could be moved when they are all used.
-pub(super) const RESERVE: usize = 1;
 
 /// Neighbours on the device whose gap is no longer than this are read in one piece.
 const GAP_BYTES_MAX: u64 = 2 * BLOCK_BYTES as u64;
@@ -196,7 +193,11 @@ impl Volume {
         if !self.budget.lock().take(bytes, Instant::now()) {
             return Put::Refused(Refused::Budget);
         }
-        match self.append(&record) {
+        let claim = match kind {
+            Kind::Head => Claim::HEAD,
+            Kind::Chunk | Kind::Page => Claim::CONTENT,
+        };
+        match self.append(&record, claim) {
             Ok(()) => Put::Queued,
             Err(_) => Put::Refused(Refused::Busy),
         }
@@ -217,7 +218,7 @@ impl Volume {
                 return;
             };
             // Without room for a tombstone the name is forgotten all the same, until the next start at worst.
-            if log.append(&tombstone, 0).is_err() {
+            if log.append(&tombstone, Claim::HEAD).is_err() {
                 self.metrics.tombstones_lost.inc();
             }
             self.drop_place(name, place);
@@ -226,19 +227,21 @@ impl Volume {
     }
 
     /// Appends a record and lets the index find it.
-    pub(super) fn append(&self, record: &Record<'_>) -> Result<(), NoPlace> {
-        self.append_if(record, RESERVE, || true)
+    pub(super) fn append(&self, record: &Record<'_>, claim: Claim) -> Result<(), NoPlace> {
+        self.append_if(record, claim, || true)
     }
 
     /// Appends a record that lies at `from`, if that is still where the index finds it.
     pub(super) fn append_again(&self, record: &Record<'_>, from: Place) -> Result<(), NoPlace> {
-        self.append_if(record, 0, || self.index.get(&record.name) == Some(from))
+        self.append_if(record, Claim::MOVED, || {
+            self.index.get(&record.name) == Some(from)
+        })
     }
 
     fn append_if(
         &self,
         record: &Record<'_>,
-        reserve: usize,
+        claim: Claim,
         condition: impl FnOnce() -> bool,
     ) -> Result<(), NoPlace> {
         let mut log = self.log.lock();
@@ -246,7 +249,7 @@ impl Volume {
             return Ok(());
         }
         let fresh = log.fresh();
-        let place = log.append(record, reserve)?;
+        let place = log.append(record, claim)?;
         // Under the log's lock, so that of two records of one name the later stays.
         let previous = self.index.insert(&record.name, place);
         self.live_bytes
@@ -282,7 +285,8 @@ impl Volume {
         let wait = async {
             loop {
                 let landed = self.landed.notified();
-                if !self.health.writes() || self.log.lock().has_room(BODY_BYTES_MAX, RESERVE) {
+                if !self.health.writes() || self.log.lock().has_room(BODY_BYTES_MAX, Claim::CONTENT)
+                {
                     return;
                 }
                 self.metrics.waits_for_room.inc();

@@ -126,3 +126,37 @@ async fn a_run_is_read_in_pieces_and_answered_in_order() {
     assert_eq!(device.counts().reads - before, 1, "neighbours are one read");
     rig.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn segments_are_sealed_whatever_the_lengths_of_their_records() {
+    const BYTES: u64 = 64 << 20;
+    let device = Sim::new(6, BYTES);
+    let rig = Rig::start(&device, BYTES, None).await;
+    for number in 0..3_000_u64 {
+        let seed = name(number);
+        // Half of them short, the others up to the longest there is.
+        let len = match seed[0] % 4 {
+            0 | 1 => usize::from(seed[1]) * 16,
+            2 => usize::from(seed[1]) * 256,
+            _ => usize::from(seed[1]) * 1_028,
+        };
+        let body = filled(len, number + 1);
+        let kind = if seed[0] % 4 == 0 {
+            Kind::Head
+        } else {
+            Kind::Chunk
+        };
+        rig.volume.room().await;
+        assert_eq!(rig.volume.put(kind, seed, &body), Put::Queued);
+        if seed[2] < 8 {
+            rig.volume.forget(&name(number / 2));
+        }
+        if seed[2] > 240 {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+    rig.volume.flush().await.unwrap();
+    assert!(rig.volume.metrics.reclaimed_segments.get() > 20);
+    assert_eq!(rig.volume.metrics.write_errors.get(), 0);
+    rig.close().await;
+}
