@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf, sync::Arc};
 use prometheus_client::registry::Registry;
 use stoq_cache::{
     content::ChunkKey,
-    engine::{Cache, CacheConfig, Journal},
+    engine::{Cache, CacheConfig, Journal, JournalError},
     store::{
         S3FifoTier, Store,
         disk::{
@@ -102,17 +102,25 @@ impl Storage {
         let (Some(disk), Some(marks)) = (&self.disk, &self.marks) else {
             return Ok(Cache::new(config));
         };
-        let journal = Journal::open(marks, &self.secret).map_err(io::Error::other)?;
-        if journal.began_anew() {
-            tracing::info!(marks = %marks.display(), "begins anew: what is stored is validated before it is used");
-        }
         let ram = Arc::new(S3FifoTier::new(config.ram_bytes as u64));
         let store = Store::with_disk(ram, Arc::clone(disk) as Arc<dyn DiskTier>);
         let config = CacheConfig {
             disk_bytes: disk.capacity(),
             ..config
         };
-        let cache = Cache::open(config, store, journal)?;
+        let cache = match Journal::open(marks, &self.secret) {
+            Ok(journal) => {
+                if journal.began_anew() {
+                    tracing::info!(marks = %marks.display(), "begins anew: what is stored is validated before it is used");
+                }
+                Cache::open(config, store, journal)?
+            }
+            Err(JournalError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+                tracing::error!(marks = %marks.display(), "no room for the marks of what is invalidated; make room and start again: until then what is stored is validated once after each start");
+                Cache::with_store(config, store)
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
         disk.retain(&cache.retained());
         Ok(cache)
     }
