@@ -141,7 +141,7 @@ async fn segments_are_sealed_whatever_the_lengths_of_their_records() {
             _ => usize::from(seed[1]) * 1_028,
         };
         let body = filled(len, number + 1);
-        let kind = if seed[0] % 4 == 0 {
+        let kind = if seed[0].is_multiple_of(4) {
             Kind::Head
         } else {
             Kind::Chunk
