@@ -22,7 +22,7 @@ impl Cache {
     /// Sends a request for a URL of `site` on as it is and streams the answer back. `outcome` says why it is not for the cache; where the
     /// answer to an unsafe request made something stored invalid, the reply says [`CacheStatus::Invalidated`] instead.
     ///
-    /// The answer to a POST that says it is what a GET would get is stored on its way ([`posted`](super::posted)). Nothing else is.
+    /// The answer to a POST that says it is what a GET would get is stored on its way (`posted.rs`). Nothing else is.
     ///
     /// Cancel safe: dropping the future or the reply's body cancels the exchange, but for an answer that is being stored.
     ///
