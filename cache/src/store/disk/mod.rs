@@ -8,7 +8,7 @@
 //! - `volume`: one log on one device, its index, and the tasks that keep them: `log` its end in memory, `keeper` what writes and saves, `reclaim` what makes
 //!   room, `recover` what is found at the start.
 //! - `survey` looks through what lies there, `care` is what an operator has done to it.
-//! - [`format`]: the bytes on the device. [`index`]: where each name lies. [`checkpoint`]: the index on disk.
+//! - [`mod@format`]: the bytes on the device. [`index`]: where each name lies. [`checkpoint`]: the index on disk.
 //! - [`device`]: blocks at offsets, by io_uring or by threads; a faulty one for tests.
 //! - [`directory`]: the directory of a volume, its own and held by one process.
 
