@@ -17,8 +17,9 @@ use super::{
     format::superblock::SUPERBLOCKS_BYTES,
     index::Place,
     names::NameSet,
-    open::{self, Disk},
+    open,
     survey::{self, Pace, Survey, Wanted},
+    tier::Disk,
     volume::Volume,
 };
 

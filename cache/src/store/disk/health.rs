@@ -28,6 +28,7 @@ pub(super) struct Health {
     failed_reads: AtomicU32,
     failures: AtomicU64,
     closed: AtomicBool,
+    ended: AtomicBool,
     state: Mutex<State>,
     ill: Notify,
 }
@@ -66,6 +67,17 @@ impl Health {
     /// Takes no more, for good: the volume is about to end.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Nothing writes any more what was put.
+    pub(super) fn end(&self) {
+        self.close();
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nothing writes any more what was put.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
     }
 
     /// Writes that failed so far.

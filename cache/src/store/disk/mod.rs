@@ -27,8 +27,10 @@ mod names;
 mod open;
 mod reclaim;
 mod recover;
+mod running;
 mod segments;
 mod survey;
+mod tier;
 mod volume;
 
 use std::{fmt::Debug, future::Future, pin::Pin};
@@ -38,8 +40,9 @@ pub use self::{
     health::Ailments,
     metrics::DiskMetrics,
     names::NameSet,
-    open::{Disk, Found, OpenError, VolumeConfig, VolumeStats},
+    open::{Found, OpenError, VolumeConfig},
     survey::{AGE_BOUNDS_SECONDS, Survey},
+    tier::{Disk, VolumeStats},
     volume::Retained,
 };
 

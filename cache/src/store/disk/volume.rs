@@ -101,6 +101,8 @@ pub(super) struct Volume {
     pub(super) opened: Notify,
     /// Rung when bytes have landed, and when segments become free.
     pub(super) landed: Notify,
+    /// Rung when a device that failed works again: the index is saved at once.
+    pub(super) recovered: Notify,
 }
 
 impl std::fmt::Debug for Volume {
@@ -148,6 +150,7 @@ impl Volume {
             work: Notify::new(),
             opened: Notify::new(),
             landed: Notify::new(),
+            recovered: Notify::new(),
         }
     }
 
@@ -310,6 +313,9 @@ impl Volume {
             let landed = self.landed.notified();
             if self.log.lock().landed_up_to() >= target {
                 break;
+            }
+            if self.health.has_ended() {
+                return Err(io::Error::other("the volume has ended"));
             }
             landed.await;
         }

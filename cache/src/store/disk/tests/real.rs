@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     super::{
-        Disk, DiskTier, OpenError, VolumeConfig, directory::DirectoryError,
+        Disk, DiskTier, OpenError, Refused, Retained, VolumeConfig, directory::DirectoryError,
         format::superblock::SuperblockError,
     },
     *,
@@ -56,7 +56,7 @@ async fn two_volumes_share_the_names_and_keep_them_over_a_restart() {
     assert!(disk.close());
     assert_eq!(
         disk.put(Kind::Chunk, name(5_000), b"late"),
-        Put::Refused(super::super::Refused::Off)
+        Put::Refused(Refused::Off)
     );
     drop(disk);
     let disk = Disk::open(&configs, [7; 16]).unwrap();
@@ -164,4 +164,26 @@ fn what_is_no_volume_of_this_format_is_refused_and_left_alone() {
         Disk::open(&[tiny], [7; 16]),
         Err(OpenError::Size { .. })
     ));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_thread_that_failed() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::open(&[config(&directory.path().join("v"))], [7; 16]).unwrap();
+    // Asked by the volume's thread, when it reclaims the first segment.
+    let retained: Retained = Arc::new(|_| panic!("on purpose"));
+    disk.retain(&retained);
+    let failed = Put::Refused(Refused::Off);
+    let mut chunks = 0..100_000;
+    let last = chunks.find(|chunk| {
+        let put = disk.put(Kind::Chunk, name(*chunk), &body(*chunk));
+        if put == Put::Refused(Refused::Busy) {
+            std::thread::yield_now();
+        }
+        put == failed
+    });
+    assert!(last.is_some(), "the thread did not fail");
+    disk.flush().await.unwrap_err();
+    disk.room().await;
+    assert!(!disk.close(), "not all was written");
 }
