@@ -59,7 +59,8 @@ impl Keeper {
             write(&self.volume, &self.end).await;
             written.cancel();
         };
-        let reclaim = written.run_until_cancelled(reclaim::run(&self.volume));
+        // It appends too: nothing may be after the log was sealed for good.
+        let reclaim = self.end.run_until_cancelled(reclaim::run(&self.volume));
         let probe = written.run_until_cancelled(probe(&self.volume));
         let scrub = async {
             if let Some(rate) = self.scrub_bytes_a_second {
@@ -71,7 +72,7 @@ impl Keeper {
         tokio::join!(write, reclaim, probe, scrub, save);
     }
 
-    /// Saves the index now and then, and once everything is written.
+    /// Saves the index now and then, after a failure, and once everything is written.
     async fn save_until(&self, written: &CancellationToken) {
         let Some(path) = &self.checkpoint else { return };
         let mut saved = None;
@@ -79,6 +80,7 @@ impl Keeper {
             let ended = tokio::select! {
                 () = written.cancelled() => true,
                 () = tokio::time::sleep(CHECKPOINT_EVERY) => false,
+                () = self.volume.recovered.notified() => false,
             };
             // What was put before is in the index by now, and what is behind the position on the device.
             let position = self.volume.log.lock().position();
@@ -176,6 +178,7 @@ fn land(
     result: io::Result<()>,
     entries: &mut HashMap<u32, Vec<FooterEntry>>,
 ) {
+    let is_written = result.is_ok();
     match result {
         Ok(()) => {
             volume
@@ -200,6 +203,10 @@ fn land(
     }
     let mut log = volume.log.lock();
     log.landed(&flight);
+    if !is_written {
+        // Recovery ends a segment at a hole, so nothing more goes behind this one.
+        log.seal_if_open(flight.sequence);
+    }
     log.recycle(flight);
     drop(log);
     volume.landed.notify_waiters();
@@ -280,6 +287,8 @@ async fn probe(volume: &Arc<Volume>) {
         let worked = matches!(timeout(PROBE_TIMEOUT, attempt).await, Ok(Ok(true)));
         if volume.health.probed(worked) {
             tracing::info!(volume = %volume.label, "the disk tier works again");
+            // The log may have lost the start of a segment, where recovery would end: it begins behind that now.
+            volume.recovered.notify_one();
             volume.landed.notify_waiters();
         }
     }

@@ -280,6 +280,17 @@ impl Log {
         }
     }
 
+    /// Closes the open segment if it is of this sequence.
+    pub(super) fn seal_if_open(&mut self, sequence: u64) {
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|open| open.sequence == sequence)
+        {
+            self.seal();
+        }
+    }
+
     /// The writer's next work.
     pub(super) fn next_work(&mut self) -> Option<Work> {
         self.work.pop_front()

@@ -20,15 +20,13 @@ use super::{
     },
     index::Place,
     log::{Fresh, NoPlace, Record, record_bytes},
+    recover,
     segments::Life,
     volume::Volume,
 };
 
 /// Fresh segments kept ahead of need, where the volume is large enough.
 const FRESH: usize = 3;
-
-/// Bytes kept ahead of need, where segments are short: what comes in while the filesystem is busy with others.
-const FRESH_BYTES: usize = 64 << 20;
 
 /// Room is asked for this many bytes at once, for each time may take as long as the filesystem's next commit.
 const GROWTH_BYTES: u64 = 64 << 20;
@@ -48,11 +46,12 @@ pub(super) async fn run(volume: &Arc<Volume>) {
     loop {
         let opened = volume.opened.notified();
         let fresh = volume.log.lock().fresh();
-        if fresh >= ring.target(volume) {
+        if fresh >= ring.target() {
             opened.await;
             continue;
         }
-        if ring.next(volume).await.is_none() {
+        // While writing is off, what would be moved would be lost.
+        if !volume.health.writes() || ring.next(volume).await.is_none() {
             sleep(RETRY).await;
         }
     }
@@ -78,6 +77,7 @@ impl Ring {
             .rev()
             .find(|segment| volume.segments.sequence(*segment) != 0)
             .map_or(0, |last| last + 1);
+        count_allocated(volume, used);
         Self {
             last: (end.sequence != 0).then_some(end.segment),
             allocated: used,
@@ -86,9 +86,8 @@ impl Ring {
         }
     }
 
-    fn target(&self, volume: &Volume) -> usize {
-        let wanted = FRESH.max(FRESH_BYTES / volume.layout.segment_bytes());
-        wanted.min((self.most as usize / 4).max(1))
+    fn target(&self) -> usize {
+        FRESH.min((self.most as usize / 4).max(1))
     }
 
     /// Makes one more segment fresh; `None` where that is not to be had now.
@@ -163,12 +162,15 @@ impl Ring {
             }
         }
         self.allocated += grown?;
-        volume.metrics.allocated_bytes.set(
-            i64::try_from(u64::from(self.allocated) * volume.layout.segment_bytes() as u64)
-                .unwrap_or(i64::MAX),
-        );
+        count_allocated(volume, self.allocated);
         Ok(())
     }
+}
+
+fn count_allocated(volume: &Volume, segments: u32) {
+    let bytes = u64::from(segments) * volume.layout.segment_bytes() as u64;
+    let gauge = &volume.metrics.allocated_bytes;
+    gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
 }
 
 /// Empties a sealed segment.
@@ -180,25 +182,20 @@ async fn reclaim(volume: &Arc<Volume>, segment: u32) -> Option<()> {
         return None;
     }
     let sequence = volume.segments.sequence(segment);
-    match super::recover::entries(&*volume.device, &volume.layout, segment, sequence).await {
-        Ok(entries) => move_or_drop(volume, segment, &entries).await,
+    let (device, layout) = (&*volume.device, &volume.layout);
+    let is_whole = match recover::listing(device, layout, segment, sequence).await {
+        Ok(listing) => {
+            move_or_drop(volume, segment, &listing.entries).await;
+            listing.is_whole
+        }
         Err(error) => {
-            // What it held cannot even be listed: whatever the index still says of it, reads find out.
             volume.metrics.read_errors.inc();
             tracing::warn!(volume = %volume.label, segment, %error, "a segment that cannot be read is given up");
-            let mut bytes = 0;
-            let evicted = volume.index.retain(|place| {
-                let keep = place.segment() != segment;
-                bytes += if keep {
-                    0
-                } else {
-                    u64::from(place.record_bytes())
-                };
-                keep
-            });
-            volume.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            volume.metrics.evicted_records.inc_by(evicted as u64);
+            false
         }
+    };
+    if !is_whole {
+        drop_unlisted(volume, segment).await;
     }
     let unread = async {
         while !volume.segments.is_unread(segment) {
@@ -208,6 +205,31 @@ async fn reclaim(volume: &Arc<Volume>, segment: u32) -> Option<()> {
     let _ = timeout(READERS_TIMEOUT, unread).await;
     volume.metrics.reclaimed_segments.inc();
     Some(())
+}
+
+/// Drops what the index finds in a segment whose records cannot all be listed. Walks the whole index, so on a thread that may be kept busy.
+async fn drop_unlisted(volume: &Arc<Volume>, segment: u32) {
+    let shared = Arc::clone(volume);
+    let walk = move || {
+        let mut bytes = 0;
+        let evicted = shared.index.retain(|place| {
+            let stays = place.segment() != segment;
+            if !stays {
+                bytes += u64::from(place.record_bytes());
+            }
+            stays
+        });
+        shared.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        evicted as u64
+    };
+    match tokio::task::spawn_blocking(walk).await {
+        Ok(evicted) => {
+            volume.metrics.evicted_records.inc_by(evicted);
+        }
+        Err(error) => {
+            tracing::error!(volume = %volume.label, segment, %error, "the index could not be walked");
+        }
+    }
 }
 
 /// Moves the records that are worth it to the log's end; the others leave the index.

@@ -127,11 +127,11 @@ async fn all(device: &dyn Device, layout: &Layout, index: Index) -> io::Result<C
     let end = found.last().copied();
     let mut laps = stream::iter(found)
         .map(|(sequence, segment)| async move {
-            let entries = entries(device, layout, segment, sequence).await?;
+            let listing = listing(device, layout, segment, sequence).await?;
             Ok::<_, io::Error>(Lap {
                 segment,
                 sequence,
-                entries,
+                entries: listing.entries,
             })
         })
         .buffered(4);
@@ -206,11 +206,11 @@ async fn laps_since(
     }
     while let Some((segment, sequence)) = at {
         // Sequences grow, so no segment comes twice.
-        let entries = entries(device, layout, segment, sequence).await?;
+        let listing = listing(device, layout, segment, sequence).await?;
         laps.push(Lap {
             segment,
             sequence,
-            entries,
+            entries: listing.entries,
         });
         let mut next = None;
         for candidate in [segment + 1, 0] {
@@ -257,39 +257,46 @@ pub(super) async fn start(
     Ok(start.filter(|start| start.kind == RecordKind::Start))
 }
 
-/// The records of a segment as of a sequence; none where it is of another.
+/// The records of a segment as of a sequence.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) entries: Vec<FooterEntry>,
+    /// Whether these are all. Without a footer there may be more behind a hole that a failed write left.
+    pub(super) is_whole: bool,
+}
+
+/// The records of a segment as of a sequence; none where it does not begin as one of it.
 ///
 /// # Errors
 /// What the device says.
-pub(super) async fn entries(
+pub(super) async fn listing(
     device: &dyn Device,
     layout: &Layout,
     segment: u32,
     sequence: u64,
-) -> io::Result<Vec<FooterEntry>> {
+) -> io::Result<Listing> {
     if start_sequence(device, layout, segment).await? != Some(sequence) {
-        return Ok(Vec::new());
+        return Ok(Listing::default());
     }
-    match footer(device, layout, segment, sequence).await? {
-        Some(entries) => Ok(entries),
-        None => {
-            let whole = Extent {
-                offset: layout.offset(segment, 0),
-                len: layout.segment_bytes(),
-            };
-            Ok(scan(
-                &device.read(whole).await?,
-                0,
-                layout,
-                sequence,
-                Bodies::Whole,
-            )
-            .0)
-        }
+    if let Some(entries) = footer(device, layout, segment, sequence).await? {
+        return Ok(Listing {
+            entries,
+            is_whole: true,
+        });
     }
+    let whole = Extent {
+        offset: layout.offset(segment, 0),
+        len: layout.segment_bytes(),
+    };
+    let bytes = device.read(whole).await?;
+    let (entries, _) = scan(&bytes, 0, layout, sequence, Bodies::Whole);
+    Ok(Listing {
+        entries,
+        is_whole: false,
+    })
 }
 
-/// As [`entries`], beyond what is damaged too: for who looks for damage. With them the number of records that must be there and are not to be recognized.
+/// As [`listing`], beyond what is damaged too: for who looks for damage. With them the number of records that must be there and are not to be recognized.
 ///
 /// # Errors
 /// What the device says.

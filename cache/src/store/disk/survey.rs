@@ -265,7 +265,9 @@ pub(super) async fn sweep(
             continue;
         }
         let sequence = volume.segments.sequence(segment);
-        for entry in recover::entries(&*volume.device, &volume.layout, segment, sequence).await? {
+        let (device, layout) = (&*volume.device, &volume.layout);
+        let listing = recover::listing(device, layout, segment, sequence).await?;
+        for entry in listing.entries {
             let RecordKind::Stored(kind) = entry.kind else {
                 continue;
             };

@@ -1,11 +1,11 @@
 //! A device that fails, fills up or stands still: the tier is off or throttled, says so, and comes back.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
     super::{
         Refused,
-        device::{Effect, Fault, Op},
+        device::{Effect, Fault, Loss, Op},
     },
     *,
 };
@@ -139,4 +139,93 @@ async fn flipped_bits_are_found_by_the_check_and_dropped() {
     assert!(corrupt > 0);
     assert_eq!(rig.volume.metrics.corrupt.get(), corrupt);
     rig.close().await;
+}
+
+fn once(op: Op) -> Fault {
+    Fault {
+        times: Some(1),
+        ..always(op, libc::EIO)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_behind_a_lost_write_leaves_with_its_segment() {
+    for seed in 0..8 {
+        let device = Sim::new(seed, SMALL);
+        let rig = Rig::start(&device, SMALL, None).await;
+        // Three writes under way in one segment, and the one at its start fails.
+        let start = rig.volume.layout.offset(0, 0);
+        device.fail(Fault {
+            range: Some(start..start + 1),
+            ..once(Op::Write)
+        });
+        for flight in 0..3 {
+            for chunk in flight * 4..flight * 4 + 4 {
+                assert_eq!(rig.put(chunk).await, Put::Queued);
+            }
+            rig.volume.log.lock().hand_over();
+        }
+        rig.volume.flush().await.unwrap_err();
+        for chunk in 0..12 {
+            let is_there = matches!(rig.get(chunk).await, DiskRead::Hit(_));
+            assert_eq!(is_there, chunk >= 4, "chunk {chunk} of seed {seed}");
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let segments = u64::from(rig.volume.segments.count());
+        let mut chunk = 100;
+        while rig.volume.metrics.reclaimed_segments.get() < segments {
+            assert_eq!(rig.put(chunk).await, Put::Queued);
+            chunk += 1;
+        }
+        rig.volume.flush().await.unwrap();
+        let mut live_bytes = 0;
+        rig.volume
+            .index
+            .for_each(|place, _| live_bytes += u64::from(place.record_bytes()));
+        let counted = &rig.volume.live_bytes;
+        assert_eq!(counted.load(Ordering::Relaxed), live_bytes, "seed {seed}");
+        for chunk in (0..12).chain(100..chunk) {
+            let read = rig.get(chunk).await;
+            assert!(
+                matches!(read, DiskRead::Hit(_) | DiskRead::Miss),
+                "{read:?}"
+            );
+        }
+        assert_eq!(rig.volume.metrics.corrupt.get(), 0);
+        rig.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_after_a_failure_is_found_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    for seed in 0..8 {
+        let saved_at = Some(directory.path().join(format!("index-{seed}")));
+        let device = Sim::new(seed, SMALL);
+        let rig = Rig::start(&device, SMALL, saved_at.clone()).await;
+        assert_eq!(rig.put(0).await, Put::Queued);
+        rig.close().await;
+        let rig = Rig::start(&device, SMALL, saved_at.clone()).await;
+        // The start of a segment is lost: the chain that recovery follows breaks there.
+        device.fail(once(Op::Write));
+        assert_eq!(rig.put(1).await, Put::Queued);
+        rig.volume.flush().await.unwrap_err();
+        let failed = tokio::time::Instant::now();
+        while rig.volume.metrics.checkpoints.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let took = failed.elapsed();
+        assert!(
+            took < Duration::from_secs(5),
+            "the index was saved after {took:?}"
+        );
+        assert_eq!(rig.put(2).await, Put::Queued);
+        rig.volume.flush().await.unwrap();
+        rig.kill();
+        let device = device.after(Loss::Process, seed);
+        let rig = Rig::start(&device, SMALL, saved_at).await;
+        assert!(matches!(rig.get(0).await, DiskRead::Hit(_)), "seed {seed}");
+        assert!(matches!(rig.get(2).await, DiskRead::Hit(_)), "seed {seed}");
+        rig.close().await;
+    }
 }
