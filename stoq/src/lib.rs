@@ -5,6 +5,7 @@
 //! | [`quic`] | the endpoint: sockets, TLS, admission, connections, streams |
 //! | [`identity`] | who a node is, and how two nodes prove it to each other |
 //! | [`wire`] | the protocol between nodes, as a codec without I/O |
+//! | [`datagram`] | their header, and that none counts twice |
 //! | [`hello`] | what two nodes settle first |
 //! | [`peer`] | exchanges: asking and answering |
 //! | [`pool`] | one connection to each peer |
@@ -14,6 +15,7 @@
 struct Readme;
 
 mod counter;
+pub mod datagram;
 #[cfg(feature = "h3")]
 pub mod h3;
 pub mod hello;
