@@ -18,7 +18,7 @@ use super::greet::{Greeted, PeerInfo, close, greet};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, SERVER_NAME};
 use crate::quic::{ConnectError, Connection, ConnectionError, Endpoint, PathStats, TlsClient};
-use crate::wire::{CloseCode, Frame, StreamCode};
+use crate::wire::{CloseCode, Frame, Marks, Opening, StreamCode, Versions};
 
 /// How a peer is dialled, and how long its connection is kept.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct DialConfig {
     pub stream_timeout: Duration,
     /// After this long without an exchange the connection is closed. Default 30 s.
     pub idle_close: Duration,
+    /// The versions of the wire to speak. Default: all that this crate does.
+    pub versions: Versions,
 }
 
 impl Default for DialConfig {
@@ -43,6 +45,7 @@ impl Default for DialConfig {
             hello_timeout: Duration::from_secs(5),
             stream_timeout: Duration::from_secs(10),
             idle_close: Duration::from_secs(30),
+            versions: Versions::default(),
         }
     }
 }
@@ -144,7 +147,14 @@ impl PeerConn {
             info,
             control_in,
             control_out,
-        } = greet(&conn, identity, &config.expect, config.hello_timeout).await?;
+        } = greet(
+            &conn,
+            identity,
+            &config.expect,
+            config.versions,
+            config.hello_timeout,
+        )
+        .await?;
         let inner = Arc::new(Inner {
             retire_after: own_end.min(info.identity.not_after),
             conn,
@@ -204,11 +214,12 @@ impl PeerConn {
         let mut send = SendHalf::new(send, version, shared.clone());
         let recv = RecvHalf::new(recv, version, shared);
         let time_left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        send.request(&Frame::Request {
+        send.request(&Frame::Request(Opening {
             kind,
             time_left,
+            marks: Marks::default(),
             control,
-        })
+        }))
         .await?;
         Ok(Exchange { send, recv })
     }

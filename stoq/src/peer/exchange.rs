@@ -246,7 +246,12 @@ impl RecvHalf {
                 Ok(None)
             }
             None => Err(ExchangeError::Finished),
-            Some(frame @ (Frame::Hello(_) | Frame::GoAway { .. } | Frame::Request { .. })) => {
+            Some(
+                frame @ (Frame::Hello(_)
+                | Frame::GoAway { .. }
+                | Frame::Request(_)
+                | Frame::Tell(_)),
+            ) => {
                 let error = ExchangeError::Protocol(WireError::Unexpected(frame.name()));
                 self.blame(&error);
                 Err(error)

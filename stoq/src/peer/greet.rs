@@ -10,7 +10,7 @@ use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
 use crate::identity::{Identity, PeerIdentity};
 use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
-use crate::wire::{CloseCode, Frame, Hello, VERSION};
+use crate::wire::{CloseCode, Frame, Hello, VERSION, Versions};
 
 /// A peer that was let in, or lets us in.
 #[derive(Debug, Clone)]
@@ -45,6 +45,7 @@ pub(super) async fn greet(
     conn: &Connection,
     identity: &Identity,
     rule: &RoleRule,
+    versions: Versions,
     limit: Duration,
 ) -> Result<Greeted, PeerError> {
     let addr = conn.remote_addr();
@@ -56,7 +57,7 @@ pub(super) async fn greet(
     })?;
     let ours = Hello {
         capabilities: CAPABILITIES,
-        ..Hello::new(identity.name(), identity.roles())
+        ..Hello::new(identity.name(), identity.roles(), versions)
     };
     let greeted = timeout(limit, hellos(conn, &ours, &peer, rule)).await;
     match greeted.unwrap_or(Err(Failure::Refuse(HelloRefusal::Timeout(limit)))) {

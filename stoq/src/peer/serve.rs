@@ -139,11 +139,9 @@ impl Served {
         let mut reader = FrameReader::new(recv, self.info.version);
         let first = timeout(self.request_timeout, reader.next()).await;
         let (kind, time_left, control) = match first {
-            Ok(Ok(Some(Frame::Request {
-                kind,
-                time_left,
-                control,
-            }))) => (kind, time_left, control),
+            Ok(Ok(Some(Frame::Request(opening)))) => {
+                (opening.kind, opening.time_left, opening.control)
+            }
             Ok(Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })) => return,
             Ok(_) => {
                 self.counters.refused_request_malformed.inc();

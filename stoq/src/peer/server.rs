@@ -16,6 +16,7 @@ use super::serve::{Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
 use crate::quic::{Connecting, Endpoint};
+use crate::wire::Versions;
 
 /// Who is served, and the bounds of serving.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct ServeConfig {
     pub hello_timeout: Duration,
     /// Time for the first frame of a stream, once it is this stream's turn. Default 5 s.
     pub request_timeout: Duration,
+    /// The versions of the wire to speak. Default: all that this crate does.
+    pub versions: Versions,
 }
 
 impl Default for ServeConfig {
@@ -38,6 +41,7 @@ impl Default for ServeConfig {
             exchanges: 64,
             hello_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
+            versions: Versions::default(),
         }
     }
 }
@@ -153,7 +157,15 @@ async fn connection(
             return;
         }
     };
-    let greeted = match greet(&conn, &identity, &config.accept, config.hello_timeout).await {
+    let greeted = match greet(
+        &conn,
+        &identity,
+        &config.accept,
+        config.versions,
+        config.hello_timeout,
+    )
+    .await
+    {
         Ok(greeted) => greeted,
         Err(PeerError::Refused { refusal, .. }) => return counters.refused(refusal.code()),
         Err(PeerError::Hello { refusal, .. }) => return counters.refused(refusal.code()),

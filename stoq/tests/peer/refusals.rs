@@ -10,7 +10,7 @@ use stoq::hello::{HelloRefusal, RoleRule};
 use stoq::identity::{ClusterRoot, Identity, IdentityFile, Refusal, Role, SERVER_NAME, Validity};
 use stoq::peer::{DialConfig, ExchangeError, PeerConn, PeerError, ServeConfig};
 use stoq::quic::{Connection, ConnectionError, Transport};
-use stoq::wire::{CloseCode, Frame, Hello, VERSION, encode};
+use stoq::wire::{CloseCode, Frame, Hello, VERSION, Versions, encode};
 
 use crate::cluster::{
     Server, Shifted, client, counted, echo, loopback, node, root, soon, until, year,
@@ -340,11 +340,11 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
     let root = root("demo");
     let server = Server::start(&node(&root, "shield-1", &[Role::Shield]), echo());
     let edge = node(&root, "edge-1", &[Role::Edge]);
-    let good = Hello::new("edge-1", &[Role::Edge]);
+    let good = Hello::new("edge-1", &[Role::Edge], Versions::default());
     for (first, want) in [
         (
             Frame::Hello(Hello {
-                version_min: 2,
+                version_min: VERSION + 1,
                 version_max: 9,
                 ..good.clone()
             }),
@@ -358,11 +358,11 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
             CloseCode::Capability,
         ),
         (
-            Frame::Hello(Hello::new("edge-2", &[Role::Edge])),
+            Frame::Hello(Hello::new("edge-2", &[Role::Edge], Versions::default())),
             CloseCode::Claim,
         ),
         (
-            Frame::Hello(Hello::new("edge-1", &[Role::Admin])),
+            Frame::Hello(Hello::new("edge-1", &[Role::Admin], Versions::default())),
             CloseCode::Claim,
         ),
         (
@@ -442,7 +442,7 @@ async fn streams_that_begin_with_something_else_or_nothing_are_reset() {
     let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
     let conn = silent(&node(&root, "edge-1", &[Role::Edge]), &server).await;
     let (mut control, mut answer) = conn.open_bi().await.unwrap();
-    let hello = Frame::Hello(Hello::new("edge-1", &[Role::Edge]));
+    let hello = Frame::Hello(Hello::new("edge-1", &[Role::Edge], Versions::default()));
     control
         .write_all_chunks(&mut encode(VERSION, &hello).unwrap())
         .await
