@@ -17,7 +17,9 @@ use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close, greet};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, SERVER_NAME};
-use crate::quic::{ConnectError, Connection, ConnectionError, Endpoint, PathStats, TlsClient};
+use crate::transport::{
+    Carrier, ConnectError, ConnectionError, Link, PathStats, Target, Transport,
+};
 use crate::wire::{CloseCode, Frame, Marks, Opening, StreamCode, Versions};
 
 /// How a peer is dialled, and how long its connection is kept.
@@ -25,7 +27,7 @@ use crate::wire::{CloseCode, Frame, Marks, Opening, StreamCode, Versions};
 pub struct DialConfig {
     /// Which peers are accepted. Default: any node of the cluster.
     pub expect: RoleRule,
-    /// Time for the QUIC handshake. Default 3 s: a lost first packet is sent again after one.
+    /// Time for the handshake. Default 3 s: a lost first packet is sent again after one.
     pub connect_timeout: Duration,
     /// Time for the hello after it. Default 5 s.
     pub hello_timeout: Duration,
@@ -55,7 +57,7 @@ impl Default for DialConfig {
 pub struct PeerConn(Arc<Inner>);
 
 struct Inner {
-    conn: Connection,
+    conn: Arc<dyn Link>,
     info: PeerInfo,
     identity: Identity,
     /// From here on somebody's certificate lives on tolerance only, and the connection is to be replaced.
@@ -89,21 +91,19 @@ impl Drop for Inner {
         if let Some(keeper) = self.keeper.get() {
             keeper.abort();
         }
-        close(&self.conn, CloseCode::Done, "");
+        close(&*self.conn, CloseCode::Done, "");
     }
 }
 
 impl PeerConn {
-    /// Dials `addr` and settles who is there. Where the endpoint's [`Transport`](crate::quic::Transport) has no
-    /// `keep_alive`, a third of its idle timeout is taken, so that a silent exchange outlives it.
+    /// Dials `addr` and settles who is there.
     ///
-    /// Must be called inside the runtime of `endpoint`; spawns one task, which
-    /// ends with the connection.
+    /// Must be called inside the runtime of `transport`; spawns one task, which ends with the connection.
     ///
     /// # Errors
     /// See [`PeerError`]. Dropping the future abandons the attempt.
     pub async fn dial(
-        endpoint: &Endpoint,
+        transport: &dyn Transport,
         identity: &Identity,
         addr: SocketAddr,
         config: &DialConfig,
@@ -116,13 +116,11 @@ impl PeerConn {
         let tls = identity
             .client_config_telling(ALPN, Some(verdict.clone()))
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
-        let tls =
-            TlsClient::new(tls).map_err(|error| PeerError::Identity(Arc::new(error.into())))?;
-        // A handler may be silent for longer than the idle timeout; the connection must not die of it.
-        let mut transport = endpoint.transport().clone();
-        let third = transport.idle_timeout / 3;
-        transport.keep_alive.get_or_insert(third);
-        let connecting = endpoint.connect_with(addr, SERVER_NAME, &tls, &transport);
+        let connecting = transport.connect(Target {
+            addr,
+            server_name: SERVER_NAME,
+            tls,
+        });
         let connecting = timeout(config.connect_timeout, connecting).await;
         let conn = match connecting {
             Err(_) => {
@@ -148,7 +146,7 @@ impl PeerConn {
             control_in,
             control_out,
         } = greet(
-            &conn,
+            &*conn,
             identity,
             &config.expect,
             config.versions,
@@ -180,7 +178,7 @@ impl PeerConn {
     /// goes into [`Exchange::send`], which must be finished in any case.
     ///
     /// With a time `limit` both sides give the exchange up when it is over. Without one it may take as long as the
-    /// connection lives, which ends when the peer answers nothing for the idle timeout of QUIC.
+    /// connection lives, which ends when the peer answers nothing for the transport's idle timeout.
     ///
     /// # Errors
     /// See [`ExchangeError`]; [`not_sent`](ExchangeError::not_sent) tells whether another connection may be tried
@@ -197,7 +195,7 @@ impl PeerConn {
             .now()
             .is_some_and(|now| inner.info.identity.valid_at(now))
         {
-            close(&inner.conn, CloseCode::Expired, "");
+            close(&*inner.conn, CloseCode::Expired, "");
             return Err(ExchangeError::Expired);
         }
         let place = Place::take(inner).ok_or(ExchangeError::Draining)?;
@@ -230,7 +228,13 @@ impl PeerConn {
         &self.0.info
     }
 
-    /// The state of the path to it.
+    /// What carries the connection.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        self.0.conn.carrier()
+    }
+
+    /// The state of the path to it. What the carrier cannot know is 0.
     #[must_use]
     pub fn path(&self) -> PathStats {
         self.0.conn.path()
@@ -245,7 +249,7 @@ impl PeerConn {
     /// Closes the connection at once, exchanges under way included.
     pub fn close(&self) {
         self.0.usage.lock().closing = true;
-        close(&self.0.conn, CloseCode::Done, "");
+        close(&*self.0.conn, CloseCode::Done, "");
     }
 
     /// Waits for the end of the connection.
@@ -310,7 +314,7 @@ impl Drop for Place {
         usage.active = usage.active.saturating_sub(1);
         usage.last = Instant::now();
         if usage.closing && usage.active == 0 {
-            close(&self.0.conn, CloseCode::Done, "");
+            close(&*self.0.conn, CloseCode::Done, "");
         }
     }
 }
@@ -330,7 +334,7 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
             Some(Err(ExchangeError::Connection(_))) => return,
             Some(_) => {
                 inner.usage.lock().closing = true;
-                close(&inner.conn, CloseCode::Protocol, "control stream");
+                close(&*inner.conn, CloseCode::Protocol, "control stream");
                 return;
             }
             None => {
@@ -358,7 +362,7 @@ impl Inner {
         let mut usage = self.usage.lock();
         usage.closing = true;
         if usage.active == 0 {
-            close(&self.conn, code, "");
+            close(&*self.conn, code, "");
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use stoq::hello::HelloRefusal;
 use stoq::identity::{ALPN, Identity, Role, SERVER_NAME};
 use stoq::peer::{DialConfig, Exchange, Part, PeerConn, PeerError, ServeConfig};
-use stoq::quic::{TlsClient, Transport};
+use stoq::quic::{TlsClient, TransportConfig};
 use stoq::wire::{CloseCode, Decoder, Frame, VERSION, VERSION_MIN, Versions};
 
 use crate::cluster::{Server, client, echo, loopback, node, root, soon};
@@ -29,7 +29,13 @@ fn server(versions: Versions) -> (Server, Identity) {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     (server, node(&root, "edge-1", &[Role::Edge]))
 }
 
