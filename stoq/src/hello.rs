@@ -8,8 +8,8 @@ use thiserror::Error;
 use crate::identity::{PeerIdentity, Role};
 use crate::wire::{CloseCode, Hello};
 
-/// The capabilities of this version: none yet. A bit gets its meaning in the [wire document](crate::wire).
-pub const CAPABILITIES: u64 = 0;
+/// All capabilities that this version knows. A bit gets its meaning in the [wire document](crate::wire).
+pub const CAPABILITIES: u64 = Hello::DATAGRAMS;
 
 /// Which peers may take part.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -7,6 +7,7 @@
 //! | [`identity`] | who a node is, and how two nodes prove it to each other |
 //! | [`wire`] | the protocol between nodes, as a codec without I/O |
 //! | [`datagram`] | their header, and that none counts twice |
+//! | [`early`] | resumption, and what may be said before the handshake's end |
 //! | [`hello`] | what two nodes settle first |
 //! | [`peer`] | exchanges: asking and answering |
 //! | [`pool`] | one connection to each peer |
@@ -17,6 +18,7 @@ struct Readme;
 
 mod counter;
 pub mod datagram;
+pub mod early;
 #[cfg(feature = "h3")]
 pub mod h3;
 pub mod hello;

@@ -11,16 +11,18 @@ use rustls_pki_types::UnixTime;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::ask::Ask;
+use super::early::First;
 use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
-use super::greet::{Greeted, PeerInfo, close, greet};
+use super::greet::{Control, Greeted, Manners, PeerInfo, close};
 use crate::hello::RoleRule;
-use crate::identity::{ALPN, Identity, SERVER_NAME};
+use crate::identity::{ALPN, Identity, SERVER_NAME, Verdict};
 use crate::transport::{
-    Carrier, ConnectError, ConnectionError, Link, PathStats, Target, Transport,
+    Carrier, ConnectError, ConnectionError, Handshake, Link, PathStats, Target, Transport,
 };
-use crate::wire::{CloseCode, Frame, Marks, Opening, StreamCode, Versions};
+use crate::wire::{CloseCode, Frame, StreamCode, Versions};
 
 /// How a peer is dialled, and how long its connection is kept.
 #[derive(Debug, Clone)]
@@ -130,31 +132,34 @@ impl PeerConn {
                 });
             }
             Ok(Ok(conn)) => conn,
-            Ok(Err(error)) => {
-                return Err(match (verdict.get(), error) {
-                    (Some(refusal), _) => PeerError::Refused {
-                        addr,
-                        refusal: refusal.clone(),
-                    },
-                    (None, ConnectError::Connection(error)) => PeerError::ended(addr, error),
-                    (None, source) => PeerError::Connect { addr, source },
-                });
-            }
+            Ok(Err(error)) => return Err(connect_failed(addr, &verdict, error)),
         };
+        let manners = Manners {
+            identity,
+            rule: &config.expect,
+            versions: config.versions,
+            limit: config.hello_timeout,
+        };
+        let greeted = manners.greet(&*conn, Control::None).await?;
+        let until = own_end.min(greeted.info.identity.not_after);
+        Ok(Self::start(conn, greeted, identity, config, until))
+    }
+
+    /// A peer past its hello, whose certificates, and ours, hold `until` then.
+    pub(super) fn start(
+        conn: Arc<dyn Link>,
+        greeted: Greeted,
+        identity: &Identity,
+        config: &DialConfig,
+        until: UnixTime,
+    ) -> Self {
         let Greeted {
             info,
             control_in,
             control_out,
-        } = greet(
-            &*conn,
-            identity,
-            &config.expect,
-            config.versions,
-            config.hello_timeout,
-        )
-        .await?;
+        } = greeted;
         let inner = Arc::new(Inner {
-            retire_after: own_end.min(info.identity.not_after),
+            retire_after: until,
             conn,
             info,
             identity: identity.clone(),
@@ -170,7 +175,7 @@ impl PeerConn {
         let keeper = tokio::spawn(keep(Arc::downgrade(&inner), control_in, config.idle_close));
         // Set only here, so it is free.
         let _ = inner.keeper.set(keeper.abort_handle());
-        Ok(Self(inner))
+        Self(inner)
     }
 
     /// Starts an exchange: sends the request of this `kind`, with at most
@@ -189,37 +194,43 @@ impl PeerConn {
         control: Bytes,
         limit: Option<Duration>,
     ) -> Result<Exchange, ExchangeError> {
+        self.ask(Ask::new(kind, control).limited(limit)).await
+    }
+
+    /// As [`exchange`](Self::exchange), with all that can be said of a request.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    pub async fn ask(&self, ask: Ask) -> Result<Exchange, ExchangeError> {
         let inner = &self.0;
-        if !inner
-            .identity
-            .now()
-            .is_some_and(|now| inner.info.identity.valid_at(now))
-        {
-            close(&*inner.conn, CloseCode::Expired, "");
-            return Err(ExchangeError::Expired);
-        }
-        let place = Place::take(inner).ok_or(ExchangeError::Draining)?;
+        let place = inner.place()?;
         let start = Instant::now();
-        let deadline = limit.map(|limit| start + limit);
+        let deadline = ask.deadline(start);
         let shared = Shared::new(deadline, StreamCode::Cancelled, place);
-        let patience = start + inner.stream_timeout;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let (send, recv) = match timeout_at(until, inner.conn.open_bi()).await {
-            Ok(streams) => streams?,
-            Err(_) => return Err(ExchangeError::NoStream(until - start)),
-        };
+        let (send, recv) = inner.in_turn(start, deadline, inner.conn.open_bi()).await?;
+        send.set_priority(ask.marks().urgency.priority());
         let version = inner.info.version;
         let mut send = SendHalf::new(send, version, shared.clone());
         let recv = RecvHalf::new(recv, version, shared);
-        let time_left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        send.request(&Frame::Request(Opening {
-            kind,
-            time_left,
-            marks: Marks::default(),
-            control,
-        }))
-        .await?;
+        send.request(&ask.request(deadline)).await?;
         Ok(Exchange { send, recv })
+    }
+
+    /// As [`ask`](Self::ask), of a request that has no body.
+    pub(super) async fn ask_whole(&self, ask: Ask) -> Result<RecvHalf, ExchangeError> {
+        let Exchange { send, recv } = self.ask(ask).await?;
+        match send.finish().await {
+            // A peer that has read enough to answer needs no end; what its answer is, the other half tells.
+            Ok(()) | Err(ExchangeError::Cancelled { .. }) => Ok(recv),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes an answer of one that began before this connection was ready.
+    pub(super) fn adopt(&self, first: First) -> Result<RecvHalf, ExchangeError> {
+        let place = self.0.place()?;
+        let shared = Shared::new(first.deadline, StreamCode::Cancelled, place);
+        Ok(RecvHalf::new(first.recv, first.version, shared))
     }
 
     /// Who the peer is.
@@ -232,6 +243,12 @@ impl PeerConn {
     #[must_use]
     pub fn carrier(&self) -> Carrier {
         self.0.conn.carrier()
+    }
+
+    /// How the connection's handshake began.
+    #[must_use]
+    pub fn handshake(&self) -> Option<Handshake> {
+        self.0.conn.handshake()
     }
 
     /// The state of the path to it. What the carrier cannot know is 0.
@@ -319,6 +336,22 @@ impl Drop for Place {
     }
 }
 
+/// What it means that there is no connection. A refusal of ours is known by its `verdict` alone.
+pub(super) fn connect_failed(
+    addr: SocketAddr,
+    verdict: &Verdict,
+    error: ConnectError,
+) -> PeerError {
+    match (verdict.get(), error) {
+        (Some(refusal), _) => PeerError::Refused {
+            addr,
+            refusal: refusal.clone(),
+        },
+        (None, ConnectError::Connection(error)) => PeerError::ended(addr, error),
+        (None, source) => PeerError::Connect { addr, source },
+    }
+}
+
 /// Listens on the control stream, and closes the connection when it is no longer used.
 async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration) {
     let mut wake = Instant::now() + idle_close;
@@ -357,6 +390,34 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
 }
 
 impl Inner {
+    /// A place for one more exchange, if there may be one.
+    fn place(self: &Arc<Self>) -> Result<Place, ExchangeError> {
+        if !self
+            .identity
+            .now()
+            .is_some_and(|now| self.info.identity.valid_at(now))
+        {
+            close(&*self.conn, CloseCode::Expired, "");
+            return Err(ExchangeError::Expired);
+        }
+        Place::take(self).ok_or(ExchangeError::Draining)
+    }
+
+    /// Waits for a stream as long as the deadline and the patience of this side allow.
+    async fn in_turn<T>(
+        &self,
+        start: Instant,
+        deadline: Option<Instant>,
+        stream: impl Future<Output = Result<T, ConnectionError>>,
+    ) -> Result<T, ExchangeError> {
+        let patience = start + self.stream_timeout;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        match timeout_at(until, stream).await {
+            Ok(stream) => Ok(stream?),
+            Err(_) => Err(ExchangeError::NoStream(until - start)),
+        }
+    }
+
     /// Starts no further exchange, and closes once none is under way.
     fn let_go(&self, code: CloseCode) {
         let mut usage = self.usage.lock();

@@ -20,8 +20,10 @@
 //! by default) hold up all others to that peer. Who keeps exchanges unread on purpose gives the endpoint a connection
 //! window of that many stream windows.
 
+mod ask;
 mod conn;
 mod counters;
+mod early;
 mod error;
 mod exchange;
 mod frames;
@@ -30,6 +32,7 @@ mod handler;
 mod serve;
 mod server;
 
+pub use ask::Ask;
 pub use conn::{DialConfig, PeerConn};
 pub use counters::PeerCounters;
 pub use error::{ExchangeError, PeerError};

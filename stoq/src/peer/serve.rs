@@ -14,8 +14,10 @@ use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close};
 use super::handler::{Handler, IncomingRequest};
 use crate::identity::Identity;
-use crate::transport::{BiStream, ConnectionError, Link, RecvStream, SendStream, WriteError};
-use crate::wire::{CloseCode, Frame, StreamCode};
+use crate::transport::{
+    BiStream, ConnectionError, HandshakeEnd, Link, RecvStream, SendStream, WriteError,
+};
+use crate::wire::{CloseCode, Frame, Opening, StreamCode};
 
 /// What the requests of one connection have in common.
 pub(super) struct Served {
@@ -25,6 +27,8 @@ pub(super) struct Served {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) counters: Arc<PeerCounters>,
     pub(super) request_timeout: Duration,
+    /// Whether the handshake has ended: that the peer is who it was when its session began, here and now.
+    pub(super) proven: watch::Sender<bool>,
 }
 
 /// What a drain needs to know: when its grace is over.
@@ -34,6 +38,7 @@ pub(super) type DrainWatch = watch::Receiver<Option<Instant>>;
 pub(super) async fn serve(
     served: Arc<Served>,
     control: Control,
+    mut end: HandshakeEnd,
     exchanges: usize,
     mut drain: DrainWatch,
 ) {
@@ -47,9 +52,21 @@ pub(super) async fn serve(
     if grace.is_some() {
         say_goodbye(&mut output, grace).await;
     }
+    let mut proven = false;
     loop {
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
+            ended = end.reached(), if !proven => match ended {
+                Ok(()) => {
+                    proven = true;
+                    served.proven.send_replace(true);
+                }
+                Err(error) => {
+                    served.counters.early_unproven.inc();
+                    tracing::debug!(peer = %served.info.identity.name, %error, "early data without its handshake");
+                    break;
+                }
+            },
             next = next_stream(&*served.conn, &places) => match next {
                 Ok((place, (send, recv))) => {
                     let served = served.clone();
@@ -136,12 +153,16 @@ impl Served {
         recv: Box<dyn RecvStream>,
         place: Option<OwnedSemaphorePermit>,
     ) {
+        let early = recv.is_0rtt();
         let mut reader = FrameReader::new(recv, self.info.version);
         let first = timeout(self.request_timeout, reader.next()).await;
-        let (kind, time_left, control) = match first {
-            Ok(Ok(Some(Frame::Request(opening)))) => {
-                (opening.kind, opening.time_left, opening.control)
-            }
+        let Opening {
+            kind,
+            time_left,
+            marks,
+            control,
+        } = match first {
+            Ok(Ok(Some(Frame::Request(opening)))) => opening,
             Ok(Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })) => return,
             Ok(_) => {
                 self.counters.refused_request_malformed.inc();
@@ -161,11 +182,28 @@ impl Served {
             return close(&*self.conn, CloseCode::Expired, "");
         }
         let deadline = time_left.map(|left| Instant::now() + left);
+        let early = early && !*self.proven.borrow();
+        let safe = marks.replay_safe && self.handler.replay_safe(kind);
+        if early && !safe {
+            self.counters.early_waited.inc();
+            let mut proven = self.proven.subscribe();
+            // The sender is in `self`. A handshake that fails ends the connection, and this task with it.
+            if proven.wait_for(|proven| *proven).await.is_err() {
+                return;
+            }
+        }
+        let early = early && safe;
+        if early {
+            self.counters.early_requests.inc();
+        }
+        send.set_priority(marks.urgency.priority());
         let given_up = send.stopped();
         let shared = Shared::new(deadline, StreamCode::Unfinished, place);
         let request = IncomingRequest {
             kind,
             control,
+            marks,
+            early,
             deadline,
             body: RecvHalf::from_reader(reader, shared.clone()),
             reply: SendHalf::new(send, self.info.version, shared.clone()),

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::counters::PeerCounters;
 use super::error::PeerError;
-use super::greet::greet;
+use super::greet::{Control as HelloStream, Manners};
 use super::handler::Handler;
 use super::serve::{Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
-use crate::transport::{Incoming, Transport};
+use crate::transport::{ConnectError, HandshakeEnd, Incoming, Link, Transport};
 use crate::wire::Versions;
 
 /// Who is served, and the bounds of serving.
@@ -149,23 +149,21 @@ async fn connection(
     drain: DrainWatch,
 ) {
     let addr = incoming.remote_addr();
-    let conn = match incoming.establish().await {
-        Ok(conn) => conn,
+    let (conn, end, control) = match begin(incoming).await {
+        Ok(begun) => begun,
         Err(error) => {
             counters.handshakes_failed.inc();
             tracing::debug!(%addr, %error, "handshake failed");
             return;
         }
     };
-    let greeted = match greet(
-        &*conn,
-        &identity,
-        &config.accept,
-        config.versions,
-        config.hello_timeout,
-    )
-    .await
-    {
+    let manners = Manners {
+        identity: &identity,
+        rule: &config.accept,
+        versions: config.versions,
+        limit: config.hello_timeout,
+    };
+    let greeted = match manners.greet(&*conn, control).await {
         Ok(greeted) => greeted,
         Err(PeerError::Refused { refusal, .. }) => return counters.refused(refusal.code()),
         Err(PeerError::Hello { refusal, .. }) => return counters.refused(refusal.code()),
@@ -185,8 +183,35 @@ async fn connection(
         handler,
         counters,
         request_timeout,
+        proven: watch::Sender::new(false),
     });
-    serve(served, control, config.exchanges, drain).await;
+    serve(served, control, end, config.exchanges, drain).await;
+}
+
+/// The connection after its handshake; or before, with the control stream that came as early data.
+async fn begin(
+    incoming: Box<dyn Incoming>,
+) -> Result<(Arc<dyn Link>, HandshakeEnd, HelloStream), ConnectError> {
+    let (conn, mut end) = incoming.establish_early().await?;
+    // Both may be cancelled: a stream that was not taken is still there.
+    let first = tokio::select! {
+        biased;
+        ended = end.reached() => ended.map(|()| None)?,
+        stream = conn.accept_bi() => Some(stream),
+    };
+    let control = match first {
+        None => HelloStream::None,
+        Some(Ok(streams)) if streams.1.is_0rtt() => HelloStream::Accepted(streams),
+        Some(Ok(streams)) => {
+            end.reached().await?;
+            HelloStream::Accepted(streams)
+        }
+        Some(Err(error)) => {
+            end.reached().await?;
+            return Err(error.into());
+        }
+    };
+    Ok((conn, end, control))
 }
 
 fn log_panic(ended: &Result<(), JoinError>) {

@@ -222,8 +222,41 @@ impl Endpoint {
         server_name: &str,
         tls: &TlsClient,
     ) -> Result<(Connection, EarlyData), ConnectError> {
+        let transport = self.0.transport_config.clone();
+        self.connect_early_by(addr, server_name, tls, transport)
+            .await
+    }
+
+    /// [`connect_early`](Self::connect_early), with settings for this connection alone, as
+    /// [`connect_with`](Self::connect_with).
+    ///
+    /// # Errors
+    /// As [`connect_early`](Self::connect_early).
+    pub async fn connect_early_with(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: &TlsClient,
+        transport: &TransportConfig,
+    ) -> Result<(Connection, EarlyData), ConnectError> {
+        let mtu_max = self.0.transport.mtu_max;
+        let transport = TransportConfig {
+            mtu_max,
+            ..transport.clone()
+        };
+        self.connect_early_by(addr, server_name, tls, transport.config())
+            .await
+    }
+
+    async fn connect_early_by(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: &TlsClient,
+        transport: Arc<quinn::TransportConfig>,
+    ) -> Result<(Connection, EarlyData), ConnectError> {
         let inner = &*self.0;
-        let connecting = self.begin(addr, server_name, tls, inner.transport_config.clone())?;
+        let connecting = self.begin(addr, server_name, tls, transport)?;
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
                 let counters = inner.counters.clone();
@@ -438,6 +471,11 @@ impl Connecting {
     /// The client's address; not proven before the handshake ends.
     pub fn remote_addr(&self) -> SocketAddr {
         self.admitted.connecting.remote_address()
+    }
+
+    /// What was let in, and how long its handshake may take.
+    pub(super) fn into_parts(self) -> (Admitted, Duration) {
+        (self.admitted, self.handshake_timeout)
     }
 
     /// Waits for the end of the handshake. Dropping the future abandons the connection.

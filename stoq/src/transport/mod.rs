@@ -33,7 +33,8 @@ use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 
 pub use crate::quic::{
-    ConnectError, ConnectionError, DatagramError, Handshake, PathStats, ReadError, WriteError,
+    ConnectError, ConnectionError, DatagramError, EarlyData, Handshake, HandshakeEnd, PathStats,
+    ReadError, WriteError,
 };
 
 /// What carries a link.
@@ -79,6 +80,16 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ConnectError`] says whether the address, the name, the peer or the network was at fault.
     fn connect(&self, target: Target) -> BoxFuture<'_, Result<Arc<dyn Link>, ConnectError>>;
+
+    /// Connects, and gives the link before the handshake's end where the carrier can and `target` has a ticket that allows
+    /// it: what is sent first then travels with the first packets, and can be sent again by whoever saw them. This
+    /// version, for carriers that cannot: as [`connect`](Self::connect).
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect). With early data a handshake that fails later shows on the link.
+    fn connect_early(&self, target: Target) -> BoxFuture<'_, Result<EarlyLink, ConnectError>> {
+        Box::pin(async move { Ok((self.connect(target).await?, EarlyData::default())) })
+    }
 
     /// The next newcomer that was let in, its handshake under way. `None` once the transport is closed, and always on one
     /// that only connects. Cancel-safe.
@@ -127,7 +138,23 @@ pub trait Incoming: fmt::Debug + Send {
     /// # Errors
     /// What the handshake failed of.
     fn establish(self: Box<Self>) -> BoxFuture<'static, Result<Arc<dyn Link>, ConnectError>>;
+
+    /// The link before the end of its handshake, where the carrier can; else, as this version does, after it. Until the
+    /// end is reached, what is read may be a recording of what the peer once sent.
+    ///
+    /// # Errors
+    /// As [`establish`](Self::establish), of what is waited for here.
+    fn establish_early(self: Box<Self>) -> BoxFuture<'static, Result<UnprovenLink, ConnectError>> {
+        let establishing = self.establish();
+        Box::pin(async move { Ok((establishing.await?, HandshakeEnd::default())) })
+    }
 }
+
+/// A link of this side that may be before its handshake's end, and what becomes of what was sent by then.
+pub type EarlyLink = (Arc<dyn Link>, EarlyData);
+
+/// A newcomer's link that may be before its handshake's end, and that end.
+pub type UnprovenLink = (Arc<dyn Link>, HandshakeEnd);
 
 /// Both halves of a bidirectional stream.
 pub type BiStream = (Box<dyn SendStream>, Box<dyn RecvStream>);
@@ -305,6 +332,10 @@ impl dyn RecvStream {
 impl<T: Transport + ?Sized> Transport for Arc<T> {
     fn connect(&self, target: Target) -> BoxFuture<'_, Result<Arc<dyn Link>, ConnectError>> {
         (**self).connect(target)
+    }
+
+    fn connect_early(&self, target: Target) -> BoxFuture<'_, Result<EarlyLink, ConnectError>> {
+        (**self).connect_early(target)
     }
 
     fn accept(&self) -> BoxFuture<'_, Option<Box<dyn Incoming>>> {

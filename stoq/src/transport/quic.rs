@@ -9,29 +9,33 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 
-use super::{BiStream, Carrier, Incoming, Link, Target, Transport, TransportStats};
+use super::{
+    BiStream, Carrier, EarlyLink, Incoming, Link, Target, Transport, TransportStats, UnprovenLink,
+};
 use crate::quic::{
     self, ConnectError, Connecting, Connection, ConnectionError, DatagramError, Endpoint,
-    Handshake, PathStats, ReadError, TlsClient, WriteError,
+    Handshake, PathStats, ReadError, TlsClient, TransportConfig, WriteError,
 };
 
 impl Transport for Endpoint {
     /// Where the endpoint's settings have no `keep_alive`, a third of their idle timeout is taken.
     fn connect(&self, target: Target) -> BoxFuture<'_, Result<Arc<dyn Link>, ConnectError>> {
         Box::pin(async move {
-            let Target {
-                addr,
-                server_name,
-                tls,
-            } = target;
-            let tls = TlsClient::new(tls).map_err(ConnectError::Tls)?;
-            let mut transport = self.transport().clone();
-            let third = transport.idle_timeout / 3;
-            transport.keep_alive.get_or_insert(third);
+            let tls = TlsClient::new(target.tls).map_err(ConnectError::Tls)?;
             let connection = self
-                .connect_with(addr, server_name, &tls, &transport)
+                .connect_with(target.addr, target.server_name, &tls, &kept_alive(self))
                 .await?;
             Ok(Arc::new(connection) as Arc<dyn Link>)
+        })
+    }
+
+    fn connect_early(&self, target: Target) -> BoxFuture<'_, Result<EarlyLink, ConnectError>> {
+        Box::pin(async move {
+            let tls = TlsClient::new(target.tls).map_err(ConnectError::Tls)?;
+            let (connection, early) = self
+                .connect_early_with(target.addr, target.server_name, &tls, &kept_alive(self))
+                .await?;
+            Ok((Arc::new(connection) as Arc<dyn Link>, early))
         })
     }
 
@@ -69,6 +73,14 @@ impl Transport for Endpoint {
     }
 }
 
+/// The endpoint's settings for a link that does not end for being silent.
+fn kept_alive(endpoint: &Endpoint) -> TransportConfig {
+    let mut transport = endpoint.transport().clone();
+    let third = transport.idle_timeout / 3;
+    transport.keep_alive.get_or_insert(third);
+    transport
+}
+
 impl Incoming for Connecting {
     fn remote_addr(&self) -> SocketAddr {
         Self::remote_addr(self)
@@ -78,6 +90,13 @@ impl Incoming for Connecting {
         Box::pin(async move {
             let connection = Self::establish(*self).await?;
             Ok(Arc::new(connection) as Arc<dyn Link>)
+        })
+    }
+
+    fn establish_early(self: Box<Self>) -> BoxFuture<'static, Result<UnprovenLink, ConnectError>> {
+        Box::pin(async move {
+            let (connection, end) = Self::establish_early(*self);
+            Ok((Arc::new(connection) as Arc<dyn Link>, end))
         })
     }
 }

@@ -181,4 +181,5 @@ pub use frame::{
 };
 pub use hello::Hello;
 pub use marks::{Marks, Urgency};
+pub(crate) use versions::MESSAGES_SINCE;
 pub use versions::{VERSION, VERSION_MIN, Versions};

@@ -10,7 +10,7 @@ pub const VERSION_MIN: u8 = VERSION - 1;
 pub(super) const HELLO_VERSION: u8 = 1;
 
 /// The first version with uni-stream messages, datagrams and flags of requests.
-pub(super) const MESSAGES_SINCE: u8 = 2;
+pub(crate) const MESSAGES_SINCE: u8 = 2;
 
 /// A range of versions within what this crate speaks. Default: all of it.
 ///

@@ -140,10 +140,20 @@ impl Server {
         transport: TransportConfig,
         addr: SocketAddr,
     ) -> Self {
-        let group = SocketGroup::bind(addr, 1, &SocketOptions::default()).unwrap();
         let mut endpoint = EndpointConfig::new(CidKeys::random());
         endpoint.server = Some(identity.server_tls().unwrap());
         endpoint.transport = transport;
+        Self::on(endpoint, identity, handler, config, addr)
+    }
+
+    pub(crate) fn on(
+        endpoint: EndpointConfig,
+        identity: &Identity,
+        handler: Arc<dyn Handler>,
+        config: ServeConfig,
+        addr: SocketAddr,
+    ) -> Self {
+        let group = SocketGroup::bind(addr, 1, &SocketOptions::default()).unwrap();
         let endpoint = Endpoint::new(group.take(0).unwrap(), endpoint).unwrap();
         let peers = Arc::new(PeerServer::new(
             endpoint.clone(),
