@@ -2,9 +2,12 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`transport`] | the seam: what carries links between nodes, chosen at run time |
 //! | [`quic`] | the endpoint: sockets, TLS, admission, connections, streams |
 //! | [`identity`] | who a node is, and how two nodes prove it to each other |
 //! | [`wire`] | the protocol between nodes, as a codec without I/O |
+//! | [`datagram`] | their header, and that none counts twice |
+//! | [`early`] | resumption, and what may be said before the handshake's end |
 //! | [`hello`] | what two nodes settle first |
 //! | [`peer`] | exchanges: asking and answering |
 //! | [`pool`] | one connection to each peer |
@@ -14,6 +17,8 @@
 struct Readme;
 
 mod counter;
+pub mod datagram;
+pub mod early;
 #[cfg(feature = "h3")]
 pub mod h3;
 pub mod hello;
@@ -21,4 +26,5 @@ pub mod identity;
 pub mod peer;
 pub mod pool;
 pub mod quic;
+pub mod transport;
 pub mod wire;

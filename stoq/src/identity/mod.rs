@@ -38,4 +38,5 @@ pub use names::{NAME_BYTES_MAX, NameError};
 pub use node::{Identity, RefusalCounters};
 pub use role::{ROLES_MAX, Role, RoleError};
 pub use root::{ClusterRoot, RootCertificate, Validity};
+pub(crate) use tls::Verdict;
 pub use tls::{ALPN, SERVER_NAME};

@@ -1,8 +1,9 @@
 //! Mutual TLS 1.3 with nothing but the house's own certificates.
 //!
 //! The provider is given explicitly; whatever the process installed as its default is not looked at. Sessions are
-//! not resumed: all nodes answer to one server name, so a client would offer one node's ticket to another. Tickets
-//! come with 0-RTT and a store of their own; [`check`] after the handshake is what makes them safe then.
+//! not resumed: all nodes answer to one server name, so a client would offer one node's ticket to another. Who wants
+//! tickets takes them from [`early`](crate::early), which keeps them apart; [`check`] after the handshake is what makes
+//! them safe then.
 
 use std::sync::{Arc, OnceLock};
 

@@ -11,21 +11,25 @@ use rustls_pki_types::UnixTime;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::ask::Ask;
+use super::early::First;
 use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
-use super::greet::{Greeted, PeerInfo, close, greet};
+use super::greet::{Control, Greeted, Manners, PeerInfo, close};
 use crate::hello::RoleRule;
-use crate::identity::{ALPN, Identity, SERVER_NAME};
-use crate::quic::{ConnectError, Connection, ConnectionError, Endpoint, PathStats, TlsClient};
-use crate::wire::{CloseCode, Frame, StreamCode};
+use crate::identity::{ALPN, Identity, SERVER_NAME, Verdict};
+use crate::transport::{
+    Carrier, ConnectError, ConnectionError, Handshake, Link, PathStats, Target, Transport,
+};
+use crate::wire::{CloseCode, Frame, StreamCode, Versions};
 
 /// How a peer is dialled, and how long its connection is kept.
 #[derive(Debug, Clone)]
 pub struct DialConfig {
     /// Which peers are accepted. Default: any node of the cluster.
     pub expect: RoleRule,
-    /// Time for the QUIC handshake. Default 3 s: a lost first packet is sent again after one.
+    /// Time for the handshake. Default 3 s: a lost first packet is sent again after one.
     pub connect_timeout: Duration,
     /// Time for the hello after it. Default 5 s.
     pub hello_timeout: Duration,
@@ -33,6 +37,8 @@ pub struct DialConfig {
     pub stream_timeout: Duration,
     /// After this long without an exchange the connection is closed. Default 30 s.
     pub idle_close: Duration,
+    /// The versions of the wire to speak. Default: all that this crate does.
+    pub versions: Versions,
 }
 
 impl Default for DialConfig {
@@ -43,6 +49,7 @@ impl Default for DialConfig {
             hello_timeout: Duration::from_secs(5),
             stream_timeout: Duration::from_secs(10),
             idle_close: Duration::from_secs(30),
+            versions: Versions::default(),
         }
     }
 }
@@ -52,7 +59,7 @@ impl Default for DialConfig {
 pub struct PeerConn(Arc<Inner>);
 
 struct Inner {
-    conn: Connection,
+    conn: Arc<dyn Link>,
     info: PeerInfo,
     identity: Identity,
     /// From here on somebody's certificate lives on tolerance only, and the connection is to be replaced.
@@ -86,21 +93,19 @@ impl Drop for Inner {
         if let Some(keeper) = self.keeper.get() {
             keeper.abort();
         }
-        close(&self.conn, CloseCode::Done, "");
+        close(&*self.conn, CloseCode::Done, "");
     }
 }
 
 impl PeerConn {
-    /// Dials `addr` and settles who is there. Where the endpoint's [`Transport`](crate::quic::Transport) has no
-    /// `keep_alive`, a third of its idle timeout is taken, so that a silent exchange outlives it.
+    /// Dials `addr` and settles who is there.
     ///
-    /// Must be called inside the runtime of `endpoint`; spawns one task, which
-    /// ends with the connection.
+    /// Must be called inside the runtime of `transport`; spawns one task, which ends with the connection.
     ///
     /// # Errors
     /// See [`PeerError`]. Dropping the future abandons the attempt.
     pub async fn dial(
-        endpoint: &Endpoint,
+        transport: &dyn Transport,
         identity: &Identity,
         addr: SocketAddr,
         config: &DialConfig,
@@ -113,13 +118,11 @@ impl PeerConn {
         let tls = identity
             .client_config_telling(ALPN, Some(verdict.clone()))
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
-        let tls =
-            TlsClient::new(tls).map_err(|error| PeerError::Identity(Arc::new(error.into())))?;
-        // A handler may be silent for longer than the idle timeout; the connection must not die of it.
-        let mut transport = endpoint.transport().clone();
-        let third = transport.idle_timeout / 3;
-        transport.keep_alive.get_or_insert(third);
-        let connecting = endpoint.connect_with(addr, SERVER_NAME, &tls, &transport);
+        let connecting = transport.connect(Target {
+            addr,
+            server_name: SERVER_NAME,
+            tls,
+        });
         let connecting = timeout(config.connect_timeout, connecting).await;
         let conn = match connecting {
             Err(_) => {
@@ -129,24 +132,34 @@ impl PeerConn {
                 });
             }
             Ok(Ok(conn)) => conn,
-            Ok(Err(error)) => {
-                return Err(match (verdict.get(), error) {
-                    (Some(refusal), _) => PeerError::Refused {
-                        addr,
-                        refusal: refusal.clone(),
-                    },
-                    (None, ConnectError::Connection(error)) => PeerError::ended(addr, error),
-                    (None, source) => PeerError::Connect { addr, source },
-                });
-            }
+            Ok(Err(error)) => return Err(connect_failed(addr, &verdict, error)),
         };
+        let manners = Manners {
+            identity,
+            rule: &config.expect,
+            versions: config.versions,
+            limit: config.hello_timeout,
+        };
+        let greeted = manners.greet(&*conn, Control::None).await?;
+        let until = own_end.min(greeted.info.identity.not_after);
+        Ok(Self::start(conn, greeted, identity, config, until))
+    }
+
+    /// A peer past its hello, whose certificates, and ours, hold `until` then.
+    pub(super) fn start(
+        conn: Arc<dyn Link>,
+        greeted: Greeted,
+        identity: &Identity,
+        config: &DialConfig,
+        until: UnixTime,
+    ) -> Self {
         let Greeted {
             info,
             control_in,
             control_out,
-        } = greet(&conn, identity, &config.expect, config.hello_timeout).await?;
+        } = greeted;
         let inner = Arc::new(Inner {
-            retire_after: own_end.min(info.identity.not_after),
+            retire_after: until,
             conn,
             info,
             identity: identity.clone(),
@@ -162,7 +175,7 @@ impl PeerConn {
         let keeper = tokio::spawn(keep(Arc::downgrade(&inner), control_in, config.idle_close));
         // Set only here, so it is free.
         let _ = inner.keeper.set(keeper.abort_handle());
-        Ok(Self(inner))
+        Self(inner)
     }
 
     /// Starts an exchange: sends the request of this `kind`, with at most
@@ -170,7 +183,7 @@ impl PeerConn {
     /// goes into [`Exchange::send`], which must be finished in any case.
     ///
     /// With a time `limit` both sides give the exchange up when it is over. Without one it may take as long as the
-    /// connection lives, which ends when the peer answers nothing for the idle timeout of QUIC.
+    /// connection lives, which ends when the peer answers nothing for the transport's idle timeout.
     ///
     /// # Errors
     /// See [`ExchangeError`]; [`not_sent`](ExchangeError::not_sent) tells whether another connection may be tried
@@ -181,36 +194,43 @@ impl PeerConn {
         control: Bytes,
         limit: Option<Duration>,
     ) -> Result<Exchange, ExchangeError> {
+        self.ask(Ask::new(kind, control).limited(limit)).await
+    }
+
+    /// As [`exchange`](Self::exchange), with all that can be said of a request.
+    ///
+    /// # Errors
+    /// As [`exchange`](Self::exchange).
+    pub async fn ask(&self, ask: Ask) -> Result<Exchange, ExchangeError> {
         let inner = &self.0;
-        if !inner
-            .identity
-            .now()
-            .is_some_and(|now| inner.info.identity.valid_at(now))
-        {
-            close(&inner.conn, CloseCode::Expired, "");
-            return Err(ExchangeError::Expired);
-        }
-        let place = Place::take(inner).ok_or(ExchangeError::Draining)?;
+        let place = inner.place()?;
         let start = Instant::now();
-        let deadline = limit.map(|limit| start + limit);
+        let deadline = ask.deadline(start);
         let shared = Shared::new(deadline, StreamCode::Cancelled, place);
-        let patience = start + inner.stream_timeout;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let (send, recv) = match timeout_at(until, inner.conn.open_bi()).await {
-            Ok(streams) => streams?,
-            Err(_) => return Err(ExchangeError::NoStream(until - start)),
-        };
+        let (send, recv) = inner.in_turn(start, deadline, inner.conn.open_bi()).await?;
+        send.set_priority(ask.marks().urgency.priority());
         let version = inner.info.version;
         let mut send = SendHalf::new(send, version, shared.clone());
         let recv = RecvHalf::new(recv, version, shared);
-        let time_left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        send.request(&Frame::Request {
-            kind,
-            time_left,
-            control,
-        })
-        .await?;
+        send.request(&ask.request(deadline)).await?;
         Ok(Exchange { send, recv })
+    }
+
+    /// As [`ask`](Self::ask), of a request that has no body.
+    pub(super) async fn ask_whole(&self, ask: Ask) -> Result<RecvHalf, ExchangeError> {
+        let Exchange { send, recv } = self.ask(ask).await?;
+        match send.finish().await {
+            // A peer that has read enough to answer needs no end; what its answer is, the other half tells.
+            Ok(()) | Err(ExchangeError::Cancelled { .. }) => Ok(recv),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes an answer of one that began before this connection was ready.
+    pub(super) fn adopt(&self, first: First) -> Result<RecvHalf, ExchangeError> {
+        let place = self.0.place()?;
+        let shared = Shared::new(first.deadline, StreamCode::Cancelled, place);
+        Ok(RecvHalf::new(first.recv, first.version, shared))
     }
 
     /// Who the peer is.
@@ -219,7 +239,19 @@ impl PeerConn {
         &self.0.info
     }
 
-    /// The state of the path to it.
+    /// What carries the connection.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        self.0.conn.carrier()
+    }
+
+    /// How the connection's handshake began.
+    #[must_use]
+    pub fn handshake(&self) -> Option<Handshake> {
+        self.0.conn.handshake()
+    }
+
+    /// The state of the path to it. What the carrier cannot know is 0.
     #[must_use]
     pub fn path(&self) -> PathStats {
         self.0.conn.path()
@@ -234,7 +266,7 @@ impl PeerConn {
     /// Closes the connection at once, exchanges under way included.
     pub fn close(&self) {
         self.0.usage.lock().closing = true;
-        close(&self.0.conn, CloseCode::Done, "");
+        close(&*self.0.conn, CloseCode::Done, "");
     }
 
     /// Waits for the end of the connection.
@@ -299,8 +331,24 @@ impl Drop for Place {
         usage.active = usage.active.saturating_sub(1);
         usage.last = Instant::now();
         if usage.closing && usage.active == 0 {
-            close(&self.0.conn, CloseCode::Done, "");
+            close(&*self.0.conn, CloseCode::Done, "");
         }
+    }
+}
+
+/// What it means that there is no connection. A refusal of ours is known by its `verdict` alone.
+pub(super) fn connect_failed(
+    addr: SocketAddr,
+    verdict: &Verdict,
+    error: ConnectError,
+) -> PeerError {
+    match (verdict.get(), error) {
+        (Some(refusal), _) => PeerError::Refused {
+            addr,
+            refusal: refusal.clone(),
+        },
+        (None, ConnectError::Connection(error)) => PeerError::ended(addr, error),
+        (None, source) => PeerError::Connect { addr, source },
     }
 }
 
@@ -319,7 +367,7 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
             Some(Err(ExchangeError::Connection(_))) => return,
             Some(_) => {
                 inner.usage.lock().closing = true;
-                close(&inner.conn, CloseCode::Protocol, "control stream");
+                close(&*inner.conn, CloseCode::Protocol, "control stream");
                 return;
             }
             None => {
@@ -342,12 +390,40 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
 }
 
 impl Inner {
+    /// A place for one more exchange, if there may be one.
+    fn place(self: &Arc<Self>) -> Result<Place, ExchangeError> {
+        if !self
+            .identity
+            .now()
+            .is_some_and(|now| self.info.identity.valid_at(now))
+        {
+            close(&*self.conn, CloseCode::Expired, "");
+            return Err(ExchangeError::Expired);
+        }
+        Place::take(self).ok_or(ExchangeError::Draining)
+    }
+
+    /// Waits for a stream as long as the deadline and the patience of this side allow.
+    async fn in_turn<T>(
+        &self,
+        start: Instant,
+        deadline: Option<Instant>,
+        stream: impl Future<Output = Result<T, ConnectionError>>,
+    ) -> Result<T, ExchangeError> {
+        let patience = start + self.stream_timeout;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        match timeout_at(until, stream).await {
+            Ok(stream) => Ok(stream?),
+            Err(_) => Err(ExchangeError::NoStream(until - start)),
+        }
+    }
+
     /// Starts no further exchange, and closes once none is under way.
     fn let_go(&self, code: CloseCode) {
         let mut usage = self.usage.lock();
         usage.closing = true;
         if usage.active == 0 {
-            close(&self.conn, code, "");
+            close(&*self.conn, code, "");
         }
     }
 }

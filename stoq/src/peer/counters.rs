@@ -43,6 +43,12 @@ counters! {
         requests_past_deadline,
         /// Requests whose handler panicked.
         requests_panicked,
+        /// Requests acted on before the end of the handshake.
+        early_requests,
+        /// Requests that came as early data and waited for the end of the handshake.
+        early_waited,
+        /// Connections that began with early data and whose handshake never ended: recordings, or clients that left.
+        early_unproven,
         /// Streams reset because their request did not come in time.
         refused_request_timeout,
         /// Streams reset because they did not begin with a request.

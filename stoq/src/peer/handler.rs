@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::exchange::{RecvHalf, SendHalf};
 use super::greet::PeerInfo;
+use crate::wire::Marks;
 
 /// Answers requests of other nodes. One handler serves all connections.
 pub trait Handler: Send + Sync + 'static {
@@ -14,6 +15,13 @@ pub trait Handler: Send + Sync + 'static {
     /// The future is dropped when the peer gives up the answer, when the deadline passes, or when the connection
     /// ends, so it must hold nothing that needs an orderly end. A panic is contained and counted; the peer sees a reset.
     fn handle<'a>(&'a self, peer: &'a PeerInfo, request: IncomingRequest) -> BoxFuture<'a, ()>;
+
+    /// Whether requests of this kind may be acted on twice without harm, so that one that is marked as such by its sender
+    /// need not wait for the end of the handshake. Default: none.
+    fn replay_safe(&self, kind: u16) -> bool {
+        let _ = kind;
+        false
+    }
 }
 
 /// A request, its body still on the way.
@@ -24,6 +32,11 @@ pub struct IncomingRequest {
     pub kind: u16,
     /// What is asked; at most [`REQUEST_CONTROL_BYTES_MAX`](crate::wire::REQUEST_CONTROL_BYTES_MAX).
     pub control: Bytes,
+    /// How it wants to be treated. The answer is already in its place among the others of the connection.
+    pub marks: Marks,
+    /// Whether the handshake had not ended when the request was handed over: it may be a recording, sent by anybody.
+    /// Only where sender and [`Handler::replay_safe`] agree.
+    pub early: bool,
     /// When the peer will give up, if it said so, by this node's clock; the time on the network is not in it. Give
     /// what remains to whatever is asked on its behalf.
     pub deadline: Option<Instant>,

@@ -14,17 +14,21 @@ use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close};
 use super::handler::{Handler, IncomingRequest};
 use crate::identity::Identity;
-use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
-use crate::wire::{CloseCode, Frame, StreamCode};
+use crate::transport::{
+    BiStream, ConnectionError, HandshakeEnd, Link, RecvStream, SendStream, WriteError,
+};
+use crate::wire::{CloseCode, Frame, Opening, StreamCode};
 
 /// What the requests of one connection have in common.
 pub(super) struct Served {
-    pub(super) conn: Connection,
+    pub(super) conn: Arc<dyn Link>,
     pub(super) info: PeerInfo,
     pub(super) identity: Identity,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) counters: Arc<PeerCounters>,
     pub(super) request_timeout: Duration,
+    /// Whether the handshake has ended: that the peer is who it was when its session began, here and now.
+    pub(super) proven: watch::Sender<bool>,
 }
 
 /// What a drain needs to know: when its grace is over.
@@ -34,6 +38,7 @@ pub(super) type DrainWatch = watch::Receiver<Option<Instant>>;
 pub(super) async fn serve(
     served: Arc<Served>,
     control: Control,
+    mut end: HandshakeEnd,
     exchanges: usize,
     mut drain: DrainWatch,
 ) {
@@ -47,10 +52,22 @@ pub(super) async fn serve(
     if grace.is_some() {
         say_goodbye(&mut output, grace).await;
     }
+    let mut proven = false;
     loop {
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
-            next = next_stream(&served.conn, &places) => match next {
+            ended = end.reached(), if !proven => match ended {
+                Ok(()) => {
+                    proven = true;
+                    served.proven.send_replace(true);
+                }
+                Err(error) => {
+                    served.counters.early_unproven.inc();
+                    tracing::debug!(peer = %served.info.identity.name, %error, "early data without its handshake");
+                    break;
+                }
+            },
+            next = next_stream(&*served.conn, &places) => match next {
                 Ok((place, (send, recv))) => {
                     let served = served.clone();
                     requests.spawn(async move { served.request(send, recv, place).await });
@@ -62,7 +79,7 @@ pub(super) async fn serve(
                 Err(ExchangeError::Connection(_)) => break,
                 Ok(_) | Err(_) => {
                     served.counters.closed_protocol.inc();
-                    close(&served.conn, CloseCode::Protocol, "control stream");
+                    close(&*served.conn, CloseCode::Protocol, "control stream");
                     break;
                 }
             },
@@ -74,7 +91,7 @@ pub(super) async fn serve(
             }
             () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {
                 served.counters.closed_at_drain_end.inc();
-                close(&served.conn, CloseCode::Drained, "");
+                close(&*served.conn, CloseCode::Drained, "");
                 break;
             }
         }
@@ -114,9 +131,9 @@ async fn say_goodbye(output: &mut FrameWriter, grace: Option<Instant>) {
 }
 
 async fn next_stream(
-    conn: &Connection,
+    conn: &dyn Link,
     places: &Arc<Semaphore>,
-) -> Result<(Option<OwnedSemaphorePermit>, (SendStream, RecvStream)), ConnectionError> {
+) -> Result<(Option<OwnedSemaphorePermit>, BiStream), ConnectionError> {
     // The place comes first: a peer with all places taken waits, its streams unread.
     let place = places.clone().acquire_owned().await.ok();
     Ok((place, conn.accept_bi().await?))
@@ -132,18 +149,20 @@ fn count_panic(counters: &PeerCounters, ended: &Result<(), JoinError>) {
 impl Served {
     async fn request(
         &self,
-        send: SendStream,
-        recv: RecvStream,
+        send: Box<dyn SendStream>,
+        recv: Box<dyn RecvStream>,
         place: Option<OwnedSemaphorePermit>,
     ) {
+        let early = recv.is_0rtt();
         let mut reader = FrameReader::new(recv, self.info.version);
         let first = timeout(self.request_timeout, reader.next()).await;
-        let (kind, time_left, control) = match first {
-            Ok(Ok(Some(Frame::Request {
-                kind,
-                time_left,
-                control,
-            }))) => (kind, time_left, control),
+        let Opening {
+            kind,
+            time_left,
+            marks,
+            control,
+        } = match first {
+            Ok(Ok(Some(Frame::Request(opening)))) => opening,
             Ok(Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })) => return,
             Ok(_) => {
                 self.counters.refused_request_malformed.inc();
@@ -160,14 +179,31 @@ impl Served {
             .is_some_and(|now| self.info.identity.valid_at(now))
         {
             self.counters.closed_expired.inc();
-            return close(&self.conn, CloseCode::Expired, "");
+            return close(&*self.conn, CloseCode::Expired, "");
         }
         let deadline = time_left.map(|left| Instant::now() + left);
+        let early = early && !*self.proven.borrow();
+        let safe = marks.replay_safe && self.handler.replay_safe(kind);
+        if early && !safe {
+            self.counters.early_waited.inc();
+            let mut proven = self.proven.subscribe();
+            // The sender is in `self`. A handshake that fails ends the connection, and this task with it.
+            if proven.wait_for(|proven| *proven).await.is_err() {
+                return;
+            }
+        }
+        let early = early && safe;
+        if early {
+            self.counters.early_requests.inc();
+        }
+        send.set_priority(marks.urgency.priority());
         let given_up = send.stopped();
         let shared = Shared::new(deadline, StreamCode::Unfinished, place);
         let request = IncomingRequest {
             kind,
             control,
+            marks,
+            early,
             deadline,
             body: RecvHalf::from_reader(reader, shared.clone()),
             reply: SendHalf::new(send, self.info.version, shared.clone()),
@@ -188,7 +224,7 @@ impl Served {
 }
 
 /// Ready when the peer does not want the answer any more, or is gone.
-async fn stopped(given_up: impl Future<Output = Result<Option<u64>, crate::quic::WriteError>>) {
+async fn stopped(given_up: impl Future<Output = Result<Option<u64>, WriteError>>) {
     // `None`: the answer was finished and has arrived. What the handler still does then is its own business.
     if let Ok(None) = given_up.await {
         std::future::pending::<()>().await;
@@ -204,7 +240,7 @@ async fn past(deadline: Option<Instant>, shared: &Shared) {
     shared.give_up_with(StreamCode::Deadline);
 }
 
-fn refuse(mut send: SendStream, mut reader: FrameReader, code: StreamCode) {
+fn refuse(mut send: Box<dyn SendStream>, mut reader: FrameReader, code: StreamCode) {
     send.reset(code.code());
     reader.stream().stop(code.code());
 }

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 mod cluster;
+mod early;
 mod exchanges;
 mod pools;
 mod refusals;
+mod relay;
+mod versions;

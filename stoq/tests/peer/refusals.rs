@@ -9,8 +9,8 @@ use rustls_pki_types::UnixTime;
 use stoq::hello::{HelloRefusal, RoleRule};
 use stoq::identity::{ClusterRoot, Identity, IdentityFile, Refusal, Role, SERVER_NAME, Validity};
 use stoq::peer::{DialConfig, ExchangeError, PeerConn, PeerError, ServeConfig};
-use stoq::quic::{Connection, ConnectionError, Transport};
-use stoq::wire::{CloseCode, Frame, Hello, VERSION, encode};
+use stoq::quic::{Connection, ConnectionError, TransportConfig};
+use stoq::wire::{CloseCode, Frame, Hello, VERSION, Versions, encode};
 
 use crate::cluster::{
     Server, Shifted, client, counted, echo, loopback, node, root, soon, until, year,
@@ -272,7 +272,13 @@ async fn wrong_role_is_refused_by_either_side() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let admin = node(&root, "ops-1", &[Role::Admin]);
     assert_eq!(
         refused_by_peer(dial(&admin, &server).await),
@@ -320,7 +326,13 @@ async fn slow_hello_is_closed_with_its_code() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let edge = node(&root, "edge-1", &[Role::Edge]);
     let nothing = silent(&edge, &server).await;
     assert_eq!(close_code(&nothing).await, CloseCode::HelloTimeout);
@@ -340,11 +352,11 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
     let root = root("demo");
     let server = Server::start(&node(&root, "shield-1", &[Role::Shield]), echo());
     let edge = node(&root, "edge-1", &[Role::Edge]);
-    let good = Hello::new("edge-1", &[Role::Edge]);
+    let good = Hello::new("edge-1", &[Role::Edge], Versions::default());
     for (first, want) in [
         (
             Frame::Hello(Hello {
-                version_min: 2,
+                version_min: VERSION + 1,
                 version_max: 9,
                 ..good.clone()
             }),
@@ -358,11 +370,11 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
             CloseCode::Capability,
         ),
         (
-            Frame::Hello(Hello::new("edge-2", &[Role::Edge])),
+            Frame::Hello(Hello::new("edge-2", &[Role::Edge], Versions::default())),
             CloseCode::Claim,
         ),
         (
-            Frame::Hello(Hello::new("edge-1", &[Role::Admin])),
+            Frame::Hello(Hello::new("edge-1", &[Role::Admin], Versions::default())),
             CloseCode::Claim,
         ),
         (
@@ -439,10 +451,16 @@ async fn streams_that_begin_with_something_else_or_nothing_are_reset() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let conn = silent(&node(&root, "edge-1", &[Role::Edge]), &server).await;
     let (mut control, mut answer) = conn.open_bi().await.unwrap();
-    let hello = Frame::Hello(Hello::new("edge-1", &[Role::Edge]));
+    let hello = Frame::Hello(Hello::new("edge-1", &[Role::Edge], Versions::default()));
     control
         .write_all_chunks(&mut encode(VERSION, &hello).unwrap())
         .await
