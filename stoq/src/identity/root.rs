@@ -68,6 +68,14 @@ impl Validity {
         )
     }
 
+    /// Two thirds into it.
+    pub(super) fn renew_after(&self) -> UnixTime {
+        let left = self.length().as_secs() / 3;
+        UnixTime::since_unix_epoch(Duration::from_secs(
+            self.not_after.as_secs().saturating_sub(left),
+        ))
+    }
+
     pub(super) fn put(&self, params: &mut CertificateParams) -> Result<(), IdentityError> {
         if self.not_after < self.not_before {
             return Err(IdentityError::EmptyValidity);
@@ -229,12 +237,18 @@ impl ClusterRoot {
     /// Reads a root from its private PEM (see [`to_pem_key`](Self::to_pem_key)) and its certificate.
     ///
     /// # Errors
-    /// A block is missing, repeated or malformed, or key and certificate do not belong together.
+    /// A block is missing, repeated or malformed, key and certificate do not belong together, or something has changed
+    /// since the file was written.
     pub fn from_pem(key_pem: &str, certificate_pem: &str) -> Result<Self, IdentityError> {
+        Self::from_blocks(key_pem, RootCertificate::from_pem(certificate_pem)?)
+    }
+
+    fn from_blocks(key_pem: &str, certificate: RootCertificate) -> Result<Self, IdentityError> {
         let blocks = Blocks::parse(key_pem)?;
         let key = ed25519(blocks.only(PRIVATE_KEY)?)?;
-        let secret = secret(blocks.only(SECRET)?)?;
-        Self::from_parts(key, secret, RootCertificate::from_pem(certificate_pem)?)
+        let root = Self::from_parts(key, secret(blocks.only(SECRET)?)?, certificate)?;
+        blocks.intact()?;
+        Ok(root)
     }
 
     fn from_parts(
@@ -253,7 +267,7 @@ impl ClusterRoot {
     /// The private half as PEM: root key and cluster secret. Whoever holds it can sign any identity.
     #[must_use]
     pub fn to_pem_key(&self) -> String {
-        pem_file::encode(&[
+        pem_file::encode_checked(&[
             (PRIVATE_KEY, self.key.serialized_der()),
             (SECRET, &self.secret),
         ])
@@ -277,16 +291,11 @@ impl ClusterRoot {
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// As [`from_pem`](Self::from_pem), with the file named; or the key file is readable by others.
+    /// As [`from_pem`](Self::from_pem), with the file named; or others may read or replace the key file, or own it.
     pub fn load(key_path: &Path, certificate_path: &Path) -> Result<Self, IdentityError> {
         let text = pem_file::read_private(key_path)?;
         let certificate = RootCertificate::load(certificate_path)?;
-        let read = || {
-            let blocks = Blocks::parse(&text)?;
-            let key = ed25519(blocks.only(PRIVATE_KEY)?)?;
-            Self::from_parts(key, secret(blocks.only(SECRET)?)?, certificate)
-        };
-        read().map_err(|error| error.at(key_path))
+        Self::from_blocks(&text, certificate).map_err(|error| error.at(key_path))
     }
 
     /// The public half.

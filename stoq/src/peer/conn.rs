@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustls_pki_types::UnixTime;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
-use super::greet::{Greeted, PeerInfo, close, greet};
+use super::greet::{Greeted, PeerInfo, close, distrust, greet};
 use crate::hello::RoleRule;
-use crate::identity::{ALPN, Identity, SERVER_NAME};
+use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
 use crate::quic::{ConnectError, Connection, ConnectionError, Endpoint, PathStats, TlsClient};
 use crate::wire::{CloseCode, Frame, StreamCode};
 
@@ -55,8 +54,8 @@ struct Inner {
     conn: Connection,
     info: PeerInfo,
     identity: Identity,
-    /// From here on somebody's certificate lives on tolerance only, and the connection is to be replaced.
-    retire_after: UnixTime,
+    /// How long the certificates on both sides last.
+    term: Term,
     stream_timeout: Duration,
     usage: Mutex<Usage>,
     /// Open for as long as the connection: its reset would be a protocol error.
@@ -107,11 +106,11 @@ impl PeerConn {
     ) -> Result<Self, PeerError> {
         let verdict = Arc::new(OnceLock::new());
         // The leaf shown below is this one or a later one.
-        let own_end = identity
-            .leaf_end()
+        let own_term = identity
+            .term()
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
         let tls = identity
-            .client_config_telling(ALPN, Some(verdict.clone()))
+            .client_config_telling(ALPN, Some((addr, verdict.clone())))
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
         let tls =
             TlsClient::new(tls).map_err(|error| PeerError::Identity(Arc::new(error.into())))?;
@@ -145,8 +144,9 @@ impl PeerConn {
             control_in,
             control_out,
         } = greet(&conn, identity, &config.expect, config.hello_timeout).await?;
+        let now = identity.now().unwrap_or(own_term.end);
         let inner = Arc::new(Inner {
-            retire_after: own_end.min(info.identity.not_after),
+            term: own_term.with(&info.identity, now),
             conn,
             info,
             identity: identity.clone(),
@@ -182,13 +182,12 @@ impl PeerConn {
         limit: Option<Duration>,
     ) -> Result<Exchange, ExchangeError> {
         let inner = &self.0;
-        if !inner
-            .identity
-            .now()
-            .is_some_and(|now| inner.info.identity.valid_at(now))
-        {
-            close(&inner.conn, CloseCode::Expired, "");
-            return Err(ExchangeError::Expired);
+        if let Err(refusal) = inner.identity.recheck(&inner.info.identity) {
+            inner.distrust(&refusal);
+            return Err(match refusal.code() {
+                CloseCode::Revoked => ExchangeError::Revoked,
+                _ => ExchangeError::Expired,
+            });
         }
         let place = Place::take(inner).ok_or(ExchangeError::Draining)?;
         let start = Instant::now();
@@ -246,11 +245,7 @@ impl PeerConn {
     /// [`DialConfig::idle_close`] has passed.
     pub(crate) fn refresh(&self) -> bool {
         let inner = &self.0;
-        if inner
-            .identity
-            .now()
-            .is_none_or(|now| now > inner.retire_after)
-        {
+        if inner.identity.now().is_none_or(|now| now > inner.term.end) {
             inner.let_go(CloseCode::Done);
         }
         let alive = self.0.conn.close_reason().is_none();
@@ -307,13 +302,26 @@ impl Drop for Place {
 /// Listens on the control stream, and closes the connection when it is no longer used.
 async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration) {
     let mut wake = Instant::now() + idle_close;
+    let Some(mut revoked) = inner
+        .upgrade()
+        .map(|inner| inner.identity.revocations().replaced())
+    else {
+        return;
+    };
+    // The list may have been replaced since the peer was checked.
+    revoked.mark_changed();
     loop {
-        // Both may be cancelled: the reader keeps what it has, the timer is set anew.
+        // All may be cancelled: the reader keeps what it has, the timer is set anew.
         let frame = tokio::select! {
             frame = control.next() => Some(frame),
             () = sleep_until(wake) => None,
+            // The sender lives as long as the identity.
+            _ = revoked.changed() => None,
         };
         let Some(inner) = inner.upgrade() else { return };
+        if let Err(refusal) = inner.identity.recheck_revoked(&inner.info.identity) {
+            return inner.distrust(&refusal);
+        }
         match frame {
             Some(Ok(Some(Frame::GoAway { .. }))) => inner.let_go(CloseCode::Done),
             Some(Err(ExchangeError::Connection(_))) => return,
@@ -342,6 +350,14 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
 }
 
 impl Inner {
+    /// Closes at once, for the peer is not trusted any more.
+    fn distrust(&self, refusal: &Refusal) {
+        self.usage.lock().closing = true;
+        if self.conn.close_reason().is_none() {
+            distrust(&self.conn, &self.identity, &self.info, refusal);
+        }
+    }
+
     /// Starts no further exchange, and closes once none is under way.
     fn let_go(&self, code: CloseCode) {
         let mut usage = self.usage.lock();

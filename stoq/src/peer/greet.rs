@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::error::{ExchangeError, PeerError};
 use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
-use crate::identity::{Identity, PeerIdentity};
+use crate::identity::{AuditWhat, Identity, PeerIdentity, Refusal};
 use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
 use crate::wire::{CloseCode, Frame, Hello, VERSION};
 
@@ -50,7 +50,7 @@ pub(super) async fn greet(
     let addr = conn.remote_addr();
     let certs = conn.peer_certificates().unwrap_or_default();
     // Once more after the handshake: a resumed session has not passed the verifier.
-    let peer = identity.check_peer(&certs).map_err(|refusal| {
+    let peer = identity.check_peer(&certs, addr).map_err(|refusal| {
         close(conn, refusal.code(), &refusal.to_string());
         PeerError::Refused { addr, refusal }
     })?;
@@ -79,6 +79,8 @@ pub(super) async fn greet(
         }
         Err(Failure::Refuse(refusal)) => {
             tracing::warn!(%addr, peer = %peer.name, %refusal, "peer refused");
+            let what = AuditWhat::Hello(refusal.code());
+            identity.audit(what, &peer, addr, &refusal.to_string());
             close(conn, refusal.code(), &refusal.to_string());
             Err(PeerError::Hello { addr, refusal })
         }
@@ -139,6 +141,19 @@ fn failure(error: ExchangeError) -> Failure {
         ExchangeError::Connection(error) => Failure::Ended(error),
         other => Failure::Refuse(HelloRefusal::Malformed(other.to_string())),
     }
+}
+
+/// Closes a living connection whose peer is not trusted any more, and has it in the audit.
+pub(super) fn distrust(conn: &Connection, identity: &Identity, info: &PeerInfo, refusal: &Refusal) {
+    let (code, detail) = (refusal.code(), refusal.to_string());
+    tracing::warn!(addr = %info.addr, %refusal, "connection closed");
+    identity.audit(
+        AuditWhat::Connection(code),
+        &info.identity,
+        info.addr,
+        &detail,
+    );
+    close(conn, code, &detail);
 }
 
 pub(super) fn close(conn: &Connection, code: CloseCode, reason: &str) {

@@ -12,16 +12,20 @@ use super::counters::PeerCounters;
 use super::error::PeerError;
 use super::greet::greet;
 use super::handler::Handler;
+use super::kinds::KindRules;
 use super::serve::{Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
-use crate::quic::{Connecting, Endpoint};
+use crate::quic::{ConnectError, Connecting, ConnectionError, Endpoint};
+use crate::wire::CloseCode;
 
 /// Who is served, and the bounds of serving.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
     /// Which peers are let in. Default: any node of the cluster.
     pub accept: RoleRule,
+    /// Which of their roles permits which kind of exchange. Default: every kind for every peer that is let in.
+    pub kinds: Arc<KindRules>,
     /// Exchanges handled at once on one connection; the next stream waits. Default 64. What one costs is the
     /// handler's, and at most a stream window of unread body.
     pub exchanges: usize,
@@ -35,6 +39,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             accept: RoleRule::Any,
+            kinds: Arc::default(),
             exchanges: 64,
             hello_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
@@ -149,6 +154,9 @@ async fn connection(
         Ok(conn) => conn,
         Err(error) => {
             counters.handshakes_failed.inc();
+            if is_stranger(&error) {
+                identity.audit_stranger(addr);
+            }
             tracing::debug!(%addr, %error, "handshake failed");
             return;
         }
@@ -165,16 +173,30 @@ async fn connection(
     };
     counters.peers_accepted.inc();
     let (info, control) = Control::split(greeted);
-    let request_timeout = config.request_timeout;
+    let (kinds, request_timeout) = (config.kinds, config.request_timeout);
     let served = Arc::new(Served {
         conn,
         info,
         identity,
         handler,
+        kinds,
         counters,
         request_timeout,
     });
     serve(served, control, config.exchanges, drain).await;
+}
+
+/// Whether TLS refused somebody without a certificate, before our verifier was asked.
+fn is_stranger(error: &ConnectError) -> bool {
+    let ConnectError::Connection(error) = error else {
+        return false;
+    };
+    match error {
+        ConnectionError::TransportClosed { code, by_peer, .. } => {
+            !by_peer && CloseCode::of_transport(*code) == Some(CloseCode::NoCertificate)
+        }
+        _ => false,
+    }
 }
 
 fn log_panic(ended: &Result<(), JoinError>) {

@@ -6,3 +6,4 @@ mod cluster;
 mod exchanges;
 mod pools;
 mod refusals;
+mod trust;
