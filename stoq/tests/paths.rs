@@ -9,8 +9,8 @@ use std::{thread, time::Duration};
 use bytes::Bytes;
 use pair::{Pair, client, tls};
 use stoq::quic::{
-    CidKeys, Connection, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering, Transport,
-    WorkerSocket,
+    CidKeys, Connection, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering,
+    TransportConfig, WorkerSocket,
 };
 
 /// Runs the test anyway where the kernel steers; elsewhere says so loudly, and fails if the environment demands it.
@@ -28,9 +28,9 @@ fn skipped(group: &SocketGroup) -> bool {
 
 #[tokio::test]
 async fn jumbo_packets_move_bulk_without_hanging() {
-    let transport = Transport {
+    let transport = TransportConfig {
         mtu_max: 8952,
-        ..Transport::default()
+        ..TransportConfig::default()
     };
     let pair = Pair::with(transport).await;
     let total = 50_000_000;
@@ -65,14 +65,14 @@ async fn packets_stay_within_the_smaller_of_both_limits() {
     let (tls_server, tls_client) = tls(b"test");
     let mut config = EndpointConfig::new(CidKeys::random());
     config.server = Some(tls_server);
-    config.transport = Transport {
+    config.transport = TransportConfig {
         mtu_max: 1400,
-        ..Transport::default()
+        ..TransportConfig::default()
     };
     let server = pair::server(config);
-    let client = client(Transport {
+    let client = client(TransportConfig {
         mtu_max: 9000,
-        ..Transport::default()
+        ..TransportConfig::default()
     });
     let addr = server.local_addr().unwrap();
     let accept = async { server.accept().await.unwrap().establish().await.unwrap() };
@@ -209,7 +209,7 @@ async fn connections_stay_with_their_worker_when_clients_change_address() {
 
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let endpoint = client(Transport::default());
+        let endpoint = client(TransportConfig::default());
         let connection = endpoint
             .connect(group.local_addr(), "localhost", &tls_client)
             .await

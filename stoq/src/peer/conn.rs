@@ -16,7 +16,9 @@ use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close, distrust, greet};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
-use crate::quic::{ConnectError, Connection, ConnectionError, Endpoint, PathStats, TlsClient};
+use crate::transport::{
+    Carrier, ConnectError, ConnectionError, Link, PathStats, Target, Transport,
+};
 use crate::wire::{CloseCode, Frame, StreamCode};
 
 /// How a peer is dialled, and how long its connection is kept.
@@ -24,7 +26,7 @@ use crate::wire::{CloseCode, Frame, StreamCode};
 pub struct DialConfig {
     /// Which peers are accepted. Default: any node of the cluster.
     pub expect: RoleRule,
-    /// Time for the QUIC handshake. Default 3 s: a lost first packet is sent again after one.
+    /// Time for the handshake. Default 3 s: a lost first packet is sent again after one.
     pub connect_timeout: Duration,
     /// Time for the hello after it. Default 5 s.
     pub hello_timeout: Duration,
@@ -51,7 +53,7 @@ impl Default for DialConfig {
 pub struct PeerConn(Arc<Inner>);
 
 struct Inner {
-    conn: Connection,
+    conn: Arc<dyn Link>,
     info: PeerInfo,
     identity: Identity,
     /// How long the certificates on both sides last.
@@ -85,21 +87,19 @@ impl Drop for Inner {
         if let Some(keeper) = self.keeper.get() {
             keeper.abort();
         }
-        close(&self.conn, CloseCode::Done, "");
+        close(&*self.conn, CloseCode::Done, "");
     }
 }
 
 impl PeerConn {
-    /// Dials `addr` and settles who is there. Where the endpoint's [`Transport`](crate::quic::Transport) has no
-    /// `keep_alive`, a third of its idle timeout is taken, so that a silent exchange outlives it.
+    /// Dials `addr` and settles who is there.
     ///
-    /// Must be called inside the runtime of `endpoint`; spawns one task, which
-    /// ends with the connection.
+    /// Must be called inside the runtime of `transport`; spawns one task, which ends with the connection.
     ///
     /// # Errors
     /// See [`PeerError`]. Dropping the future abandons the attempt.
     pub async fn dial(
-        endpoint: &Endpoint,
+        transport: &dyn Transport,
         identity: &Identity,
         addr: SocketAddr,
         config: &DialConfig,
@@ -112,13 +112,11 @@ impl PeerConn {
         let tls = identity
             .client_config_telling(ALPN, Some((addr, verdict.clone())))
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
-        let tls =
-            TlsClient::new(tls).map_err(|error| PeerError::Identity(Arc::new(error.into())))?;
-        // A handler may be silent for longer than the idle timeout; the connection must not die of it.
-        let mut transport = endpoint.transport().clone();
-        let third = transport.idle_timeout / 3;
-        transport.keep_alive.get_or_insert(third);
-        let connecting = endpoint.connect_with(addr, SERVER_NAME, &tls, &transport);
+        let connecting = transport.connect(Target {
+            addr,
+            server_name: SERVER_NAME,
+            tls,
+        });
         let connecting = timeout(config.connect_timeout, connecting).await;
         let conn = match connecting {
             Err(_) => {
@@ -143,7 +141,7 @@ impl PeerConn {
             info,
             control_in,
             control_out,
-        } = greet(&conn, identity, &config.expect, config.hello_timeout).await?;
+        } = greet(&*conn, identity, &config.expect, config.hello_timeout).await?;
         let now = identity.now().unwrap_or(own_term.end);
         let inner = Arc::new(Inner {
             term: own_term.with(&info.identity, now),
@@ -170,7 +168,7 @@ impl PeerConn {
     /// goes into [`Exchange::send`], which must be finished in any case.
     ///
     /// With a time `limit` both sides give the exchange up when it is over. Without one it may take as long as the
-    /// connection lives, which ends when the peer answers nothing for the idle timeout of QUIC.
+    /// connection lives, which ends when the peer answers nothing for the transport's idle timeout.
     ///
     /// # Errors
     /// See [`ExchangeError`]; [`not_sent`](ExchangeError::not_sent) tells whether another connection may be tried
@@ -218,7 +216,13 @@ impl PeerConn {
         &self.0.info
     }
 
-    /// The state of the path to it.
+    /// What carries the connection.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        self.0.conn.carrier()
+    }
+
+    /// The state of the path to it. What the carrier cannot know is 0.
     #[must_use]
     pub fn path(&self) -> PathStats {
         self.0.conn.path()
@@ -233,7 +237,7 @@ impl PeerConn {
     /// Closes the connection at once, exchanges under way included.
     pub fn close(&self) {
         self.0.usage.lock().closing = true;
-        close(&self.0.conn, CloseCode::Done, "");
+        close(&*self.0.conn, CloseCode::Done, "");
     }
 
     /// Waits for the end of the connection.
@@ -294,7 +298,7 @@ impl Drop for Place {
         usage.active = usage.active.saturating_sub(1);
         usage.last = Instant::now();
         if usage.closing && usage.active == 0 {
-            close(&self.0.conn, CloseCode::Done, "");
+            close(&*self.0.conn, CloseCode::Done, "");
         }
     }
 }
@@ -327,7 +331,7 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
             Some(Err(ExchangeError::Connection(_))) => return,
             Some(_) => {
                 inner.usage.lock().closing = true;
-                close(&inner.conn, CloseCode::Protocol, "control stream");
+                close(&*inner.conn, CloseCode::Protocol, "control stream");
                 return;
             }
             None => {
@@ -354,7 +358,7 @@ impl Inner {
     fn distrust(&self, refusal: &Refusal) {
         self.usage.lock().closing = true;
         if self.conn.close_reason().is_none() {
-            distrust(&self.conn, &self.identity, &self.info, refusal);
+            distrust(&*self.conn, &self.identity, &self.info, refusal);
         }
     }
 
@@ -363,7 +367,7 @@ impl Inner {
         let mut usage = self.usage.lock();
         usage.closing = true;
         if usage.active == 0 {
-            close(&self.conn, code, "");
+            close(&*self.conn, code, "");
         }
     }
 }

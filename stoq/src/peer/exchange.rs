@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::ExchangeError;
 use super::frames::{FrameReader, FrameWriter};
-use crate::quic::{RecvStream, SendStream};
+use crate::transport::{RecvStream, SendStream};
 use crate::wire::{Frame, StreamCode, WireError};
 
 /// A piece of a message.
@@ -101,7 +101,7 @@ pub struct SendHalf {
 }
 
 impl SendHalf {
-    pub(super) fn new(stream: SendStream, version: u8, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(stream: Box<dyn SendStream>, version: u8, shared: Arc<Shared>) -> Self {
         Self {
             writer: FrameWriter::new(stream, version),
             shared,
@@ -130,7 +130,7 @@ impl SendHalf {
         self.write(&Frame::Message { kind, payload }).await
     }
 
-    /// Sends body bytes, any number of them, without copying. Returns when QUIC has taken them, which it
+    /// Sends body bytes, any number of them, without copying. Returns when the transport has taken them, which it
     /// does only as fast as the other side reads.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl SendHalf {
     /// Says that the message is whole.
     ///
     /// # Errors
-    /// As [`head`](Self::head). `Ok` means that QUIC has the end, not that the other side has it.
+    /// As [`head`](Self::head). `Ok` means that the transport has the end, not that the other side has it.
     pub async fn finish(mut self) -> Result<(), ExchangeError> {
         self.last(&Frame::End).await
     }
@@ -206,7 +206,7 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    pub(super) fn new(stream: RecvStream, version: u8, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(stream: Box<dyn RecvStream>, version: u8, shared: Arc<Shared>) -> Self {
         Self::from_reader(FrameReader::new(stream, version), shared)
     }
 

@@ -1,4 +1,4 @@
-//! From an established QUIC connection to a peer that both sides agree to talk to.
+//! From an established link to a peer that both sides agree to talk to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::error::{ExchangeError, PeerError};
 use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
 use crate::identity::{AuditWhat, Identity, PeerIdentity, Refusal};
-use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
+use crate::transport::{BiStream, ConnectionError, Link};
 use crate::wire::{CloseCode, Frame, Hello, VERSION};
 
 /// A peer that was let in, or lets us in.
@@ -42,7 +42,7 @@ enum Failure {
 /// Judges the peer by its certificates, then exchanges hellos. When it fails the connection is closed with the code
 /// that says why.
 pub(super) async fn greet(
-    conn: &Connection,
+    conn: &dyn Link,
     identity: &Identity,
     rule: &RoleRule,
     limit: Duration,
@@ -89,7 +89,7 @@ pub(super) async fn greet(
 }
 
 async fn hellos(
-    conn: &Connection,
+    conn: &dyn Link,
     ours: &Hello,
     peer: &PeerIdentity,
     rule: &RoleRule,
@@ -128,7 +128,7 @@ async fn hellos(
     ))
 }
 
-async fn control_stream(conn: &Connection) -> Result<(SendStream, RecvStream), ConnectionError> {
+async fn control_stream(conn: &dyn Link) -> Result<BiStream, ConnectionError> {
     if conn.is_client() {
         conn.open_bi().await
     } else {
@@ -144,18 +144,14 @@ fn failure(error: ExchangeError) -> Failure {
 }
 
 /// Closes a living connection whose peer is not trusted any more, and has it in the audit.
-pub(super) fn distrust(conn: &Connection, identity: &Identity, info: &PeerInfo, refusal: &Refusal) {
+pub(super) fn distrust(conn: &dyn Link, identity: &Identity, info: &PeerInfo, refusal: &Refusal) {
     let (code, detail) = (refusal.code(), refusal.to_string());
     tracing::warn!(addr = %info.addr, %refusal, "connection closed");
-    identity.audit(
-        AuditWhat::Connection(code),
-        &info.identity,
-        info.addr,
-        &detail,
-    );
+    let what = AuditWhat::Connection(code);
+    identity.audit(what, &info.identity, info.addr, &detail);
     close(conn, code, &detail);
 }
 
-pub(super) fn close(conn: &Connection, code: CloseCode, reason: &str) {
+pub(super) fn close(conn: &dyn Link, code: CloseCode, reason: &str) {
     conn.close(code.code(), reason.as_bytes());
 }

@@ -12,12 +12,12 @@ use super::table::{Outcome, Step, Table};
 use super::{PoolCounters, PoolError};
 use crate::identity::Identity;
 use crate::peer::{DialConfig, PeerConn};
-use crate::quic::Endpoint;
+use crate::transport::Transport;
 
 /// What the clones of a pool and its dials share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    endpoint: Endpoint,
+    transport: Arc<dyn Transport>,
     identity: Identity,
     config: DialConfig,
     table: Mutex<Table>,
@@ -26,7 +26,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        endpoint: Endpoint,
+        transport: Arc<dyn Transport>,
         identity: Identity,
         config: DialConfig,
         peers_max: usize,
@@ -35,7 +35,7 @@ impl Shared {
     ) -> Self {
         let table = Mutex::new(Table::new(peers_max, range, seed));
         Self {
-            endpoint,
+            transport,
             identity,
             config,
             table,
@@ -98,7 +98,7 @@ impl Shared {
         let shared = self.clone();
         let task = tokio::spawn(async move {
             let result =
-                PeerConn::dial(&shared.endpoint, &shared.identity, addr, &shared.config).await;
+                PeerConn::dial(&*shared.transport, &shared.identity, addr, &shared.config).await;
             let counter = if result.is_ok() {
                 &shared.counters.dials_completed
             } else {

@@ -1,6 +1,6 @@
 //! One connection to each peer, made when first asked for and kept while it is used.
 //!
-//! A pool belongs to a worker and its endpoint. Invariants: at most one dial to an address is under way, however
+//! A pool belongs to a worker and its transport. Invariants: at most one dial to an address is under way, however
 //! many ask for it, and all of them get its outcome; an address that just failed is left alone for a while, longer
 //! each time; the number of addresses is bounded.
 
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::counter::counters;
 use crate::identity::Identity;
 use crate::peer::{DialConfig, PeerConn, PeerError};
-use crate::quic::Endpoint;
+use crate::transport::Transport;
 
 use self::backoff::BackoffRange;
 use self::dial::Shared;
@@ -101,9 +101,9 @@ counters! {
 pub struct Pool(Arc<Shared>);
 
 impl Pool {
-    /// An empty pool. Dials run on the runtime on which [`get`](Self::get) is called; it must be that of `endpoint`.
+    /// An empty pool. Dials run on the runtime on which [`get`](Self::get) is called; it must be that of `transport`.
     #[must_use]
-    pub fn new(endpoint: Endpoint, identity: Identity, config: PoolConfig) -> Self {
+    pub fn new(transport: impl Transport, identity: Identity, config: PoolConfig) -> Self {
         let PoolConfig {
             dial,
             peers_max,
@@ -116,7 +116,12 @@ impl Pool {
             max: backoff_max,
         };
         Self(Arc::new(Shared::new(
-            endpoint, identity, dial, peers_max, range, seed,
+            Arc::new(transport),
+            identity,
+            dial,
+            peers_max,
+            range,
+            seed,
         )))
     }
 

@@ -202,7 +202,7 @@ fn both((send, recv): (quinn::SendStream, quinn::RecvStream)) -> (SendStream, Re
 }
 
 /// What is known of a connection's path. Counts are since the connection began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PathStats {
     /// Smoothed round-trip time.

@@ -16,7 +16,7 @@ use super::{
     error::{ConnectError, wire_code},
     socket::WorkerSocket,
     tls::{TlsClient, TlsServer},
-    transport::Transport,
+    transport::TransportConfig,
     udp::Socket,
 };
 
@@ -27,7 +27,7 @@ pub struct EndpointConfig {
     /// [`Endpoint::set_server`].
     pub server: Option<TlsServer>,
     /// Settings of connections in both directions.
-    pub transport: Transport,
+    pub transport: TransportConfig,
     /// Shared by the workers of a process.
     pub cid_keys: CidKeys,
     /// Who is let in.
@@ -39,7 +39,7 @@ impl EndpointConfig {
     pub fn new(cid_keys: CidKeys) -> Self {
         Self {
             server: None,
-            transport: Transport::default(),
+            transport: TransportConfig::default(),
             cid_keys,
             limits: AdmissionLimits::default(),
         }
@@ -55,7 +55,7 @@ pub struct Endpoint(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     quinn: quinn::Endpoint,
-    transport: Transport,
+    transport: TransportConfig,
     transport_config: Arc<quinn::TransportConfig>,
     cid_keys: CidKeys,
     door: Arc<Door>,
@@ -99,7 +99,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// As binding a socket.
-    pub fn client(bind: SocketAddr, transport: Transport) -> io::Result<Self> {
+    pub fn client(bind: SocketAddr, transport: TransportConfig) -> io::Result<Self> {
         let socket = WorkerSocket::client(bind)?;
         let cid_keys = CidKeys::random();
         let endpoint = quinn::EndpointConfig::new(Arc::new(cid_keys.reset_key()));
@@ -118,7 +118,7 @@ impl Endpoint {
         socket: WorkerSocket,
         mut endpoint: quinn::EndpointConfig,
         server: Option<TlsServer>,
-        transport: Transport,
+        transport: TransportConfig,
         cid_keys: CidKeys,
         limits: AdmissionLimits,
         accepts: bool,
@@ -171,7 +171,7 @@ impl Endpoint {
         })
     }
 
-    /// Connects. Waits for the handshake as long as [`Transport::idle_timeout`] allows; wrap it in a timeout to
+    /// Connects. Waits for the handshake as long as [`TransportConfig::idle_timeout`] allows; wrap it in a timeout to
     /// wait less. Dropping the future abandons the attempt.
     ///
     /// # Errors
@@ -196,10 +196,10 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
         tls: &TlsClient,
-        transport: &Transport,
+        transport: &TransportConfig,
     ) -> Result<Connection, ConnectError> {
         let mtu_max = self.0.transport.mtu_max;
-        let transport = Transport {
+        let transport = TransportConfig {
             mtu_max,
             ..transport.clone()
         };
@@ -370,7 +370,7 @@ impl Endpoint {
     }
 
     /// The settings this endpoint was made with.
-    pub fn transport(&self) -> &Transport {
+    pub fn transport(&self) -> &TransportConfig {
         &self.0.transport
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion};
+use quinn::{IdleTimeout, MtuDiscoveryConfig, VarInt, congestion};
 
 /// What QUIC requires every path to carry, bytes of UDP payload.
 //= https://www.rfc-editor.org/rfc/rfc9000#section-14
@@ -18,7 +18,7 @@ pub(super) const MTU_MAX: u16 = 9000;
 
 /// Settings of the transport, for both directions of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transport {
+pub struct TransportConfig {
     /// Bidirectional streams the peer may have open at once. Default 100.
     ///
     /// Paid at once: about 50 bytes each when the connection is made, so 100 streams are 5 of the 40 KiB that
@@ -58,7 +58,7 @@ pub struct Transport {
 /// Datagrams waiting to be sent or read, bytes of each direction.
 const DATAGRAM_BUFFER: usize = 256 * 1024;
 
-impl Default for Transport {
+impl Default for TransportConfig {
     fn default() -> Self {
         Self {
             max_bidi_streams: 100,
@@ -75,15 +75,15 @@ impl Default for Transport {
     }
 }
 
-impl Transport {
+impl TransportConfig {
     /// The bound of payload sizes in use, from `mtu_max`.
     pub(super) fn payload_max(&self) -> u16 {
         self.mtu_max.clamp(MTU_MIN, MTU_MAX)
     }
 
-    pub(super) fn config(&self) -> Arc<TransportConfig> {
+    pub(super) fn config(&self) -> Arc<quinn::TransportConfig> {
         let payload_max = self.payload_max();
-        let mut config = TransportConfig::default();
+        let mut config = quinn::TransportConfig::default();
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(payload_max);
         config

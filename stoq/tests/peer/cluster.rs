@@ -13,7 +13,7 @@ use rustls_pki_types::UnixTime;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 use stoq::peer::{Handler, IncomingRequest, Part, PeerInfo, PeerServer, RecvHalf, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
-use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Transport};
+use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig};
 use tokio::task::JoinHandle;
 
 /// Nothing in these tests takes this long; only a failure waits for it.
@@ -128,7 +128,7 @@ impl Server {
             identity,
             handler,
             ServeConfig::default(),
-            Transport::default(),
+            TransportConfig::default(),
             loopback(),
         )
     }
@@ -137,7 +137,7 @@ impl Server {
         identity: &Identity,
         handler: Arc<dyn Handler>,
         config: ServeConfig,
-        transport: Transport,
+        transport: TransportConfig,
         addr: SocketAddr,
     ) -> Self {
         let group = SocketGroup::bind(addr, 1, &SocketOptions::default()).unwrap();
@@ -174,7 +174,7 @@ pub(crate) fn loopback() -> SocketAddr {
 }
 
 pub(crate) fn client() -> Endpoint {
-    Endpoint::client(loopback(), Transport::default()).unwrap()
+    Endpoint::client(loopback(), TransportConfig::default()).unwrap()
 }
 
 pub(crate) fn pool(identity: &Identity) -> Pool {

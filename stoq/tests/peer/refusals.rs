@@ -9,7 +9,7 @@ use rustls_pki_types::UnixTime;
 use stoq::hello::{HelloRefusal, RoleRule};
 use stoq::identity::{ClusterRoot, Identity, IdentityFile, Refusal, Role, SERVER_NAME, Validity};
 use stoq::peer::{DialConfig, ExchangeError, PeerConn, PeerError, ServeConfig};
-use stoq::quic::{Connection, ConnectionError, Transport};
+use stoq::quic::{Connection, ConnectionError, TransportConfig};
 use stoq::wire::{CloseCode, Frame, Hello, VERSION, encode};
 
 use crate::cluster::{
@@ -272,7 +272,13 @@ async fn wrong_role_is_refused_by_either_side() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let admin = node(&root, "ops-1", &[Role::Admin]);
     assert_eq!(
         refused_by_peer(dial(&admin, &server).await),
@@ -320,7 +326,13 @@ async fn slow_hello_is_closed_with_its_code() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let edge = node(&root, "edge-1", &[Role::Edge]);
     let nothing = silent(&edge, &server).await;
     assert_eq!(close_code(&nothing).await, CloseCode::HelloTimeout);
@@ -399,7 +411,8 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
 #[tokio::test]
 async fn client_without_a_certificate_is_refused() {
     let root = root("demo");
-    let server = Server::start(&node(&root, "shield-1", &[Role::Shield]), echo());
+    let shield = node(&root, "shield-1", &[Role::Shield]);
+    let server = Server::start(&shield, echo());
     let edge = node(&root, "edge-1", &[Role::Edge]);
     let mut config = rustls::ClientConfig::clone(&edge.client_config(b"stoq/1").unwrap());
     config.client_auth_cert_resolver = Arc::new(NoPapers);
@@ -412,6 +425,13 @@ async fn client_without_a_certificate_is_refused() {
         CloseCode::of_transport(transport_code(&verdict)),
         Some(CloseCode::NoCertificate)
     );
+    until("count", || {
+        counted(
+            |each| shield.refusals().visit(each),
+            "refused_no_certificate",
+        ) == 1
+    })
+    .await;
 }
 
 #[derive(Debug)]
@@ -439,7 +459,13 @@ async fn streams_that_begin_with_something_else_or_nothing_are_reset() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let conn = silent(&node(&root, "edge-1", &[Role::Edge]), &server).await;
     let (mut control, mut answer) = conn.open_bi().await.unwrap();
     let hello = Frame::Hello(Hello::new("edge-1", &[Role::Edge]));

@@ -19,7 +19,9 @@ use stoq::peer::{
     DialConfig, ExchangeError, IncomingRequest, KindRules, PeerConn, PeerError, ServeConfig,
 };
 use stoq::pool::PoolError;
-use stoq::quic::{ConnectError, Connection, ConnectionError, TlsClient, TlsServer, Transport};
+use stoq::quic::{
+    ConnectError, Connection, ConnectionError, TlsClient, TlsServer, TransportConfig,
+};
 use stoq::wire::{CloseCode, StreamCode};
 
 use crate::cluster::{
@@ -280,7 +282,7 @@ async fn kinds_are_for_the_roles_that_permit_them() {
         &shield,
         Arc::new(handler),
         config,
-        Transport::default(),
+        TransportConfig::default(),
         loopback(),
     );
     let edge = dial(&node(&root, "edge-1", &[Role::Edge]), &server)
@@ -329,7 +331,13 @@ async fn everybody_refused_has_one_line_in_the_audit_file() {
         accept: RoleRule::AnyOf(vec![Role::Edge]),
         ..ServeConfig::default()
     };
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
 
     let hour = Validity::starting(UnixTime::now(), Duration::from_secs(3600));
     let short = demo.issue("edge-old", &[Role::Edge], hour).unwrap();
