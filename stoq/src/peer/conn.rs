@@ -261,6 +261,11 @@ impl PeerConn {
         false
     }
 
+    /// Whether a new connection should take this one's place, long before its certificates end.
+    pub(crate) fn is_due(&self) -> bool {
+        self.0.term.is_due(&self.0.identity)
+    }
+
     /// Whether the connection lives and takes exchanges.
     pub(crate) fn is_open(&self) -> bool {
         self.0.conn.close_reason().is_none() && !self.0.usage.lock().closing

@@ -6,4 +6,5 @@ mod cluster;
 mod exchanges;
 mod pools;
 mod refusals;
+mod rotation;
 mod trust;
