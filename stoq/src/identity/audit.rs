@@ -130,7 +130,7 @@ impl AuditEvent {
         self
     }
 
-    pub(crate) fn from_addr(mut self, addr: Option<SocketAddr>) -> Self {
+    pub(crate) fn seen_at(mut self, addr: Option<SocketAddr>) -> Self {
         self.addr = addr;
         self
     }

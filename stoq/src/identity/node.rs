@@ -241,7 +241,7 @@ impl Identity {
     ) {
         let event = AuditEvent::new(self.now(), what, detail)
             .of(peer)
-            .from_addr(Some(addr));
+            .seen_at(Some(addr));
         self.inner.trust.audit.record(&event);
     }
 
@@ -251,7 +251,7 @@ impl Identity {
         self.inner.refusals.count(&refusal);
         let what = AuditWhat::Handshake(refusal.code());
         let event = AuditEvent::new(self.now(), what, &refusal.to_string());
-        self.inner.trust.audit.record(&event.from_addr(Some(addr)));
+        self.inner.trust.audit.record(&event.seen_at(Some(addr)));
     }
 
     /// The time by this node's clock; `None` if it has none.
@@ -364,7 +364,7 @@ impl Inner {
             let event = AuditEvent::new(Some(now), what, &refusal.to_string());
             self.trust
                 .audit
-                .record(&event.claiming(certs).from_addr(addr));
+                .record(&event.claiming(certs).seen_at(addr));
         })
     }
 }

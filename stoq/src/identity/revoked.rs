@@ -126,14 +126,14 @@ impl Revocations {
             ticks.tick().await;
             let (list, path, before) = (self.clone(), path.clone(), last.clone());
             // Reading a file may take as long as its disk likes.
-            let looked = tokio::task::spawn_blocking(move || list.look(&path, before)).await;
+            let looked = tokio::task::spawn_blocking(move || list.look(&path, before.as_ref())).await;
             if let Ok(seen) = looked {
                 last = Some(seen);
             }
         }
     }
 
-    fn look(&self, path: &Path, before: Option<Seen>) -> Seen {
+    fn look(&self, path: &Path, before: Option<&Seen>) -> Seen {
         let seen = match std::fs::metadata(path) {
             // The inode tells a renamed file even within one tick of the file system's clock.
             Ok(found) => Seen::File {
@@ -144,7 +144,7 @@ impl Revocations {
             },
             Err(error) => Seen::Fault(error.kind()),
         };
-        if before.as_ref() == Some(&seen) {
+        if before == Some(&seen) {
             return seen;
         }
         match self.reload(path) {
