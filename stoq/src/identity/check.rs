@@ -157,7 +157,7 @@ fn parse<'a>(link: Link, der: &'a CertificateDer<'_>) -> Result<X509Certificate<
     }
 }
 
-fn within(link: Link, validity: Validity, now: UnixTime) -> Result<(), Refusal> {
+pub(super) fn within(link: Link, validity: Validity, now: UnixTime) -> Result<(), Refusal> {
     let (now, tolerance) = (now.as_secs(), CLOCK_TOLERANCE.as_secs());
     if now.saturating_add(tolerance) < validity.not_before.as_secs() {
         return Err(Refusal::NotYetValid {

@@ -39,6 +39,15 @@ impl IdentityFile {
         })
     }
 
+    /// From a key made here and what a desk has signed for it.
+    pub(crate) fn joined(
+        key: KeyPair,
+        certificate: CertificateDer<'static>,
+        secret: [u8; 32],
+    ) -> Result<Self, IdentityError> {
+        Self::new(key, certificate, secret)
+    }
+
     /// # Errors
     /// A block is missing, repeated or malformed, key and certificate do not belong together, or something has changed
     /// since the file was written.

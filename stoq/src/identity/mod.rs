@@ -23,6 +23,7 @@
 mod audit;
 mod audit_file;
 mod check;
+mod desk;
 mod error;
 mod file;
 mod hex;
@@ -41,9 +42,11 @@ mod tests;
 mod tls;
 mod trust;
 
+pub(crate) use audit::rfc3339;
 pub use audit::{AuditEvent, AuditSink, AuditWhat, NoAudit};
 pub use audit_file::{AuditFile, AuditLimits};
 pub use check::{CLOCK_TOLERANCE, LEAF_LIFETIME_MAX, PeerIdentity, check};
+pub(crate) use desk::{DESK_NAME, check_desk, joiner_key, joiner_papers};
 pub use error::{IdentityError, Link, Refusal};
 pub use file::IdentityFile;
 pub use id::{NodeId, NodeIdError};
@@ -55,6 +58,8 @@ pub use node::{Identity, RefusalCounters};
 pub use registrar::Registrar;
 pub use revoked::{REVOKED_MAX, Revocations};
 pub use role::{ROLES_MAX, Role, RoleError};
+pub(crate) use root::possible;
 pub use root::{ClusterRoot, RootCertificate, Validity};
+pub(crate) use tls::provider;
 pub use tls::{ALPN, SERVER_NAME};
 pub use trust::Trust;

@@ -31,7 +31,7 @@ pub const ALPN: &[u8] = b"stoq/1";
 
 /// AES first: where the CPU has AES instructions it is nearly twice as fast as ChaCha20, and SHA-384 would be a
 /// sixth of a handshake.
-fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = vec![
         aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,

@@ -78,7 +78,8 @@ impl PeerCounters {
             | CloseCode::TokenUnknown
             | CloseCode::TokenUsed
             | CloseCode::TokenExpired
-            | CloseCode::JoinMalformed => &self.closed_protocol,
+            | CloseCode::JoinMalformed
+            | CloseCode::JoinFailed => &self.closed_protocol,
         };
         counter.inc();
     }

@@ -51,10 +51,12 @@ pub enum CloseCode {
     TokenExpired = 0x42,
     /// On `stoq-join/1`: a message that could not be read, or none in time.
     JoinMalformed = 0x43,
+    /// On `stoq-join/1`: the identity could not be signed or logged; the token can be used again.
+    JoinFailed = 0x44,
 }
 
 impl CloseCode {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Done,
         Self::Idle,
         Self::Drained,
@@ -77,6 +79,7 @@ impl CloseCode {
         Self::TokenUsed,
         Self::TokenExpired,
         Self::JoinMalformed,
+        Self::JoinFailed,
     ];
 
     /// The number on the wire.
@@ -143,6 +146,7 @@ impl CloseCode {
             Self::TokenUsed => "token already used",
             Self::TokenExpired => "token expired",
             Self::JoinMalformed => "enrolment malformed or too slow",
+            Self::JoinFailed => "enrolment failed",
         }
     }
 }

@@ -107,6 +107,7 @@
 //! | 0x41 | | token already used |
 //! | 0x42 | | token expired |
 //! | 0x43 | | enrolment malformed or too slow |
+//! | 0x44 | | enrolment failed |
 //!
 //! A stream is reset or stopped with 1 = cancelled, 2 = deadline passed, 3 = ended before it was whole,
 //! 4 = protocol error, 5 = not permitted by any of its roles. The codes from 0x40 on are those of

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod exchanges;
+mod join;
 mod pools;
 mod refusals;
 mod rotation;

@@ -106,7 +106,7 @@ async fn dial_trusting_anyone(identity: &Identity, server: &Server) -> Connectio
 }
 
 #[derive(Debug)]
-struct Anyone;
+pub(crate) struct Anyone;
 
 impl rustls::client::danger::ServerCertVerifier for Anyone {
     fn verify_server_cert(
