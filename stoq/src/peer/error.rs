@@ -135,6 +135,9 @@ pub enum ExchangeError {
     /// The peer's certificates are no longer valid; nothing was sent.
     #[error("the peer's certificate has expired since the connection was made")]
     Expired,
+    /// The peer was put on the revocation list; nothing was sent.
+    #[error("the peer has been revoked since the connection was made")]
+    Revoked,
     /// The message was finished or given up before, by this side.
     #[error("already finished")]
     Finished,
@@ -147,7 +150,7 @@ impl ExchangeError {
     pub fn not_sent(&self) -> bool {
         matches!(
             self,
-            Self::Draining | Self::NoStream(_) | Self::Expired | Self::TooLarge(_)
+            Self::Draining | Self::NoStream(_) | Self::Expired | Self::Revoked | Self::TooLarge(_)
         )
     }
 }

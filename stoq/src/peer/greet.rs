@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::error::{ExchangeError, PeerError};
 use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
-use crate::identity::{Identity, PeerIdentity};
+use crate::identity::{AuditWhat, Identity, PeerIdentity, Refusal};
 use crate::transport::{BiStream, ConnectionError, Link};
 use crate::wire::{CloseCode, Frame, Hello, MESSAGES_SINCE, VERSION, Versions};
 
@@ -100,7 +100,7 @@ impl Manners<'_> {
         let addr = conn.remote_addr();
         let certs = conn.peer_certificates().unwrap_or_default();
         // Once more after the handshake: a resumed session has not passed the verifier.
-        let peer = self.identity.check_peer(&certs).map_err(|refusal| {
+        let peer = self.identity.check_peer(&certs, addr).map_err(|refusal| {
             close(conn, refusal.code(), &refusal.to_string());
             PeerError::Refused { addr, refusal }
         })?;
@@ -126,6 +126,9 @@ impl Manners<'_> {
             }
             Err(Failure::Refuse(refusal)) => {
                 tracing::warn!(%addr, peer = %peer.name, %refusal, "peer refused");
+                let what = AuditWhat::Hello(refusal.code());
+                let text = refusal.to_string();
+                self.identity.audit(what, &peer, addr, &text);
                 close(conn, refusal.code(), &refusal.to_string());
                 Err(PeerError::Hello { addr, refusal })
             }
@@ -180,6 +183,15 @@ fn failure(error: ExchangeError) -> Failure {
         ExchangeError::Connection(error) => Failure::Ended(error),
         other => Failure::Refuse(HelloRefusal::Malformed(other.to_string())),
     }
+}
+
+/// Closes a living connection whose peer is not trusted any more, and has it in the audit.
+pub(super) fn distrust(conn: &dyn Link, identity: &Identity, info: &PeerInfo, refusal: &Refusal) {
+    let (code, detail) = (refusal.code(), refusal.to_string());
+    tracing::warn!(addr = %info.addr, %refusal, "connection closed");
+    let what = AuditWhat::Connection(code);
+    identity.audit(what, &info.identity, info.addr, &detail);
+    close(conn, code, &detail);
 }
 
 pub(super) fn close(conn: &dyn Link, code: CloseCode, reason: &str) {

@@ -29,6 +29,7 @@ mod exchange;
 mod frames;
 mod greet;
 mod handler;
+mod kinds;
 mod serve;
 mod server;
 
@@ -39,4 +40,5 @@ pub use error::{ExchangeError, PeerError};
 pub use exchange::{Exchange, Part, RecvHalf, SendHalf};
 pub use greet::PeerInfo;
 pub use handler::{Handler, IncomingRequest};
+pub use kinds::KindRules;
 pub use server::{PeerServer, ServeConfig};

@@ -12,17 +12,20 @@ use super::counters::PeerCounters;
 use super::error::PeerError;
 use super::greet::{Control as HelloStream, Manners};
 use super::handler::Handler;
+use super::kinds::KindRules;
 use super::serve::{Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
-use crate::transport::{ConnectError, HandshakeEnd, Incoming, Link, Transport};
-use crate::wire::Versions;
+use crate::transport::{ConnectError, ConnectionError, HandshakeEnd, Incoming, Link, Transport};
+use crate::wire::{CloseCode, Versions};
 
 /// Who is served, and the bounds of serving.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
     /// Which peers are let in. Default: any node of the cluster.
     pub accept: RoleRule,
+    /// Which of their roles permits which kind of exchange. Default: every kind for every peer that is let in.
+    pub kinds: Arc<KindRules>,
     /// Exchanges handled at once on one connection; the next stream waits. Default 64. What one costs is the
     /// handler's, and at most a stream window of unread body.
     pub exchanges: usize,
@@ -38,6 +41,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             accept: RoleRule::Any,
+            kinds: Arc::default(),
             exchanges: 64,
             hello_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
@@ -153,6 +157,9 @@ async fn connection(
         Ok(begun) => begun,
         Err(error) => {
             counters.handshakes_failed.inc();
+            if is_stranger(&error) {
+                identity.audit_stranger(addr);
+            }
             tracing::debug!(%addr, %error, "handshake failed");
             return;
         }
@@ -175,12 +182,13 @@ async fn connection(
     };
     counters.peers_accepted.inc();
     let (info, control) = Control::split(greeted);
-    let request_timeout = config.request_timeout;
+    let (kinds, request_timeout) = (config.kinds, config.request_timeout);
     let served = Arc::new(Served {
         conn,
         info,
         identity,
         handler,
+        kinds,
         counters,
         request_timeout,
         proven: watch::Sender::new(false),
@@ -212,6 +220,19 @@ async fn begin(
         }
     };
     Ok((conn, end, control))
+}
+
+/// Whether TLS refused somebody without a certificate, before our verifier was asked.
+fn is_stranger(error: &ConnectError) -> bool {
+    let ConnectError::Connection(error) = error else {
+        return false;
+    };
+    match error {
+        ConnectionError::TransportClosed { code, by_peer, .. } => {
+            !by_peer && CloseCode::of_transport(*code) == Some(CloseCode::NoCertificate)
+        }
+        _ => false,
+    }
 }
 
 fn log_panic(ended: &Result<(), JoinError>) {

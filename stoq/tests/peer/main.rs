@@ -5,7 +5,10 @@
 mod cluster;
 mod early;
 mod exchanges;
+mod join;
 mod pools;
 mod refusals;
 mod relay;
+mod rotation;
+mod trust;
 mod versions;
