@@ -7,6 +7,7 @@
 //! | [`wire`] | the protocol between nodes, as a codec without I/O |
 //! | [`hello`] | what two nodes settle first |
 //! | [`peer`] | exchanges: asking and answering |
+//! | [`path`] | what a path is like, and what follows from it |
 //! | [`pool`] | one connection to each peer |
 
 #[cfg(doctest)]
@@ -18,6 +19,7 @@ mod counter;
 pub mod h3;
 pub mod hello;
 pub mod identity;
+pub mod path;
 pub mod peer;
 pub mod pool;
 pub mod quic;

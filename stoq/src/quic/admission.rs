@@ -12,7 +12,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::adapt::{Shared, Windows};
 use super::counters::Counters;
+use super::transport::Transport;
 
 /// Limits of one endpoint, that is of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,21 +89,36 @@ pub(super) struct Door {
     /// Let in, not yet taken by `accept`. At most `max_handshakes`, since each holds a [`HalfOpen`].
     admitted: Mutex<VecDeque<Admitted>>,
     arrival: Notify,
+    transport: Transport,
+    shared: Shared,
+    /// What newcomers are served with; `None` while they are refused.
+    serving: Mutex<Option<quinn::ServerConfig>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Admitted {
+    pub(super) windows: Option<Windows>,
+    pub(super) shared: Shared,
     pub(super) connecting: quinn::Connecting,
     pub(super) half_open: HalfOpen,
     pub(super) since: tokio::time::Instant,
 }
 
 impl Door {
-    pub(super) fn new(limits: AdmissionLimits, open: bool, counters: Arc<Counters>) -> Self {
+    /// Closed until it is told what to [`serve`](Self::serve).
+    pub(super) fn new(
+        limits: AdmissionLimits,
+        counters: Arc<Counters>,
+        transport: Transport,
+        shared: Shared,
+    ) -> Self {
         Self {
             limits,
             counters,
-            open: AtomicBool::new(open),
+            transport,
+            shared,
+            serving: Mutex::default(),
+            open: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             handshakes: Arc::default(),
             admitted: Mutex::default(),
@@ -109,13 +126,15 @@ impl Door {
         }
     }
 
-    pub(super) fn set_open(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
+    /// Lets newcomers in, on this configuration; or refuses them.
+    pub(super) fn serve(&self, config: Option<quinn::ServerConfig>) {
+        self.open.store(config.is_some(), Ordering::Relaxed);
+        *self.serving.lock() = config;
     }
 
     /// Wakes everyone in [`next`](Self::next) for good.
     pub(super) fn close(&self) {
-        self.set_open(false);
+        self.serve(None);
         self.closed.store(true, Ordering::Release);
         self.admitted.lock().clear();
         self.arrival.notify_waiters();
@@ -158,11 +177,26 @@ impl Door {
 
     fn admit(&self, incoming: quinn::Incoming) {
         self.counters.attempts_accepted.inc();
-        match incoming.accept() {
+        let learnt = self
+            .shared
+            .learnt(&self.transport, incoming.remote_address().ip());
+        let windows = Windows::of(learnt.as_ref().unwrap_or(&self.transport));
+        let own = learnt.and_then(|transport| {
+            let mut config = self.serving.lock().clone()?;
+            config.transport_config(transport.config(&self.shared.histograms));
+            Some(config)
+        });
+        let accepted = match own {
+            Some(config) => incoming.accept_with(Arc::new(config)),
+            None => incoming.accept(),
+        };
+        match accepted {
             Ok(connecting) => {
                 let half_open = HalfOpen::new(&self.handshakes, &self.counters);
                 let since = tokio::time::Instant::now();
                 self.admitted.lock().push_back(Admitted {
+                    windows,
+                    shared: self.shared.clone(),
                     connecting,
                     half_open,
                     since,

@@ -37,6 +37,8 @@ counters! {
         bytes_received,
         /// Sends the kernel had no room for; they were tried again.
         sends_blocked,
+        /// Batches of packets sent in several parts, because they had grown beyond what the kernel takes at once.
+        batches_split,
         /// Sends larger than the interface takes: expected while the path's MTU is being found.
         sends_too_large,
         /// Sends that failed otherwise; their datagrams are lost and retransmitted by QUIC.
