@@ -16,6 +16,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{
     adapt::{Adapting, PathSnapshot, Shared, Windows},
+    admission::Place,
     congestion::Meter,
     error::{ConnectionError, DatagramError, wire_code},
     handshake::{Handshake, Seen},
@@ -31,6 +32,8 @@ use crate::path::Controller;
 pub struct Connection {
     quinn: quinn::Connection,
     adapting: Option<Arc<Adapting>>,
+    /// Of a server where connections are counted by prefix.
+    _place: Option<Arc<Place>>,
 }
 
 impl Connection {
@@ -41,7 +44,19 @@ impl Connection {
         shared: &Shared,
     ) -> Self {
         let adapting = windows.map(|windows| Adapting::start(quinn.clone(), windows, shared));
-        Self { quinn, adapting }
+        Self {
+            quinn,
+            adapting,
+            _place: None,
+        }
+    }
+
+    /// The same, in its place among its prefix's.
+    pub(super) fn in_place(self, place: Option<Place>) -> Self {
+        Self {
+            _place: place.map(Arc::new),
+            ..self
+        }
     }
 
     /// Something is about to be moved.

@@ -490,6 +490,7 @@ impl Connecting {
         let Self {
             admitted:
                 Admitted {
+                    place,
                     connecting,
                     half_open,
                     since,
@@ -501,7 +502,8 @@ impl Connecting {
         match tokio::time::timeout_at(since + handshake_timeout, connecting).await {
             Ok(Ok(connection)) => {
                 half_open.end(Outcome::Completed);
-                Ok(Connection::new(connection, windows.as_ref(), &shared))
+                let connection = Connection::new(connection, windows.as_ref(), &shared);
+                Ok(connection.in_place(place))
             }
             Ok(Err(error)) => {
                 half_open.end(Outcome::Failed);

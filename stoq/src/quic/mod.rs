@@ -45,6 +45,7 @@
 //! | what | bound | beyond it |
 //! |---|---|---|
 //! | connections of an endpoint | [`AdmissionLimits::max_connections`] | refused, counted |
+//! | connections of an IPv4 address or IPv6 /64 | [`AdmissionLimits::max_per_prefix`] | Retry from half of it on, then refused; counted |
 //! | handshakes in progress | [`AdmissionLimits::retry_above`], [`AdmissionLimits::max_handshakes`] | Retry, then refused; counted |
 //! | time of a handshake | [`AdmissionLimits::handshake_timeout`] | closed, counted |
 //! | streams, bytes in flight | [`Transport`] | the peer waits (flow control) |

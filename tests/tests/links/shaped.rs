@@ -104,6 +104,15 @@ impl Cell {
                 format!("; INVALID: {}", outcome.faults.join("; "))
             }
         );
+        let seconds = (0..length.as_secs()).map(|second| {
+            let from = began + Duration::from_secs(second);
+            let rate = wire_rate(&receiver, from, from + Duration::from_secs(1));
+            format!("{:.0}", rate / 1e6)
+        });
+        println!(
+            "  Mbit/s by second: {}",
+            seconds.collect::<Vec<_>>().join(" ")
+        );
         Some(outcome)
     }
 
@@ -117,10 +126,11 @@ impl Cell {
 
     fn judge(&self, outcome: &Outcome) -> Vec<String> {
         let mut wrong = Vec::new();
-        if !outcome.faults.is_empty() {
+        // A relay that is late takes from the rate; at 100 Mbit/s not so much that it would be another class.
+        if self.mbit > 100 && !outcome.faults.is_empty() {
             return wrong;
         }
-        if outcome.share < 0.95 {
+        if outcome.share < 0.95 && outcome.faults.is_empty() {
             wrong.push(format!("{self:?}: {:.1} %", outcome.share * 100.0));
         }
         if outcome.classes != [self.expected(); 2] {
