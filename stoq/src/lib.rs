@@ -11,6 +11,7 @@
 //! | [`early`] | resumption, and what may be said before the handshake's end |
 //! | [`hello`] | what two nodes settle first |
 //! | [`peer`] | exchanges: asking and answering |
+//! | [`path`] | what a path is like, and what follows from it |
 //! | [`pool`] | one connection to each peer |
 
 #[cfg(doctest)]
@@ -25,6 +26,7 @@ pub mod h3;
 pub mod hello;
 pub mod identity;
 pub mod join;
+pub mod path;
 pub mod peer;
 pub mod pool;
 pub mod quic;

@@ -53,15 +53,18 @@ impl Connecting {
     pub fn establish_early(self) -> (Connection, HandshakeEnd) {
         let (admitted, limit) = self.into_parts();
         let Admitted {
+            place,
             connecting,
             half_open,
             since,
+            windows,
+            shared,
         } = admitted;
         // Only a client can be without keys.
         let Ok((connection, ended)) = connecting.into_0rtt() else {
             unreachable!("a server's connection can always be had early")
         };
-        let connection = Connection::new(connection);
+        let connection = Connection::new(connection, windows.as_ref(), &shared).in_place(place);
         let watched = connection.clone();
         let end = async move {
             let left: Duration = limit.saturating_sub(since.elapsed());

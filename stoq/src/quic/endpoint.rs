@@ -8,6 +8,7 @@ use quinn::TokioRuntime;
 use tokio::task::AbortHandle;
 
 use super::{
+    adapt::{Shared, Windows},
     admission::{AdmissionLimits, Admitted, Door, Outcome},
     cid::CidKeys,
     connection::Connection,
@@ -19,6 +20,7 @@ use super::{
     transport::TransportConfig,
     udp::Socket,
 };
+use crate::path::PathHistograms;
 
 /// What an [`Endpoint`] on a worker's socket is made of.
 #[derive(Debug, Clone)]
@@ -57,6 +59,7 @@ struct Inner {
     quinn: quinn::Endpoint,
     transport: TransportConfig,
     transport_config: Arc<quinn::TransportConfig>,
+    shared: Shared,
     cid_keys: CidKeys,
     door: Arc<Door>,
     counters: Arc<Counters>,
@@ -131,9 +134,16 @@ impl Endpoint {
         let counters = Arc::new(Counters::default());
         let kernel_drops = Mutex::new(KernelDrops::of(&socket.socket));
         let socket = Arc::new(Socket::new(socket, payload_max, counters.clone())?);
-        let transport_config = transport.config();
+        let shared = Shared::default();
+        let transport_config = transport.config(&shared.histograms);
         let server = server.map(|tls| server_config(&tls, &transport_config, &cid_keys, &limits));
-        let door = Arc::new(Door::new(limits, server.is_some(), counters.clone()));
+        let door = Arc::new(Door::new(
+            limits,
+            counters.clone(),
+            transport.clone(),
+            shared.clone(),
+        ));
+        door.serve(server.clone());
         let quinn = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             server,
@@ -149,6 +159,7 @@ impl Endpoint {
         };
         Ok(Self(Arc::new(Inner {
             quinn,
+            shared,
             transport,
             transport_config,
             cid_keys,
@@ -182,8 +193,7 @@ impl Endpoint {
         server_name: &str,
         tls: &TlsClient,
     ) -> Result<Connection, ConnectError> {
-        let transport = self.0.transport_config.clone();
-        self.connect_by(addr, server_name, tls, transport).await
+        self.connect_by(addr, server_name, tls, None).await
     }
 
     /// [`connect`](Self::connect), with settings for this connection alone. Its `mtu_max`, and whether it varies the
@@ -203,7 +213,7 @@ impl Endpoint {
             mtu_max,
             ..transport.clone()
         };
-        self.connect_by(addr, server_name, tls, transport.config())
+        self.connect_by(addr, server_name, tls, Some(&transport))
             .await
     }
 
@@ -222,9 +232,7 @@ impl Endpoint {
         server_name: &str,
         tls: &TlsClient,
     ) -> Result<(Connection, EarlyData), ConnectError> {
-        let transport = self.0.transport_config.clone();
-        self.connect_early_by(addr, server_name, tls, transport)
-            .await
+        self.connect_early_by(addr, server_name, tls, None).await
     }
 
     /// [`connect_early`](Self::connect_early), with settings for this connection alone, as
@@ -244,7 +252,7 @@ impl Endpoint {
             mtu_max,
             ..transport.clone()
         };
-        self.connect_early_by(addr, server_name, tls, transport.config())
+        self.connect_early_by(addr, server_name, tls, Some(&transport))
             .await
     }
 
@@ -253,14 +261,15 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
         tls: &TlsClient,
-        transport: Arc<quinn::TransportConfig>,
+        own: Option<&TransportConfig>,
     ) -> Result<(Connection, EarlyData), ConnectError> {
         let inner = &*self.0;
+        let (transport, windows) = self.settings(addr, own);
         let connecting = self.begin(addr, server_name, tls, transport)?;
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
                 let counters = inner.counters.clone();
-                let connection = Connection::new(connection);
+                let connection = Connection::new(connection, windows.as_ref(), &inner.shared);
                 let connected = connection.clone();
                 let accepted: BoxFuture<'static, bool> = Box::pin(async move {
                     let accepted = accepted.await;
@@ -274,7 +283,10 @@ impl Endpoint {
                 });
                 Ok((connection, EarlyData(Some(accepted))))
             }
-            Err(connecting) => Ok((self.complete(connecting).await?, EarlyData(None))),
+            Err(connecting) => {
+                let connection = self.complete(connecting, windows.as_ref()).await?;
+                Ok((connection, EarlyData(None)))
+            }
         }
     }
 
@@ -283,10 +295,29 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
         tls: &TlsClient,
-        transport: Arc<quinn::TransportConfig>,
+        own: Option<&TransportConfig>,
     ) -> Result<Connection, ConnectError> {
+        let (transport, windows) = self.settings(addr, own);
         let connecting = self.begin(addr, server_name, tls, transport)?;
-        self.complete(connecting).await
+        self.complete(connecting, windows.as_ref()).await
+    }
+
+    /// The settings of a connection to `addr`: its own or the endpoint's, with what was learnt of the path to there.
+    fn settings(
+        &self,
+        addr: SocketAddr,
+        own: Option<&TransportConfig>,
+    ) -> (Arc<quinn::TransportConfig>, Option<Windows>) {
+        let inner = &*self.0;
+        let given = own.unwrap_or(&inner.transport);
+        let learnt = inner.shared.learnt(given, addr.ip());
+        match learnt.as_ref().or(own) {
+            Some(transport) => (
+                transport.config(&inner.shared.histograms),
+                Windows::of(transport),
+            ),
+            None => (inner.transport_config.clone(), Windows::of(given)),
+        }
     }
 
     fn begin(
@@ -304,11 +335,15 @@ impl Endpoint {
         Ok(connecting)
     }
 
-    async fn complete(&self, connecting: quinn::Connecting) -> Result<Connection, ConnectError> {
+    async fn complete(
+        &self,
+        connecting: quinn::Connecting,
+        windows: Option<&Windows>,
+    ) -> Result<Connection, ConnectError> {
         match connecting.await {
             Ok(connection) => {
                 self.0.counters.connects_completed.inc();
-                Ok(Connection::new(connection))
+                Ok(Connection::new(connection, windows, &self.0.shared))
             }
             Err(error) => {
                 self.0.counters.connects_failed.inc();
@@ -327,7 +362,7 @@ impl Endpoint {
         }
         let Some(tls) = server else {
             // The configuration below stays: without one, newcomers would meet silence and wait for their timeout.
-            inner.door.set_open(false);
+            inner.door.serve(None);
             return;
         };
         let config = server_config(
@@ -336,8 +371,8 @@ impl Endpoint {
             &inner.cid_keys,
             &inner.door.limits,
         );
-        inner.quinn.set_server_config(Some(config));
-        inner.door.set_open(true);
+        inner.quinn.set_server_config(Some(config.clone()));
+        inner.door.serve(Some(config));
     }
 
     /// Moves a client's endpoint to another local address, as a phone does that changes networks; its connections
@@ -395,6 +430,11 @@ impl Endpoint {
     pub fn kernel_drops(&self) -> Option<u64> {
         let drops = self.0.kernel_drops.lock().clone()?;
         drops.read().ok().flatten()
+    }
+
+    /// What the paths of this endpoint's connections are like.
+    pub fn path_histograms(&self) -> &Arc<PathHistograms> {
+        &self.0.shared.histograms
     }
 
     /// Connections in any state, handshaking and draining ones included.
@@ -486,16 +526,20 @@ impl Connecting {
         let Self {
             admitted:
                 Admitted {
+                    place,
                     connecting,
                     half_open,
                     since,
+                    windows,
+                    shared,
                 },
             handshake_timeout,
         } = self;
         match tokio::time::timeout_at(since + handshake_timeout, connecting).await {
             Ok(Ok(connection)) => {
                 half_open.end(Outcome::Completed);
-                Ok(Connection::new(connection))
+                let connection = Connection::new(connection, windows.as_ref(), &shared);
+                Ok(connection.in_place(place))
             }
             Ok(Err(error)) => {
                 half_open.end(Outcome::Failed);

@@ -45,13 +45,16 @@
 //! | what | bound | beyond it |
 //! |---|---|---|
 //! | connections of an endpoint | [`AdmissionLimits::max_connections`] | refused, counted |
+//! | connections of an IPv4 address or IPv6 /64 | [`AdmissionLimits::max_per_prefix`] | Retry from half of it on, then refused; counted |
 //! | handshakes in progress | [`AdmissionLimits::retry_above`], [`AdmissionLimits::max_handshakes`] | Retry, then refused; counted |
 //! | time of a handshake | [`AdmissionLimits::handshake_timeout`] | closed, counted |
 //! | streams, bytes in flight | [`TransportConfig`] | the peer waits (flow control) |
-//! | receive buffer of an endpoint | 32 × 64 KiB, about 2.1 MB | the kernel's socket buffer, then loss |
+//! | receive buffer of an endpoint | 32 × 64 KiB, about 2.1 MB (twice that above an `mtu_max` of 32,767) | the kernel's socket buffer, then loss |
 
+mod adapt;
 mod admission;
 mod cid;
+mod congestion;
 mod connection;
 mod counters;
 mod drops;
@@ -67,6 +70,7 @@ mod transport;
 mod udp;
 
 pub use crate::counter::Counter;
+pub use adapt::PathSnapshot;
 pub use admission::AdmissionLimits;
 pub use cid::{CID_LEN, CidKeys};
 pub use connection::{BiAcceptor, BiOpener, Connection, PathStats, UniAcceptor, UniOpener};

@@ -76,7 +76,12 @@ pub fn client(transport: TransportConfig) -> Endpoint {
 
 /// A server with a certificate for `localhost` and a client that trusts it.
 pub fn tls(alpn: &[u8]) -> (TlsServer, TlsClient) {
-    let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    tls_for(alpn, vec!["localhost".to_owned()])
+}
+
+/// The same for these names, which make the certificate long if they are many.
+pub fn tls_for(alpn: &[u8], names: Vec<String>) -> (TlsServer, TlsClient) {
+    let issued = rcgen::generate_simple_self_signed(names).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()));
     let mut server = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
