@@ -8,6 +8,7 @@
 //! | [`hello`] | what two nodes settle first |
 //! | [`peer`] | exchanges: asking and answering |
 //! | [`pool`] | one connection to each peer |
+//! | [`shape`] | how much a node sends, and who goes first |
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -21,4 +22,5 @@ pub mod identity;
 pub mod peer;
 pub mod pool;
 pub mod quic;
+pub mod shape;
 pub mod wire;
