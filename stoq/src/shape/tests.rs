@@ -330,6 +330,29 @@ fn three_that_always_wait_share_by_weight() {
 }
 
 #[test]
+fn one_that_paused_for_long_catches_up_no_more_than_its_head_start() {
+    let mut replicate = silent();
+    replicate.weight = 1;
+    let mut world = World::new(
+        Some((12_500_000, 100_000)),
+        [silent(), always(4), replicate],
+    );
+    world.run(|_| false, |world| world.now >= Duration::from_secs(10));
+    let before = world.bytes(Class::Fill);
+    world.habits[2] = always(1);
+    world.due[2] = Some(world.now);
+    world.run(|_| false, |world| world.now >= Duration::from_secs(11));
+    let (fill, replicate) = (
+        world.bytes(Class::Fill) - before,
+        world.bytes(Class::Replicate),
+    );
+    assert!(
+        replicate <= fill / 4 + HEAD_START_BYTES + 2 * PIECE_BYTES_MAX,
+        "{replicate} beside {fill}"
+    );
+}
+
+#[test]
 fn what_a_capped_class_may_not_use_the_others_have() {
     let mut serve = always(16);
     serve.cap = Some((1_000_000, PIECE_BYTES_MAX));
@@ -440,17 +463,17 @@ mod gate {
     #[tokio::test(start_paused = true)]
     async fn one_that_gives_up_takes_nothing_and_holds_nobody_up() {
         let shaper = Shaper::new(&limited(1_000_000));
-        take_all(&shaper, Class::Serve, 65_536).await;
-        {
-            let mut first = pin!(shaper.take(Class::Serve, 65_536));
-            let mut second = pin!(shaper.take(Class::Fill, 1_000));
-            assert_eq!(poll_immediate(&mut first).await, None);
-            assert_eq!(poll_immediate(&mut second).await, None);
-        }
+        take_all(&shaper, Class::Fill, 65_536).await;
         let begun = tokio::time::Instant::now();
-        assert_eq!(shaper.take(Class::Fill, 1_000).await, 1_000);
+        let mut first = Box::pin(shaper.take(Class::Serve, 65_536));
+        let mut second = pin!(shaper.take(Class::Fill, 1_000));
+        assert_eq!(poll_immediate(&mut first).await, None);
+        assert_eq!(poll_immediate(&mut second).await, None);
+        // The second waits for the first, whose 32 KiB take 33 ms; and then no longer.
+        drop(first);
+        assert_eq!(second.await, 1_000);
         assert!(begun.elapsed() <= Duration::from_millis(2));
-        assert_eq!(shaper.counters().serve_bytes.get(), 65_536);
+        assert_eq!(shaper.counters().serve_bytes.get(), 0);
     }
 
     #[tokio::test(start_paused = true)]
