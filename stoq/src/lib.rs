@@ -13,6 +13,7 @@
 //! | [`peer`] | exchanges: asking and answering |
 //! | [`path`] | what a path is like, and what follows from it |
 //! | [`pool`] | one connection to each peer |
+//! | [`shape`] | how much a node sends, and who goes first |
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -30,5 +31,6 @@ pub mod path;
 pub mod peer;
 pub mod pool;
 pub mod quic;
+pub mod shape;
 pub mod transport;
 pub mod wire;

@@ -109,7 +109,8 @@ async fn newcomer_beyond_its_prefixs_limit_is_refused_while_others_get_in() {
     assert_eq!(endpoint.counters().refused_prefix.get(), 1);
 
     // Another address of the loopback is another prefix.
-    let elsewhere = Endpoint::client("127.0.0.2:0".parse().unwrap(), TransportConfig::default()).unwrap();
+    let elsewhere =
+        Endpoint::client("127.0.0.2:0".parse().unwrap(), TransportConfig::default()).unwrap();
     let other = elsewhere.connect(addr, "localhost", &tls).await.unwrap();
     let server = endpoint.accept().await.unwrap().establish().await.unwrap();
     echo_once(&other, &server).await;
