@@ -126,7 +126,8 @@ impl Revocations {
             ticks.tick().await;
             let (list, path, before) = (self.clone(), path.clone(), last.clone());
             // Reading a file may take as long as its disk likes.
-            let looked = tokio::task::spawn_blocking(move || list.look(&path, before.as_ref())).await;
+            let looked =
+                tokio::task::spawn_blocking(move || list.look(&path, before.as_ref())).await;
             if let Ok(seen) = looked {
                 last = Some(seen);
             }
