@@ -288,14 +288,14 @@ mod tests {
     fn what_the_configuration_allows_a_leaf_can_be() {
         for seconds in [10, 24 * 3600, 36 * 3600] {
             let text = format!(
-                "[[site]]\nhosts = [\"*\"]\norigins = [\"http://127.0.0.1:1\"]\n[cluster]\nleaf_rotation = \"{seconds}s\"\n"
+                "[listen]\nhttp = [\"127.0.0.1:0\"]\n[[site]]\nhosts = [\"*\"]\norigins = [\"http://127.0.0.1:1\"]\n[cluster]\nleaf_rotation = \"{seconds}s\"\n"
             );
             let every = leaf_rotation(&text).unwrap();
             assert!(Rotation::every(every).is_ok(), "{every:?}");
         }
         for wrong in ["9s", "37h"] {
             let text = format!(
-                "[[site]]\nhosts = [\"*\"]\norigins = [\"http://127.0.0.1:1\"]\n[cluster]\nleaf_rotation = \"{wrong}\"\n"
+                "[listen]\nhttp = [\"127.0.0.1:0\"]\n[[site]]\nhosts = [\"*\"]\norigins = [\"http://127.0.0.1:1\"]\n[cluster]\nleaf_rotation = \"{wrong}\"\n"
             );
             let error = leaf_rotation(&text).unwrap_err();
             assert!(error.contains("cluster.leaf_rotation"), "{error}");
