@@ -29,6 +29,7 @@ mod greet;
 mod handler;
 mod serve;
 mod server;
+mod witness;
 
 pub use conn::{DialConfig, PeerConn};
 pub use counters::PeerCounters;
@@ -37,3 +38,4 @@ pub use exchange::{Exchange, Part, RecvHalf, SendHalf};
 pub use greet::PeerInfo;
 pub use handler::{Handler, IncomingRequest};
 pub use server::{PeerServer, ServeConfig};
+pub(crate) use witness::Witness;

@@ -13,6 +13,7 @@ use super::exchange::{RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close};
 use super::handler::{Handler, IncomingRequest};
+use super::witness::Report;
 use crate::identity::Identity;
 use crate::transport::{BiStream, ConnectionError, Link, RecvStream, SendStream, WriteError};
 use crate::wire::{CloseCode, Frame, StreamCode};
@@ -164,7 +165,7 @@ impl Served {
         }
         let deadline = time_left.map(|left| Instant::now() + left);
         let given_up = send.stopped();
-        let shared = Shared::new(deadline, StreamCode::Unfinished, place);
+        let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
         let request = IncomingRequest {
             kind,
             control,

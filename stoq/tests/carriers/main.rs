@@ -1,4 +1,4 @@
-//! The carriers behind the seam: a network in memory, TCP, and the fallback to it.
+//! The carriers behind the seam: a network in memory, TCP, the fallback to it, and pools in virtual time.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
@@ -9,4 +9,5 @@
 #[path = "../peer/cluster.rs"]
 mod cluster;
 mod memory;
+mod pool;
 mod tcp;

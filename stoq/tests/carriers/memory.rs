@@ -24,11 +24,11 @@ fn edge_addr() -> SocketAddr {
     "10.0.0.1:1000".parse().unwrap()
 }
 
-fn shield_addr() -> SocketAddr {
+pub(crate) fn shield_addr() -> SocketAddr {
     "10.0.0.2:7443".parse().unwrap()
 }
 
-fn far(latency_ms: u64) -> Conditions {
+pub(crate) fn far(latency_ms: u64) -> Conditions {
     Conditions {
         latency: Duration::from_millis(latency_ms),
         ..Conditions::default()
@@ -36,16 +36,16 @@ fn far(latency_ms: u64) -> Conditions {
 }
 
 /// An edge and a shield on a network.
-struct Two {
-    network: Network,
-    edge: Identity,
-    client: Arc<Memory>,
-    peers: Arc<PeerServer>,
+pub(crate) struct Two {
+    pub(crate) network: Network,
+    pub(crate) edge: Identity,
+    pub(crate) client: Arc<Memory>,
+    pub(crate) peers: Arc<PeerServer>,
     task: JoinHandle<()>,
 }
 
 impl Two {
-    fn new(seed: u64, handler: Arc<dyn Handler>) -> Self {
+    pub(crate) fn new(seed: u64, handler: Arc<dyn Handler>) -> Self {
         println!("seed {seed}");
         let (network, root) = (Network::new(seed), root("demo"));
         let shield = node(&root, "shield-1", &[Role::Shield]);
@@ -70,11 +70,11 @@ impl Two {
         PeerConn::dial(&self.client, &self.edge, shield_addr(), &config).await
     }
 
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.network.partition(edge_addr().ip(), shield_addr().ip());
     }
 
-    fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.network.heal(edge_addr().ip(), shield_addr().ip());
     }
 }
@@ -100,7 +100,10 @@ fn serve(
     (peers, tokio::spawn(async move { serving.serve().await }))
 }
 
-async fn ask(conn: &PeerConn, body: Bytes) -> Result<(u64, blake3::Hash), ExchangeError> {
+pub(crate) async fn ask(
+    conn: &PeerConn,
+    body: Bytes,
+) -> Result<(u64, blake3::Hash), ExchangeError> {
     let Exchange { mut send, mut recv } = conn.exchange(1, Bytes::new(), None).await?;
     let sending = async move {
         send.data(body).await?;
