@@ -14,10 +14,11 @@ use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close, distrust, greet};
+use super::witness::{Report, Witness};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
 use crate::transport::{
-    Carrier, ConnectError, ConnectionError, Link, PathStats, Target, Transport,
+    BiStream, Carrier, ConnectError, ConnectionError, Link, PathStats, Target, Transport,
 };
 use crate::wire::{CloseCode, Frame, StreamCode};
 
@@ -63,6 +64,7 @@ struct Inner {
     /// Open for as long as the connection: its reset would be a protocol error.
     _control_out: FrameWriter,
     keeper: OnceLock<AbortHandle>,
+    witness: OnceLock<Arc<dyn Witness>>,
 }
 
 #[derive(Debug)]
@@ -156,6 +158,7 @@ impl PeerConn {
             }),
             _control_out: control_out,
             keeper: OnceLock::new(),
+            witness: OnceLock::new(),
         });
         let keeper = tokio::spawn(keep(Arc::downgrade(&inner), control_in, config.idle_close));
         // Set only here, so it is free.
@@ -190,13 +193,16 @@ impl PeerConn {
         let place = Place::take(inner).ok_or(ExchangeError::Draining)?;
         let start = Instant::now();
         let deadline = limit.map(|limit| start + limit);
-        let shared = Shared::new(deadline, StreamCode::Cancelled, place);
+        let report = Report::to(inner.witness.get());
         let patience = start + inner.stream_timeout;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let (send, recv) = match timeout_at(until, inner.conn.open_bi()).await {
-            Ok(streams) => streams?,
-            Err(_) => return Err(ExchangeError::NoStream(until - start)),
-        };
+        let opened: Result<BiStream, ExchangeError> =
+            match timeout_at(until, inner.conn.open_bi()).await {
+                Ok(streams) => streams.map_err(Into::into),
+                Err(_) => Err(ExchangeError::NoStream(until - start)),
+            };
+        let (send, recv) = opened.inspect_err(|error| report.failed(error))?;
+        let shared = Shared::new(deadline, StreamCode::Cancelled, report, place);
         let version = inner.info.version;
         let mut send = SendHalf::new(send, version, shared.clone());
         let recv = RecvHalf::new(recv, version, shared);
@@ -248,17 +254,30 @@ impl PeerConn {
     /// Whether an exchange can be started now. If so, the connection will not close for idleness before another
     /// [`DialConfig::idle_close`] has passed.
     pub(crate) fn refresh(&self) -> bool {
+        if !self.is_usable() {
+            return false;
+        }
+        self.0.usage.lock().last = Instant::now();
+        true
+    }
+
+    /// Whether an exchange can be started now. Where a certificate is at its end the connection is let go.
+    pub(crate) fn is_usable(&self) -> bool {
         let inner = &self.0;
         if inner.identity.now().is_none_or(|now| now > inner.term.end) {
             inner.let_go(CloseCode::Done);
         }
-        let alive = self.0.conn.close_reason().is_none();
-        let mut usage = self.0.usage.lock();
-        if alive && !usage.closing {
-            usage.last = Instant::now();
-            return true;
-        }
-        false
+        self.is_open()
+    }
+
+    /// Who hears from now on whether exchanges are answered. The first call holds.
+    pub(crate) fn watched_by(&self, witness: Arc<dyn Witness>) {
+        let _ = self.0.witness.set(witness);
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.conn.close_reason().is_some()
     }
 
     /// Whether a new connection should take this one's place, long before its certificates end.

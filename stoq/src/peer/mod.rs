@@ -30,6 +30,7 @@ mod handler;
 mod kinds;
 mod serve;
 mod server;
+mod witness;
 
 pub use conn::{DialConfig, PeerConn};
 pub use counters::PeerCounters;
@@ -39,3 +40,4 @@ pub use greet::PeerInfo;
 pub use handler::{Handler, IncomingRequest};
 pub use kinds::KindRules;
 pub use server::{PeerServer, ServeConfig};
+pub(crate) use witness::Witness;

@@ -14,6 +14,7 @@ use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close, distrust};
 use super::handler::{Handler, IncomingRequest};
 use super::kinds::KindRules;
+use super::witness::Report;
 use crate::identity::{AuditWhat, Identity, Refusal};
 use crate::transport::{BiStream, ConnectionError, Link, RecvStream, SendStream, WriteError};
 use crate::wire::{CloseCode, Frame, StreamCode};
@@ -192,7 +193,7 @@ impl Served {
         }
         let deadline = time_left.map(|left| Instant::now() + left);
         let given_up = send.stopped();
-        let shared = Shared::new(deadline, StreamCode::Unfinished, place);
+        let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
         let request = IncomingRequest {
             kind,
             control,
