@@ -252,7 +252,7 @@ impl IssueLog {
             node: NodeId::of_spki(parsed.public_key().raw).to_string(),
             name: after(NODE_URI).next().unwrap_or_default(),
             roles: after(ROLE_URI).collect(),
-            valid: [rfc3339(validity.not_before), rfc3339(validity.not_after)],
+            valid: validity.dates(),
             certificate: hex::encode(blake3::hash(certificate).as_bytes()),
             via: via.to_owned(),
         })

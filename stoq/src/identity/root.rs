@@ -12,6 +12,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::audit::rfc3339;
 use super::error::IdentityError;
 use super::file::IdentityFile;
 use super::names;
@@ -46,6 +47,12 @@ impl Validity {
             not_before: start,
             not_after: UnixTime::since_unix_epoch(Duration::from_secs(end)),
         }
+    }
+
+    /// Its first and its last second for people: RFC 3339, UTC.
+    #[must_use]
+    pub fn dates(&self) -> [String; 2] {
+        [rfc3339(self.not_before), rfc3339(self.not_after)]
     }
 
     pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
@@ -185,6 +192,14 @@ impl RootCertificate {
         key.subject_public_key.data.as_ref().try_into().ok()
     }
 
+    /// Writes the root file (0644) in one step.
+    ///
+    /// # Errors
+    /// It cannot be written; it is named.
+    pub fn save(&self, path: &Path) -> Result<(), IdentityError> {
+        pem_file::write_public(path, &self.to_pem())
+    }
+
     pub(super) fn anchor(&self) -> &TrustAnchor<'static> {
         &self.anchor
     }
@@ -296,7 +311,7 @@ impl ClusterRoot {
     /// A file cannot be written; it is named.
     pub fn save(&self, key_path: &Path, certificate_path: &Path) -> Result<(), IdentityError> {
         pem_file::write_private(key_path, &self.to_pem_key())?;
-        pem_file::write_public(certificate_path, &self.to_pem_cert())
+        self.certificate.save(certificate_path)
     }
 
     /// Reads what [`save`](Self::save) wrote.

@@ -63,7 +63,7 @@ impl Identity {
         Ok(TlsClient::new(self.client_config(ALPN)?)?)
     }
 
-    /// The rustls configuration to accept nodes of this cluster with this ALPN. A peer that [`check`] refuses fails
+    /// The rustls configuration to accept nodes of this cluster with this ALPN. A peer that [`check`](super::check()) refuses fails
     /// the handshake.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Control, Greeted, Manners, PeerInfo, close, distrust};
+use super::witness::{Report, Witness};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
 use crate::transport::{
@@ -68,6 +69,7 @@ struct Inner {
     /// Open for as long as the connection: its reset would be a protocol error.
     _control_out: FrameWriter,
     keeper: OnceLock<AbortHandle>,
+    witness: OnceLock<Arc<dyn Witness>>,
 }
 
 #[derive(Debug)]
@@ -171,6 +173,7 @@ impl PeerConn {
             }),
             _control_out: control_out,
             keeper: OnceLock::new(),
+            witness: OnceLock::new(),
         });
         let keeper = tokio::spawn(keep(Arc::downgrade(&inner), control_in, config.idle_close));
         // Set only here, so it is free.
@@ -206,8 +209,10 @@ impl PeerConn {
         let place = inner.place()?;
         let start = Instant::now();
         let deadline = ask.deadline(start);
-        let shared = Shared::new(deadline, StreamCode::Cancelled, place);
-        let (send, recv) = inner.in_turn(start, deadline, inner.conn.open_bi()).await?;
+        let report = Report::to(inner.witness.get());
+        let opened = inner.in_turn(start, deadline, inner.conn.open_bi()).await;
+        let (send, recv) = opened.inspect_err(|error| report.failed(error))?;
+        let shared = Shared::new(deadline, StreamCode::Cancelled, report, place);
         send.set_priority(ask.marks().urgency.priority());
         let version = inner.info.version;
         let mut send = SendHalf::new(send, version, shared.clone());
@@ -229,7 +234,8 @@ impl PeerConn {
     /// Makes an answer of one that began before this connection was ready.
     pub(super) fn adopt(&self, first: First) -> Result<RecvHalf, ExchangeError> {
         let place = self.0.place()?;
-        let shared = Shared::new(first.deadline, StreamCode::Cancelled, place);
+        let report = Report::to(self.0.witness.get());
+        let shared = Shared::new(first.deadline, StreamCode::Cancelled, report, place);
         Ok(RecvHalf::new(first.recv, first.version, shared))
     }
 
@@ -277,17 +283,30 @@ impl PeerConn {
     /// Whether an exchange can be started now. If so, the connection will not close for idleness before another
     /// [`DialConfig::idle_close`] has passed.
     pub(crate) fn refresh(&self) -> bool {
+        if !self.is_usable() {
+            return false;
+        }
+        self.0.usage.lock().last = Instant::now();
+        true
+    }
+
+    /// Whether an exchange can be started now. Where a certificate is at its end the connection is let go.
+    pub(crate) fn is_usable(&self) -> bool {
         let inner = &self.0;
         if inner.identity.now().is_none_or(|now| now > inner.term.end) {
             inner.let_go(CloseCode::Done);
         }
-        let alive = self.0.conn.close_reason().is_none();
-        let mut usage = self.0.usage.lock();
-        if alive && !usage.closing {
-            usage.last = Instant::now();
-            return true;
-        }
-        false
+        self.is_open()
+    }
+
+    /// Who hears from now on whether exchanges are answered. The first call holds.
+    pub(crate) fn watched_by(&self, witness: Arc<dyn Witness>) {
+        let _ = self.0.witness.set(witness);
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.conn.close_reason().is_some()
     }
 
     /// Whether a new connection should take this one's place, long before its certificates end.

@@ -32,6 +32,7 @@ mod handler;
 mod kinds;
 mod serve;
 mod server;
+mod witness;
 
 pub use ask::Ask;
 pub use conn::{DialConfig, PeerConn};
@@ -42,3 +43,4 @@ pub use greet::PeerInfo;
 pub use handler::{Handler, IncomingRequest};
 pub use kinds::KindRules;
 pub use server::{PeerServer, ServeConfig};
+pub(crate) use witness::Witness;

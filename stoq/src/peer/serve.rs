@@ -14,6 +14,7 @@ use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close, distrust};
 use super::handler::{Handler, IncomingRequest};
 use super::kinds::KindRules;
+use super::witness::Report;
 use crate::identity::{AuditWhat, Identity, Refusal};
 use crate::transport::{
     BiStream, ConnectionError, HandshakeEnd, Link, RecvStream, SendStream, WriteError,
@@ -226,7 +227,7 @@ impl Served {
         }
         send.set_priority(marks.urgency.priority());
         let given_up = send.stopped();
-        let shared = Shared::new(deadline, StreamCode::Unfinished, place);
+        let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
         let request = IncomingRequest {
             kind,
             control,

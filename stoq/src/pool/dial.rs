@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::backoff::BackoffRange;
-use super::table::{Outcome, Step, Table};
-use super::{PoolCounters, PoolError};
+use super::slot::Outcome;
+use super::table::{Rules, Step, Table};
+use super::{PeerHealth, PoolCounters, PoolError};
 use crate::identity::Identity;
 use crate::peer::{DialConfig, PeerConn};
 use crate::transport::Transport;
@@ -21,7 +23,7 @@ pub(super) struct Shared {
     identity: Identity,
     config: DialConfig,
     table: Mutex<Table>,
-    counters: PoolCounters,
+    counters: Arc<PoolCounters>,
 }
 
 impl Shared {
@@ -29,17 +31,17 @@ impl Shared {
         transport: Arc<dyn Transport>,
         identity: Identity,
         config: DialConfig,
-        peers_max: usize,
-        range: BackoffRange,
+        rules: Rules,
         seed: u64,
     ) -> Self {
-        let table = Mutex::new(Table::new(peers_max, range, seed));
+        let counters = Arc::<PoolCounters>::default();
+        let table = Mutex::new(Table::new(rules, seed, counters.clone()));
         Self {
             transport,
             identity,
             config,
             table,
-            counters: PoolCounters::default(),
+            counters,
         }
     }
 
@@ -48,13 +50,19 @@ impl Shared {
         addr: SocketAddr,
         now: Instant,
     ) -> Result<PeerConn, PoolError> {
-        let step = self.ask(addr, now);
+        let step = self.table.lock().ask(addr, now);
         let mut outcome = match step {
             Step::Use(conn) => {
                 self.counters.reused.inc();
                 return Ok(conn);
             }
-            Step::Replace(conn, sender) => {
+            Step::UseAndDial(conn, sender) => {
+                self.counters.reused.inc();
+                self.counters.dials_for_more.inc();
+                self.start(addr, sender);
+                return Ok(conn);
+            }
+            Step::UseAndReplace(conn, sender) => {
                 self.counters.reused.inc();
                 self.counters.replacements_started.inc();
                 self.start(addr, sender);
@@ -64,6 +72,7 @@ impl Shared {
                 match &error {
                     PoolError::BackingOff { .. } => self.counters.refused_backing_off.inc(),
                     PoolError::TooManyPeers(_) => self.counters.refused_too_many_peers.inc(),
+                    PoolError::Unanswering { .. } => self.counters.refused_unanswering.inc(),
                     PoolError::Dial(_) | PoolError::Closed => {}
                 }
                 return Err(error);
@@ -87,14 +96,6 @@ impl Shared {
             Some(result) => Ok(result.clone()?),
             None => Err(PoolError::Closed),
         }
-    }
-
-    fn ask(&self, addr: SocketAddr, now: Instant) -> Step {
-        let mut table = self.table.lock();
-        let before = table.evicted;
-        let step = table.ask(addr, now);
-        self.counters.evicted.add(table.evicted - before);
-        step
     }
 
     /// Dials in a task, so that it does not end with whoever happened to ask first. It is bounded by the timeouts of
@@ -121,7 +122,29 @@ impl Shared {
     }
 
     pub(super) fn close(&self) {
-        self.table.lock().close();
+        let conns = self.table.lock().close();
+        conns.iter().for_each(PeerConn::close);
+    }
+
+    pub(super) async fn drain(&self, grace: Duration) {
+        let conns = self.table.lock().close();
+        conns.iter().for_each(PeerConn::retire);
+        let ends = join_all(conns.iter().map(PeerConn::closed));
+        if timeout(grace, ends).await.is_err() {
+            let late = conns.iter().filter(|conn| !conn.is_closed());
+            late.for_each(|conn| {
+                self.counters.closed_at_drain_end.inc();
+                conn.close();
+            });
+        }
+    }
+
+    pub(super) fn want(&self, addr: SocketAddr, connections: usize) -> bool {
+        self.table.lock().want(addr, connections)
+    }
+
+    pub(super) fn health(&self, addr: SocketAddr, now: Instant) -> Option<PeerHealth> {
+        self.table.lock().health(addr, now)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -7,6 +7,9 @@
 //! | carrier | what it is | for |
 //! |---|---|---|
 //! | [`quic::Endpoint`](crate::quic::Endpoint) | QUIC, on the house's own sockets | everything |
+//! | [`tcp::Tcp`] | TLS over TCP, streams multiplexed by this crate | networks that do not let UDP through |
+//! | [`fallback::Fallback`] | two of them, the second where the first does not get through | who does not know the network |
+//! | [`memory::Memory`] | a seeded network in memory, in virtual time | tests |
 //!
 //! What holds for every carrier: mutual TLS 1.3 with the configurations of
 //! [`Identity`](crate::identity::Identity), so whoever is refused, is refused with the same code; a writer waits for its
@@ -19,7 +22,13 @@
 //! The words for what goes wrong are those of [`quic`](crate::quic), which QUIC's RFC defines and the other carriers can
 //! say too.
 
+pub mod fallback;
+mod links;
+pub mod memory;
+mod mux;
 mod quic;
+pub mod tcp;
+mod tls;
 
 use std::fmt;
 use std::future::poll_fn;

@@ -249,7 +249,7 @@ async fn neither_protocol_takes_the_papers_of_the_other() {
     let mut tls = rustls::ClientConfig::clone(&edge.client_config(ALPN).unwrap());
     tls.alpn_protocols = vec![stoq::join::ALPN.to_vec()];
     tls.dangerous()
-        .set_certificate_verifier(Arc::new(crate::refusals::Anyone));
+        .set_certificate_verifier(Arc::new(crate::cluster::Anyone));
     let tls = TlsClient::new(Arc::new(tls)).unwrap();
     let connecting = endpoint.connect(open.addr, SERVER_NAME, &tls);
     let conn = soon("connect", connecting).await.unwrap();
@@ -274,7 +274,7 @@ async fn silent_and_talkative_joiners_are_sent_away() {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(crate::refusals::Anyone))
+        .with_custom_certificate_verifier(Arc::new(crate::cluster::Anyone))
         .with_client_auth_cert(vec![certificate], private)
         .unwrap();
     tls.alpn_protocols = vec![stoq::join::ALPN.to_vec()];

@@ -13,7 +13,7 @@ use stoq::quic::{Connection, ConnectionError, TransportConfig};
 use stoq::wire::{CloseCode, Frame, Hello, VERSION, Versions, encode};
 
 use crate::cluster::{
-    Server, Shifted, client, counted, echo, loopback, node, root, soon, until, year,
+    Anyone, Server, Shifted, client, counted, echo, loopback, node, root, soon, until, year,
 };
 
 async fn dial(identity: &Identity, server: &Server) -> Result<PeerConn, PeerError> {
@@ -103,44 +103,6 @@ async fn dial_trusting_anyone(identity: &Identity, server: &Server) -> Connectio
         .await
         .unwrap();
     soon("verdict", conn.closed()).await
-}
-
-#[derive(Debug)]
-pub(crate) struct Anyone;
-
-impl rustls::client::danger::ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &rustls_pki_types::CertificateDer<'_>,
-        _intermediates: &[rustls_pki_types::CertificateDer<'_>],
-        _server_name: &rustls_pki_types::ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &rustls_pki_types::CertificateDer<'_>,
-        _dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &rustls_pki_types::CertificateDer<'_>,
-        _dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ED25519]
-    }
 }
 
 /// A root for another cluster, made from the same key.

@@ -10,7 +10,9 @@ use rustls_pki_types::UnixTime;
 use stoq::identity::{
     ClusterRoot, Identity, LEAF_LIFETIME_MAX, PeerIdentity, Role, Rotation, Trust,
 };
-use stoq::peer::{Exchange, Handler, IncomingRequest, Part, PeerConn, PeerInfo};
+use stoq::peer::{
+    DialConfig, Exchange, ExchangeError, Handler, IncomingRequest, Part, PeerConn, PeerInfo,
+};
 use stoq::pool::{Pool, PoolConfig};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -27,6 +29,19 @@ fn rotating(root: &ClusterRoot, name: &str, role: Role, every: Duration) -> Iden
     trust.rotation = Rotation::every(every).unwrap();
     let file = root.issue(name, &[role], year()).unwrap();
     Identity::with_trust(file, root.certificate().clone(), trust).unwrap()
+}
+
+/// Connections that nobody uses close after a second.
+fn soon_idle() -> PoolConfig {
+    let dial = DialConfig {
+        idle_close: Duration::from_secs(1),
+        ..DialConfig::default()
+    };
+    PoolConfig {
+        dial,
+        seed: 1,
+        ..PoolConfig::default()
+    }
 }
 
 /// Echoes, and counts exchanges of peers whose certificates live on tolerance.
@@ -50,7 +65,7 @@ impl Handler for Strict {
 
 /// Says a few bytes and hears them back.
 async fn ask(conn: &PeerConn) -> Result<(), String> {
-    let text = |error: stoq::peer::ExchangeError| error.to_string();
+    let text = |error: ExchangeError| error.to_string();
     let limit = Some(Duration::from_secs(10));
     let exchange = conn.exchange(1, Bytes::from_static(b"head"), limit);
     let Exchange { mut send, mut recv } = exchange.await.map_err(text)?;
@@ -64,7 +79,7 @@ async fn ask(conn: &PeerConn) -> Result<(), String> {
 
 /// One exchange that lasts as long as all the others together.
 async fn ask_slowly(conn: &PeerConn, end: Instant) -> Result<u64, String> {
-    let text = |error: stoq::peer::ExchangeError| error.to_string();
+    let text = |error: ExchangeError| error.to_string();
     let exchange = conn.exchange(1, Bytes::new(), None).await.map_err(text)?;
     let Exchange { mut send, mut recv } = exchange;
     let mut sent = 0;
@@ -161,8 +176,7 @@ async fn successor_is_dialled_while_the_old_connection_serves() {
     let server = Server::start(&shield, echo());
     let config = PoolConfig {
         backoff_min: Duration::from_millis(10),
-        seed: 1,
-        ..PoolConfig::default()
+        ..soon_idle()
     };
     let pool = pool_with(&node("edge-1"), config);
     let old = soon("dial", pool.get(server.addr)).await.unwrap();
@@ -204,11 +218,7 @@ async fn successor_is_dialled_while_the_old_connection_serves() {
     assert_eq!(after.peer().identity, new.peer().identity);
     let completed = pool.counters().dials_completed.get();
     assert_eq!(completed, 2, "and is not replaced again at once");
-    drop((before, old));
-    until("end of the old one", || {
-        server.endpoint.connection_count() == 1
-    })
-    .await;
+    soon("end of the old one", old.closed()).await;
 }
 
 #[tokio::test]
@@ -216,19 +226,23 @@ async fn leaf_rotated_by_hand_has_connections_replaced() {
     let root = root("demo");
     let server = Server::start(&node(&root, "shield-1", &[Role::Shield]), echo());
     let edge = node(&root, "edge-1", &[Role::Edge]);
-    let pool = pool(&edge);
+    let pool = pool_with(&edge, soon_idle());
     let old = soon("dial", pool.get(server.addr)).await.unwrap();
     edge.rotate().unwrap();
     ask(&pool.get(server.addr).await.unwrap()).await.unwrap();
     until("successor", || pool.counters().dials_completed.get() == 2).await;
     ask(&old).await.unwrap();
-    drop(old);
-    until("end of the old one", || {
-        server.endpoint.connection_count() == 1
-    })
-    .await;
+    // One that was replaced closes with its pool, if not before.
+    let mut under_way = old.exchange(1, Bytes::new(), None).await.unwrap();
     ask(&pool.get(server.addr).await.unwrap()).await.unwrap();
     assert_eq!(pool.counters().replacements_started.get(), 1);
+    pool.close();
+    let broken = async {
+        while under_way.recv.next().await?.is_some() {}
+        Ok(())
+    };
+    let broken: Result<(), ExchangeError> = soon("end", broken).await;
+    assert!(broken.is_err());
 }
 
 #[tokio::test]
