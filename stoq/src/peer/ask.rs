@@ -83,4 +83,8 @@ impl Ask {
     pub(super) fn request(self, deadline: Option<Instant>) -> Frame {
         Frame::Request(self.opening(deadline))
     }
+
+    pub(super) fn tell(self, deadline: Option<Instant>) -> Frame {
+        Frame::Tell(self.opening(deadline))
+    }
 }

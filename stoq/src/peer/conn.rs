@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::ask::Ask;
+use super::datagrams::Datagrams;
 use super::early::First;
 use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
@@ -22,7 +23,7 @@ use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
 use crate::transport::{
     Carrier, ConnectError, ConnectionError, Handshake, Link, PathStats, Target, Transport,
 };
-use crate::wire::{CloseCode, Frame, StreamCode, Versions};
+use crate::wire::{CloseCode, Frame, StreamCode, Versions, WireError, encode};
 
 /// How a peer is dialled, and how long its connection is kept.
 #[derive(Debug, Clone)]
@@ -65,6 +66,7 @@ struct Inner {
     /// How long the certificates on both sides last.
     term: Term,
     stream_timeout: Duration,
+    datagrams: Datagrams,
     usage: Mutex<Usage>,
     /// Open for as long as the connection: its reset would be a protocol error.
     _control_out: FrameWriter,
@@ -162,7 +164,8 @@ impl PeerConn {
         } = greeted;
         let inner = Arc::new(Inner {
             term,
-            conn,
+            datagrams: Datagrams::new(conn.clone(), &info),
+            conn: conn.clone(),
             info,
             identity: identity.clone(),
             stream_timeout: config.stream_timeout,
@@ -175,7 +178,12 @@ impl PeerConn {
             keeper: OnceLock::new(),
             witness: OnceLock::new(),
         });
-        let keeper = tokio::spawn(keep(Arc::downgrade(&inner), control_in, config.idle_close));
+        let keeper = tokio::spawn(keep(
+            Arc::downgrade(&inner),
+            conn,
+            control_in,
+            config.idle_close,
+        ));
         // Set only here, so it is free.
         let _ = inner.keeper.set(keeper.abort_handle());
         Self(inner)
@@ -219,6 +227,37 @@ impl PeerConn {
         let recv = RecvHalf::new(recv, version, shared);
         send.request(&ask.request(deadline)).await?;
         Ok(Exchange { send, recv })
+    }
+
+    /// Tells something to which there is no answer. Its body, if it has one, goes into what is returned, which must be finished in
+    /// any case. Not ordered among other messages; that it was sent does not say that anybody acted on it.
+    ///
+    /// # Errors
+    /// [`ExchangeError::TooOld`] where the peer speaks version 1; else as [`exchange`](Self::exchange).
+    pub async fn tell(&self, message: Ask) -> Result<SendHalf, ExchangeError> {
+        let inner = &self.0;
+        let place = inner.place()?;
+        let start = Instant::now();
+        let deadline = message.deadline(start);
+        let urgency = message.marks().urgency;
+        let frame = message.tell(deadline);
+        // Asked before a stream is opened, which a peer of version 1 would take for an offence.
+        encode(inner.info.version, &frame)?;
+        let report = Report::default();
+        let shared = Shared::new(deadline, StreamCode::Cancelled, report, place);
+        let send = inner
+            .in_turn(start, deadline, inner.conn.open_uni())
+            .await?;
+        send.set_priority(urgency.priority());
+        let mut send = SendHalf::new(send, inner.info.version, shared);
+        send.request(&frame).await?;
+        Ok(send)
+    }
+
+    /// The connection's datagrams.
+    #[must_use]
+    pub fn datagrams(&self) -> &Datagrams {
+        &self.0.datagrams
     }
 
     /// As [`ask`](Self::ask), of a request that has no body.
@@ -373,7 +412,12 @@ pub(super) fn connect_failed(
 }
 
 /// Listens on the control stream, and closes the connection when it is no longer used.
-async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration) {
+async fn keep(
+    inner: Weak<Inner>,
+    conn: Arc<dyn Link>,
+    mut control: FrameReader,
+    idle_close: Duration,
+) {
     let mut wake = Instant::now() + idle_close;
     let Some(mut revoked) = inner
         .upgrade()
@@ -384,9 +428,14 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
     // The list may have been replaced since the peer was checked.
     revoked.mark_changed();
     loop {
-        // All may be cancelled: the reader keeps what it has, the timer is set anew.
+        // All may be cancelled: the reader keeps what it has, a stream not taken stays, the timer is set anew.
         let frame = tokio::select! {
             frame = control.next() => Some(frame),
+            // Only the client opens them.
+            Ok(_) = conn.accept_uni() => {
+                let misplaced = WireError::Unexpected("unidirectional stream");
+                Some(Err(ExchangeError::Protocol(misplaced)))
+            }
             () = sleep_until(wake) => None,
             // The sender lives as long as the identity.
             _ = revoked.changed() => None,
@@ -400,7 +449,11 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
             Some(Err(ExchangeError::Connection(_))) => return,
             Some(_) => {
                 inner.usage.lock().closing = true;
-                close(&*inner.conn, CloseCode::Protocol, "control stream");
+                close(
+                    &*inner.conn,
+                    CloseCode::Protocol,
+                    "control stream, or a stream of the server",
+                );
                 return;
             }
             None => {

@@ -43,17 +43,25 @@ counters! {
         requests_cancelled,
         /// Requests whose deadline passed before the handler returned.
         requests_past_deadline,
-        /// Requests whose handler panicked.
+        /// Requests and messages whose handler panicked.
         requests_panicked,
-        /// Requests acted on before the end of the handshake.
+        /// Messages handed to the handler; each ends in one of the next three, or its handler panicked.
+        messages_started,
+        /// Messages whose handler returned.
+        messages_returned,
+        /// Messages lost with their connection before the handler returned.
+        messages_cancelled,
+        /// Messages whose deadline passed before the handler returned.
+        messages_past_deadline,
+        /// Requests and messages acted on before the end of the handshake.
         early_requests,
-        /// Requests that came as early data and waited for the end of the handshake.
+        /// Requests and messages that came as early data and waited for the end of the handshake.
         early_waited,
         /// Connections that began with early data and whose handshake never ended: recordings, or clients that left.
         early_unproven,
-        /// Streams reset because their request did not come in time.
+        /// Streams reset because their request or message did not come in time.
         refused_request_timeout,
-        /// Streams reset because they did not begin with a request.
+        /// Streams reset because they did not begin with a request, or with a message on a stream for those.
         refused_request_malformed,
         /// Streams reset because none of the peer's roles permits the kind of request.
         refused_request_role,

@@ -12,7 +12,7 @@ use super::error::ExchangeError;
 use super::frames::{FrameReader, FrameWriter};
 use super::witness::Report;
 use crate::transport::{RecvStream, SendStream};
-use crate::wire::{Frame, StreamCode, WireError};
+use crate::wire::{Frame, StreamCode, Urgency, WireError};
 
 /// A piece of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +113,11 @@ impl SendHalf {
 
     pub(super) async fn request(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
         self.write(frame).await
+    }
+
+    /// Gives what is sent from here on another place among the streams of the connection.
+    pub fn set_urgency(&mut self, urgency: Urgency) {
+        self.writer.stream().set_priority(urgency.priority());
     }
 
     /// Sends the head. At most 64 KiB.
@@ -260,6 +265,13 @@ impl RecvHalf {
                 Err(error)
             }
         }
+    }
+
+    /// A part that has no place in the form of this exchange.
+    pub(super) fn misplaced(&self, what: &'static str) -> ExchangeError {
+        let error = ExchangeError::Protocol(WireError::Unexpected(what));
+        self.blame(&error);
+        error
     }
 
     fn blame(&self, error: &ExchangeError) {

@@ -12,6 +12,8 @@
 //! |---|---|---|
 //! | time for handshake, hello, first frame of a request | [`ServeConfig`], [`DialConfig`] | closed or reset with its code, counted |
 //! | exchanges handled at once on a connection | [`ServeConfig::exchanges`] | the next stream waits |
+//! | messages handled at once on a connection | [`ServeConfig::messages`] | the next stream waits |
+//! | datagrams that wait | the transport's, in each direction | the oldest are dropped |
 //! | a control payload | 64 KiB | refused before it is sent; a protocol error when received |
 //! | unread bytes of one exchange | [`TransportConfig::stream_window`](crate::quic::TransportConfig::stream_window) | its writer waits |
 //! | unread bytes of all exchanges of a connection | [`TransportConfig::connection_window`](crate::quic::TransportConfig::connection_window) | all its writers wait |
@@ -23,6 +25,7 @@
 mod ask;
 mod conn;
 mod counters;
+mod datagrams;
 mod early;
 mod error;
 mod exchange;
@@ -32,15 +35,19 @@ mod handler;
 mod kinds;
 mod serve;
 mod server;
+mod streaming;
+mod told;
 mod witness;
 
 pub use ask::Ask;
 pub use conn::{DialConfig, PeerConn};
 pub use counters::PeerCounters;
+pub use datagrams::{DatagramCounters, Datagrams, SendDatagramError};
 pub use error::{ExchangeError, PeerError};
 pub use exchange::{Exchange, Part, RecvHalf, SendHalf};
 pub use greet::PeerInfo;
-pub use handler::{Handler, IncomingRequest};
+pub use handler::{Handler, IncomingMessage, IncomingRequest};
 pub use kinds::KindRules;
 pub use server::{PeerServer, ServeConfig};
+pub use streaming::{Feed, Messages};
 pub(crate) use witness::Witness;

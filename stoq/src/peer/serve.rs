@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::counters::PeerCounters;
+use super::datagrams::Datagrams;
 use super::error::ExchangeError;
 use super::exchange::{RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
@@ -19,7 +20,7 @@ use crate::identity::{AuditWhat, Identity, Refusal};
 use crate::transport::{
     BiStream, ConnectionError, HandshakeEnd, Link, RecvStream, SendStream, WriteError,
 };
-use crate::wire::{CloseCode, Frame, Opening, StreamCode};
+use crate::wire::{CloseCode, Frame, MESSAGES_SINCE, Opening, StreamCode};
 
 /// What the requests of one connection have in common.
 pub(super) struct Served {
@@ -30,8 +31,16 @@ pub(super) struct Served {
     pub(super) kinds: Arc<KindRules>,
     pub(super) counters: Arc<PeerCounters>,
     pub(super) request_timeout: Duration,
+    pub(super) datagrams: Datagrams,
     /// Whether the handshake has ended: that the peer is who it was when its session began, here and now.
     pub(super) proven: watch::Sender<bool>,
+}
+
+/// How much of one connection is handled at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) exchanges: usize,
+    pub(super) messages: usize,
 }
 
 /// What a drain needs to know: when its grace is over.
@@ -42,14 +51,15 @@ pub(super) async fn serve(
     served: Arc<Served>,
     control: Control,
     mut end: HandshakeEnd,
-    exchanges: usize,
+    bounds: Bounds,
     mut drain: DrainWatch,
 ) {
     let Control {
         mut input,
         mut output,
     } = control;
-    let places = Arc::new(Semaphore::new(exchanges.max(1)));
+    let places = Arc::new(Semaphore::new(bounds.exchanges.max(1)));
+    let message_places = Arc::new(Semaphore::new(bounds.messages.max(1)));
     let mut requests = JoinSet::new();
     let mut grace: Option<Instant> = *drain.borrow_and_update();
     if grace.is_some() {
@@ -84,6 +94,27 @@ pub(super) async fn serve(
                     let served = served.clone();
                     requests.spawn(async move { served.request(send, recv, place).await });
                 }
+                Err(_) => break,
+            },
+            next = next_message(&*served.conn, &message_places) => match next {
+                Ok((place, recv)) if served.info.version >= MESSAGES_SINCE => {
+                    let served = served.clone();
+                    requests.spawn(async move { served.message(recv, place).await });
+                }
+                Ok(_) => {
+                    served.counters.closed_protocol.inc();
+                    close(&*served.conn, CloseCode::Protocol, "a stream that its version has not");
+                    break;
+                }
+                Err(_) => break,
+            },
+            // None is sent early, so what comes before is nobody's to act on, and waits.
+            next = served.datagrams.next(), if proven => match next {
+                Ok(datagram) if served.kinds.permits(datagram.kind, &served.info.identity) => {
+                    served.handler.datagram(&served.info, datagram, &served.datagrams);
+                }
+                // Counted alone: a line for each would let a peer fill the audit.
+                Ok(_) => served.counters.refused_request_role.inc(),
                 Err(_) => break,
             },
             heard = input.next() => match heard {
@@ -151,6 +182,14 @@ async fn next_stream(
     Ok((place, conn.accept_bi().await?))
 }
 
+async fn next_message(
+    conn: &dyn Link,
+    places: &Arc<Semaphore>,
+) -> Result<(Option<OwnedSemaphorePermit>, Box<dyn RecvStream>), ConnectionError> {
+    let place = places.clone().acquire_owned().await.ok();
+    Ok((place, conn.accept_uni().await?))
+}
+
 fn count_panic(counters: &PeerCounters, ended: &Result<(), JoinError>) {
     if ended.as_ref().is_err_and(JoinError::is_panic) {
         counters.requests_panicked.inc();
@@ -180,51 +219,29 @@ impl Served {
         recv: Box<dyn RecvStream>,
         place: Option<OwnedSemaphorePermit>,
     ) {
-        let early = recv.is_0rtt();
+        let came_early = recv.is_0rtt();
         let mut reader = FrameReader::new(recv, self.info.version);
-        let first = timeout(self.request_timeout, reader.next()).await;
+        let request = |frame| match frame {
+            Frame::Request(opening) => Some(opening),
+            _ => None,
+        };
+        let opening = match self.opening(&mut reader, request).await {
+            Ok(opening) => opening,
+            Err(Some(code)) => return refuse(send, reader, code),
+            Err(None) => return,
+        };
+        let deadline = opening.time_left.map(|left| Instant::now() + left);
+        let early = match self.admit(came_early, &opening).await {
+            Ok(early) => early,
+            Err(Some(code)) => return refuse(send, reader, code),
+            Err(None) => return,
+        };
         let Opening {
             kind,
-            time_left,
             marks,
             control,
-        } = match first {
-            Ok(Ok(Some(Frame::Request(opening)))) => opening,
-            Ok(Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })) => return,
-            Ok(_) => {
-                self.counters.refused_request_malformed.inc();
-                return refuse(send, reader, StreamCode::Protocol);
-            }
-            Err(_) => {
-                self.counters.refused_request_timeout.inc();
-                return refuse(send, reader, StreamCode::Deadline);
-            }
-        };
-        if !self.trusts(self.identity.recheck(&self.info.identity)) {
-            return;
-        }
-        if !self.kinds.permits(kind, &self.info.identity) {
-            self.counters.refused_request_role.inc();
-            let what = AuditWhat::Exchange(StreamCode::Forbidden);
-            let (peer, detail) = (&self.info.identity, format!("kind {kind} asked for"));
-            self.identity.audit(what, peer, self.info.addr, &detail);
-            return refuse(send, reader, StreamCode::Forbidden);
-        }
-        let deadline = time_left.map(|left| Instant::now() + left);
-        let early = early && !*self.proven.borrow();
-        let safe = marks.replay_safe && self.handler.replay_safe(kind);
-        if early && !safe {
-            self.counters.early_waited.inc();
-            let mut proven = self.proven.subscribe();
-            // The sender is in `self`. A handshake that fails ends the connection, and this task with it.
-            if proven.wait_for(|proven| *proven).await.is_err() {
-                return;
-            }
-        }
-        let early = early && safe;
-        if early {
-            self.counters.early_requests.inc();
-        }
+            ..
+        } = opening;
         send.set_priority(marks.urgency.priority());
         let given_up = send.stopped();
         let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
@@ -252,6 +269,65 @@ impl Served {
     }
 }
 
+impl Served {
+    /// The first frame of a stream, which must be such as `wanted` takes.
+    ///
+    /// # Errors
+    /// The code with which the stream is to be refused; none where it, or the connection, has ended already.
+    pub(super) async fn opening(
+        &self,
+        reader: &mut FrameReader,
+        wanted: impl FnOnce(Frame) -> Option<Opening>,
+    ) -> Result<Opening, Option<StreamCode>> {
+        match timeout(self.request_timeout, reader.next()).await {
+            Ok(Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })) => Err(None),
+            Ok(first) => first.ok().flatten().and_then(wanted).ok_or_else(|| {
+                self.counters.refused_request_malformed.inc();
+                Some(StreamCode::Protocol)
+            }),
+            Err(_) => {
+                self.counters.refused_request_timeout.inc();
+                Err(Some(StreamCode::Deadline))
+            }
+        }
+    }
+
+    /// Whether what begins so may go to the handler now, and whether that is before the end of the handshake. Waits for it
+    /// where it has to be after.
+    ///
+    /// # Errors
+    /// The code with which the stream is to be refused; none where the connection has ended.
+    pub(super) async fn admit(
+        &self,
+        came_early: bool,
+        opening: &Opening,
+    ) -> Result<bool, Option<StreamCode>> {
+        if !self.trusts(self.identity.recheck(&self.info.identity)) {
+            return Err(None);
+        }
+        let (kind, peer) = (opening.kind, &self.info.identity);
+        if !self.kinds.permits(kind, peer) {
+            self.counters.refused_request_role.inc();
+            let what = AuditWhat::Exchange(StreamCode::Forbidden);
+            let detail = format!("kind {kind} asked for");
+            self.identity.audit(what, peer, self.info.addr, &detail);
+            return Err(Some(StreamCode::Forbidden));
+        }
+        if !came_early || *self.proven.borrow() {
+            return Ok(false);
+        }
+        if opening.marks.replay_safe && self.handler.replay_safe(opening.kind) {
+            self.counters.early_requests.inc();
+            return Ok(true);
+        }
+        self.counters.early_waited.inc();
+        let mut proven = self.proven.subscribe();
+        // The sender is in `self`. A handshake that fails ends the connection, and this task with it.
+        let ended = proven.wait_for(|proven| *proven).await;
+        ended.map(|_| false).map_err(|_| None)
+    }
+}
+
 /// Ready when the peer does not want the answer any more, or is gone.
 async fn stopped(given_up: impl Future<Output = Result<Option<u64>, WriteError>>) {
     // `None`: the answer was finished and has arrived. What the handler still does then is its own business.
@@ -261,7 +337,7 @@ async fn stopped(given_up: impl Future<Output = Result<Option<u64>, WriteError>>
 }
 
 /// Ready at the deadline. The code is set here, since the handler is dropped before anything that follows.
-async fn past(deadline: Option<Instant>, shared: &Shared) {
+pub(super) async fn past(deadline: Option<Instant>, shared: &Shared) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,

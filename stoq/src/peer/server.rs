@@ -9,11 +9,12 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::counters::PeerCounters;
+use super::datagrams::Datagrams;
 use super::error::PeerError;
 use super::greet::{Control as HelloStream, Manners};
 use super::handler::Handler;
 use super::kinds::KindRules;
-use super::serve::{Control, DrainWatch, Served, serve};
+use super::serve::{Bounds, Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
 use crate::transport::{ConnectError, ConnectionError, HandshakeEnd, Incoming, Link, Transport};
@@ -29,6 +30,9 @@ pub struct ServeConfig {
     /// Exchanges handled at once on one connection; the next stream waits. Default 64. What one costs is the
     /// handler's, and at most a stream window of unread body.
     pub exchanges: usize,
+    /// Messages handled at once on one connection; the next stream waits. Default 16. What one costs is the
+    /// handler's, and at most a stream window of unread body.
+    pub messages: usize,
     /// Time for the hello after the handshake. Default 5 s.
     pub hello_timeout: Duration,
     /// Time for the first frame of a stream, once it is this stream's turn. Default 5 s.
@@ -43,6 +47,7 @@ impl Default for ServeConfig {
             accept: RoleRule::Any,
             kinds: Arc::default(),
             exchanges: 64,
+            messages: 16,
             hello_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
             versions: Versions::default(),
@@ -184,6 +189,7 @@ async fn connection(
     let (info, control) = Control::split(greeted);
     let (kinds, request_timeout) = (config.kinds, config.request_timeout);
     let served = Arc::new(Served {
+        datagrams: Datagrams::new(conn.clone(), &info),
         conn,
         info,
         identity,
@@ -193,7 +199,11 @@ async fn connection(
         request_timeout,
         proven: watch::Sender::new(false),
     });
-    serve(served, control, end, config.exchanges, drain).await;
+    let bounds = Bounds {
+        exchanges: config.exchanges,
+        messages: config.messages,
+    };
+    serve(served, control, end, bounds, drain).await;
 }
 
 /// The connection after its handshake; or before, with the control stream that came as early data.

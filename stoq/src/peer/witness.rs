@@ -64,6 +64,7 @@ impl Report {
             | ExchangeError::Draining
             | ExchangeError::Expired
             | ExchangeError::Revoked
+            | ExchangeError::TooOld(_)
             | ExchangeError::Finished => {}
         }
     }

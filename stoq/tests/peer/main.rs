@@ -5,6 +5,7 @@
 mod cluster;
 mod early;
 mod exchanges;
+mod forms;
 mod join;
 mod pools;
 mod refusals;
