@@ -36,10 +36,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
+
+use crate::quic::TransportConfig;
 
 pub use crate::quic::{
     ConnectError, ConnectionError, DatagramError, EarlyData, Handshake, HandshakeEnd, PathStats,
@@ -315,7 +318,7 @@ impl dyn SendStream {
     /// in `chunks`.
     ///
     /// # Errors
-    /// As [`poll_write_chunks`](Self::poll_write_chunks).
+    /// As [`poll_write_chunks`](SendStream::poll_write_chunks).
     pub async fn write_all_chunks(&mut self, mut chunks: &mut [Bytes]) -> Result<(), WriteError> {
         loop {
             let written = chunks.iter().take_while(|chunk| chunk.is_empty()).count();
@@ -329,13 +332,19 @@ impl dyn SendStream {
 }
 
 impl dyn RecvStream {
-    /// [`poll_read_chunk`](Self::poll_read_chunk), awaited. Cancel-safe.
+    /// [`poll_read_chunk`](RecvStream::poll_read_chunk), awaited. Cancel-safe.
     ///
     /// # Errors
-    /// As [`poll_read_chunk`](Self::poll_read_chunk).
+    /// As [`poll_read_chunk`](RecvStream::poll_read_chunk).
     pub async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
         poll_fn(|cx| self.poll_read_chunk(cx, max)).await
     }
+}
+
+/// The idle timeout of a carrier that keeps it itself. No longer than can be counted.
+fn idle_timeout(config: &TransportConfig) -> Duration {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    config.idle_timeout.min(YEAR)
 }
 
 impl<T: Transport + ?Sized> Transport for Arc<T> {

@@ -13,6 +13,7 @@
 //! congestion and no limit of bandwidth: what the windows let out is under way at once.
 //!
 //! ```
+//! # use std::net::SocketAddr;
 //! # use std::time::Duration;
 //! use stoq::transport::memory::{Conditions, Network};
 //!
@@ -22,9 +23,10 @@
 //!     loss: 0.01,
 //!     ..Conditions::default()
 //! });
-//! let (edge, shield) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:7443".parse().unwrap());
+//! let edge = SocketAddr::from(([10, 0, 0, 1], 1));
+//! let shield = SocketAddr::from(([10, 0, 0, 2], 7443));
+//! // A server: `network.server(shield, identity.server_config(ALPN)?, TransportConfig::default())`.
 //! let client = network.client(edge)?;
-//! // network.server(shield, identity.server_config(ALPN)?, TransportConfig::default())?
 //! network.partition(edge.ip(), shield.ip());
 //! # Ok::<_, std::io::Error>(())
 //! ```
@@ -52,7 +54,7 @@ use self::network::{Door, Shared};
 use super::links::Links;
 use super::mux::{Facts, Limits, Mux, MuxLink};
 use super::tls::{failure, refused};
-use super::{Carrier, Incoming, Link, Target, Transport, TransportStats};
+use super::{Carrier, Incoming, Link, Target, Transport, TransportStats, idle_timeout};
 use crate::quic::{ConnectError, ConnectionError, TlsError, TransportConfig};
 
 /// A place in a [`Network`]. Left when dropped.
@@ -95,7 +97,7 @@ impl Memory {
         let name = ServerName::try_from(server_name)
             .map_err(|_| ConnectError::ServerName(server_name.to_owned()))?;
         let session = ClientConnection::new(tls, name).map_err(|error| failure(&error))?;
-        let dialled = timeout(self.config.idle_timeout, self.knock(addr, session)).await;
+        let dialled = timeout(idle_timeout(&self.config), self.knock(addr, session)).await;
         dialled.unwrap_or(Err(ConnectionError::TimedOut.into()))
     }
 
@@ -243,7 +245,7 @@ impl Incoming for Newcomer {
                 alpn: Some(alpn),
                 certificates,
             };
-            let idle = config.idle_timeout.min(knock.config.idle_timeout);
+            let idle = idle_timeout(&config).min(idle_timeout(&knock.config));
             carry::start(&way, [&client, &server], [&knock.links, &links], idle);
             let there: Arc<dyn Link> = Arc::new(MuxLink::new(client, facts(here, true, theirs)));
             let link = MuxLink::new(server, facts(knock.from, false, ours));

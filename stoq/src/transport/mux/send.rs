@@ -136,8 +136,7 @@ impl Sending {
     /// Whether there is something that the peer's window of this stream lets out.
     pub(super) fn is_ready(&self) -> bool {
         match self.end {
-            End::Open => self.queued > 0 && self.sent < self.max,
-            End::Fin => self.queued == 0 || self.sent < self.max,
+            End::Open | End::Fin => self.queued > 0 && self.sent < self.max,
             End::Reset(_) | End::Sent => false,
         }
     }
@@ -149,17 +148,11 @@ impl Sending {
         }
         let credit = usize::try_from(credit.min(self.max - self.sent)).unwrap_or(usize::MAX);
         let most = credit.min(PAYLOAD_BYTES_MAX);
-        let bytes = match self.queue.front_mut() {
-            None => Bytes::new(),
-            Some(_) if most == 0 => return None,
-            Some(front) => {
-                let piece = front.split_to(front.len().min(most));
-                if front.is_empty() {
-                    self.queue.pop_front();
-                }
-                piece
-            }
-        };
+        let front = self.queue.front_mut().filter(|_| most > 0)?;
+        let bytes = front.split_to(front.len().min(most));
+        if front.is_empty() {
+            self.queue.pop_front();
+        }
         self.queued -= bytes.len();
         self.sent += bytes.len() as u64;
         let fin = self.end == End::Fin && self.queue.is_empty();
@@ -170,6 +163,16 @@ impl Sending {
             self.wake_writer();
         }
         Some((bytes, fin))
+    }
+
+    /// Whether the end is to be sent alone, since all that goes before it was.
+    pub(super) fn take_bare_fin(&mut self) -> bool {
+        let bare = self.end == End::Fin && self.queue.is_empty();
+        if bare {
+            self.end = End::Sent;
+            self.wake();
+        }
+        bare
     }
 
     /// The reset to be sent, with the bytes sent before it.

@@ -186,6 +186,21 @@ fn an_unread_stream_holds_its_writer_and_no_other() {
 }
 
 #[test]
+fn an_end_without_bytes_needs_no_window() {
+    let pair = Pair::new();
+    pair.carry(&mut dice()).unwrap();
+    let (ended, full, fuller) = (open(&pair.client), open(&pair.client), open(&pair.client));
+    // Two unread streams take all of the link's window.
+    for id in [full, fuller] {
+        assert_eq!(write(&pair.client, id, &[1; 200_000]), 200_000);
+    }
+    pair.carry(&mut dice()).unwrap();
+    pair.client.core.lock().finish(ended).unwrap();
+    pair.carry(&mut dice()).unwrap();
+    assert_eq!(read(&pair.server, ended, &mut Vec::new()), Some(Ok(())));
+}
+
+#[test]
 fn stop_and_reset_carry_their_codes_and_end_one_half_only() {
     let pair = Pair::new();
     pair.carry(&mut dice()).unwrap();

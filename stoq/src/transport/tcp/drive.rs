@@ -19,7 +19,7 @@ use crate::quic::{ConnectError, ConnectionError, TransportConfig};
 use crate::transport::links::{Links, Place};
 use crate::transport::mux::{Facts, Frame, Limits, Mux, MuxLink};
 use crate::transport::tls::{failure, refused};
-use crate::transport::{Carrier, Link};
+use crate::transport::{Carrier, Link, idle_timeout};
 
 /// Time for the last words of a link.
 pub(super) const GOODBYE: Duration = Duration::from_secs(3);
@@ -52,9 +52,9 @@ pub(super) fn link(
         alpn: Some(alpn),
         certificates,
     };
-    let idle = config.idle_timeout;
-    // Only the client keeps a link alive, unless told otherwise, as over QUIC.
-    let alive = config.keep_alive.or_else(|| client.then_some(idle / 3));
+    let idle = idle_timeout(config);
+    // Each side by its own timeout, which the other is not told.
+    let alive = config.keep_alive.unwrap_or(idle).min(idle / 3);
     let driver = Driver {
         mux: mux.clone(),
         idle,
@@ -69,7 +69,7 @@ pub(super) fn link(
 struct Driver {
     mux: Arc<Mux>,
     idle: Duration,
-    alive: Option<Duration>,
+    alive: Duration,
     _place: Place,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -106,7 +106,7 @@ impl Driver {
                     return self.mux.core.lock().fail(ConnectionError::TimedOut);
                 }
                 () = sleep_until(ping) => {
-                    ping = Instant::now() + self.alive.unwrap_or(self.idle);
+                    ping = Instant::now() + self.alive;
                     self.mux.core.lock().ping(Instant::now());
                     continue;
                 }

@@ -8,11 +8,12 @@
 //!
 //! * A lost packet holds up all streams, not one.
 //! * Nothing is sent before the handshake's end, which takes a round trip more (TCP's own). Sessions are not resumed.
+//! * Both sides ask for a sign of life, each after a third of its idle timeout or after its `keep_alive`, if that is less.
 //! * A link does not survive a change of address.
 //! * Datagrams arrive in order and are not lost on the way, but late; at most 1,100 bytes each.
 //! * [`SendStream::stopped`](super::SendStream::stopped) says `None` when the end was handed to the system, not when it
 //!   arrived.
-//! * [`Link::path`](super::Link::path) knows the round-trip time, by a ping at the start and at each sign of life asked for, and
+//! * [`Link::path`] knows the round-trip time, by a ping at the start and at each sign of life asked for, and
 //!   the bytes; window, MTU and losses are the system's and stay 0.
 //!
 //! | what | bound | beyond it |
@@ -20,7 +21,7 @@
 //! | links and handshakes of a [`Tcp`] | [`TcpLimits::links`] | closed without an answer, counted |
 //! | handshakes under way | [`TcpLimits::handshakes`] | wait in the system's backlog |
 //! | time of a handshake | [`TcpLimits::handshake_timeout`] | closed |
-//! | a peer from which nothing comes | `idle_timeout` of [`TransportConfig`] | the link ends as timed out |
+//! | a peer from which nothing comes, though it is asked for a sign of life three times | `idle_timeout` of [`TransportConfig`] | the link ends as timed out |
 //! | the last words of a link | 3 s | cut off |
 
 mod drive;
@@ -154,7 +155,6 @@ impl Tcp {
 }
 
 impl Transport for Tcp {
-    /// Where the settings have no `keep_alive`, a third of their idle timeout is taken.
     fn connect(&self, target: Target) -> BoxFuture<'_, Result<Arc<dyn Link>, ConnectError>> {
         Box::pin(async move {
             let links = &self.0.links;

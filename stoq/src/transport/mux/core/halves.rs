@@ -51,6 +51,8 @@ impl Core {
             return Err(error.clone().into());
         }
         send.finish()?;
+        // Nothing to wait for with an end that no bytes go before: no window holds it up.
+        self.urge(id);
         self.ready_if_so(id);
         Ok(())
     }

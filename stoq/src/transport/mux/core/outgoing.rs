@@ -2,6 +2,8 @@
 
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use super::{Core, pop};
 use crate::transport::mux::frame::Frame;
 use crate::transport::mux::send::Sending;
@@ -9,11 +11,10 @@ use crate::transport::mux::send::Sending;
 impl Core {
     /// The next frame to send. `Ready(None)` once the link has ended and its last word is out.
     pub(in crate::transport) fn poll_transmit(&mut self, cx: &Context<'_>) -> Poll<Option<Frame>> {
-        let frame = self.next_frame();
-        if let Some(frame) = &frame {
+        if let Some(frame) = self.next_frame() {
             self.path.sent_bytes += frame.wire_len() as u64;
             self.path.sent_packets += 1;
-            return Poll::Ready(Some(frame.clone()));
+            return Poll::Ready(Some(frame));
         }
         if self.ended.is_some() {
             return Poll::Ready(None);
@@ -72,6 +73,12 @@ impl Core {
                 code,
                 size,
             });
+        }
+        if stream.send.as_mut().is_some_and(Sending::take_bare_fin) {
+            let bytes = Bytes::new();
+            let stream = id;
+            let fin = true;
+            return Some(Frame::Data { stream, bytes, fin });
         }
         let recv = stream.recv.as_mut()?;
         if let Some(code) = recv.take_stop() {
