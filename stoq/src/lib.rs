@@ -5,6 +5,7 @@
 //! | [`transport`] | the seam: what carries links between nodes, chosen at run time |
 //! | [`quic`] | the endpoint: sockets, TLS, admission, connections, streams |
 //! | [`identity`] | who a node is, and how two nodes prove it to each other |
+//! | [`join`] | how a node without papers gets them, for a one-time token |
 //! | [`wire`] | the protocol between nodes, as a codec without I/O |
 //! | [`datagram`] | their header, and that none counts twice |
 //! | [`early`] | resumption, and what may be said before the handshake's end |
@@ -23,6 +24,7 @@ pub mod early;
 pub mod h3;
 pub mod hello;
 pub mod identity;
+pub mod join;
 pub mod peer;
 pub mod pool;
 pub mod quic;

@@ -5,16 +5,14 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls_pki_types::UnixTime;
 
 use crate::counter::counters;
 use crate::hello::Agreement;
-use crate::identity::{ALPN, Identity, IdentityError, Verdict};
+use crate::identity::{ALPN, Identity, IdentityError, Refusal, Term};
 
 /// What a node remembers of the peers it dialled: their tickets, and what was agreed on. Shared by all dials of one
 /// identity; each peer has a place of its own by its address, for all nodes answer to one name, and a ticket is of use to the
@@ -35,26 +33,24 @@ struct Places {
 struct Place {
     /// TLS resumes only under the very configuration that a ticket was taken with.
     tls: Arc<ClientConfig>,
-    verdict: Verdict,
+    verdict: Arc<OnceLock<Refusal>>,
     known: Option<Known>,
     used: u64,
 }
 
 /// What is known of a peer after a full handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
     pub(crate) agreement: Agreement,
-    /// When the first of the certificates ends that the session stands for.
-    pub(crate) until: UnixTime,
-    /// From here on a full handshake is due.
-    resume_until: UnixTime,
+    /// How long the certificates last that the session stands for.
+    pub(crate) term: Term,
 }
 
 /// How a peer is to be dialled.
 #[derive(Debug)]
 pub(crate) struct Way {
     pub(crate) tls: Arc<ClientConfig>,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: Arc<OnceLock<Refusal>>,
     /// There may be a ticket; it resumes a session that stands for this.
     pub(crate) known: Option<Known>,
 }
@@ -66,7 +62,7 @@ counters! {
         sessions_offered,
         /// Dials of a peer that was not, or no longer.
         sessions_none,
-        /// Peers forgotten because their certificates, or ours, are halfway to their end.
+        /// Peers forgotten because their certificates, or ours, are to be renewed.
         sessions_aged,
         /// Peers forgotten to make room.
         sessions_evicted,
@@ -108,10 +104,11 @@ impl Sessions {
 
     /// How to dial `addr` now.
     pub(crate) fn way(&self, addr: SocketAddr) -> Result<Way, IdentityError> {
-        let now = self.identity.now().ok_or(IdentityError::NoClock)?;
         let mut places = self.places.lock();
         if let Some(place) = places.of.get(&addr)
-            && place.known.is_some_and(|known| now >= known.resume_until)
+            && place
+                .known
+                .is_some_and(|known| known.term.is_due(&self.identity))
         {
             places.of.remove(&addr);
             self.counters.sessions_aged.inc();
@@ -123,7 +120,7 @@ impl Sessions {
         }
         let place = match places.of.entry(addr) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Place::new(&self.identity)?),
+            Entry::Vacant(new) => new.insert(Place::new(&self.identity, addr)?),
         };
         place.used = used;
         let known = place.known;
@@ -139,32 +136,14 @@ impl Sessions {
         })
     }
 
-    /// Keeps what a dial by `way` came to, whose certificates hold `until` then. What was known before stays: a resumed
-    /// session stands for the certificates that were shown first.
-    pub(crate) fn remember(
-        &self,
-        addr: SocketAddr,
-        way: &Way,
-        agreement: Agreement,
-        until: UnixTime,
-    ) {
-        let Some(now) = self.identity.now() else {
-            return;
-        };
-        let half = until.as_secs().saturating_sub(now.as_secs()) / 2;
-        let half = Duration::from_secs(now.as_secs() + half);
+    /// Keeps what a dial by `way` came to, on certificates that last for `term`.
+    pub(crate) fn remember(&self, addr: SocketAddr, way: &Way, agreement: Agreement, term: Term) {
         if let Some(place) = self.places.lock().of.get_mut(&addr)
             && Arc::ptr_eq(&place.tls, &way.tls)
         {
-            let (until, resume_until) = match place.known {
-                Some(known) => (known.until, known.resume_until),
-                None => (until, UnixTime::since_unix_epoch(half)),
-            };
-            place.known = Some(Known {
-                agreement,
-                until,
-                resume_until,
-            });
+            // Sessions of the first handshake may still be among the tickets.
+            let term = place.known.map_or(term, |known| known.term);
+            place.known = Some(Known { agreement, term });
         }
     }
 
@@ -195,9 +174,9 @@ impl Places {
 }
 
 impl Place {
-    fn new(identity: &Identity) -> Result<Self, IdentityError> {
-        let verdict = Verdict::new(OnceLock::new());
-        let config = identity.client_config_telling(ALPN, Some(verdict.clone()))?;
+    fn new(identity: &Identity, addr: SocketAddr) -> Result<Self, IdentityError> {
+        let verdict = Arc::new(OnceLock::new());
+        let config = identity.client_config_telling(ALPN, Some((addr, verdict.clone())))?;
         let mut config = ClientConfig::clone(&config);
         // One name is all there is; TLS keeps 8 tickets of it.
         config.resumption = Resumption::in_memory_sessions(1);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustls_pki_types::UnixTime;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -17,11 +16,12 @@ use super::early::First;
 use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
-use super::greet::{Control, Greeted, Manners, PeerInfo, close};
+use super::greet::{Control, Greeted, Manners, PeerInfo, close, distrust};
 use crate::hello::RoleRule;
-use crate::identity::{ALPN, Identity, SERVER_NAME, Verdict};
+use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
 use crate::transport::{
-    Carrier, ConnectError, ConnectionError, Handshake, Link, PathStats, Target, Transport,
+    Carrier, ConnectError, ConnectionError, Handshake, HandshakeEnd, Link, PathStats, Target,
+    Transport,
 };
 use crate::wire::{CloseCode, Frame, StreamCode, Versions, WireError, encode};
 
@@ -63,8 +63,8 @@ struct Inner {
     conn: Arc<dyn Link>,
     info: PeerInfo,
     identity: Identity,
-    /// From here on somebody's certificate lives on tolerance only, and the connection is to be replaced.
-    retire_after: UnixTime,
+    /// How long the certificates on both sides last.
+    term: Term,
     stream_timeout: Duration,
     datagrams: Datagrams,
     usage: Mutex<Usage>,
@@ -114,11 +114,11 @@ impl PeerConn {
     ) -> Result<Self, PeerError> {
         let verdict = Arc::new(OnceLock::new());
         // The leaf shown below is this one or a later one.
-        let own_end = identity
-            .leaf_end()
+        let own_term = identity
+            .term()
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
         let tls = identity
-            .client_config_telling(ALPN, Some(verdict.clone()))
+            .client_config_telling(ALPN, Some((addr, verdict.clone())))
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
         let connecting = transport.connect(Target {
             addr,
@@ -142,18 +142,21 @@ impl PeerConn {
             versions: config.versions,
             limit: config.hello_timeout,
         };
-        let greeted = manners.greet(&*conn, Control::None).await?;
-        let until = own_end.min(greeted.info.identity.not_after);
-        Ok(Self::start(conn, greeted, identity, config, until))
+        let greeted = manners
+            .greet(&*conn, Control::None, &mut HandshakeEnd::default())
+            .await?;
+        let now = identity.now().unwrap_or(own_term.end);
+        let term = own_term.with(&greeted.info.identity, now);
+        Ok(Self::start(conn, greeted, identity, config, term))
     }
 
-    /// A peer past its hello, whose certificates, and ours, hold `until` then.
+    /// A peer past its hello. Its certificates, and ours, last for `term`.
     pub(super) fn start(
         conn: Arc<dyn Link>,
         greeted: Greeted,
         identity: &Identity,
         config: &DialConfig,
-        until: UnixTime,
+        term: Term,
     ) -> Self {
         let Greeted {
             info,
@@ -161,7 +164,7 @@ impl PeerConn {
             control_out,
         } = greeted;
         let inner = Arc::new(Inner {
-            retire_after: until,
+            term,
             datagrams: Datagrams::new(conn.clone(), &info),
             conn: conn.clone(),
             info,
@@ -316,11 +319,7 @@ impl PeerConn {
     /// [`DialConfig::idle_close`] has passed.
     pub(crate) fn refresh(&self) -> bool {
         let inner = &self.0;
-        if inner
-            .identity
-            .now()
-            .is_none_or(|now| now > inner.retire_after)
-        {
+        if inner.identity.now().is_none_or(|now| now > inner.term.end) {
             inner.let_go(CloseCode::Done);
         }
         let alive = self.0.conn.close_reason().is_none();
@@ -330,6 +329,11 @@ impl PeerConn {
             return true;
         }
         false
+    }
+
+    /// Whether a new connection should take this one's place, long before its certificates end.
+    pub(crate) fn is_due(&self) -> bool {
+        self.0.term.is_due(&self.0.identity)
     }
 
     /// Whether the connection lives and takes exchanges.
@@ -377,7 +381,7 @@ impl Drop for Place {
 /// What it means that there is no connection. A refusal of ours is known by its `verdict` alone.
 pub(super) fn connect_failed(
     addr: SocketAddr,
-    verdict: &Verdict,
+    verdict: &OnceLock<Refusal>,
     error: ConnectError,
 ) -> PeerError {
     match (verdict.get(), error) {
@@ -398,6 +402,14 @@ async fn keep(
     idle_close: Duration,
 ) {
     let mut wake = Instant::now() + idle_close;
+    let Some(mut revoked) = inner
+        .upgrade()
+        .map(|inner| inner.identity.revocations().replaced())
+    else {
+        return;
+    };
+    // The list may have been replaced since the peer was checked.
+    revoked.mark_changed();
     loop {
         // All may be cancelled: the reader keeps what it has, a stream not taken stays, the timer is set anew.
         let frame = tokio::select! {
@@ -408,8 +420,13 @@ async fn keep(
                 Some(Err(ExchangeError::Protocol(misplaced)))
             }
             () = sleep_until(wake) => None,
+            // The sender lives as long as the identity.
+            _ = revoked.changed() => None,
         };
         let Some(inner) = inner.upgrade() else { return };
+        if let Err(refusal) = inner.identity.recheck_revoked(&inner.info.identity) {
+            return inner.distrust(&refusal);
+        }
         match frame {
             Some(Ok(Some(Frame::GoAway { .. }))) => inner.let_go(CloseCode::Done),
             Some(Err(ExchangeError::Connection(_))) => return,
@@ -444,13 +461,12 @@ async fn keep(
 impl Inner {
     /// A place for one more exchange, if there may be one.
     fn place(self: &Arc<Self>) -> Result<Place, ExchangeError> {
-        if !self
-            .identity
-            .now()
-            .is_some_and(|now| self.info.identity.valid_at(now))
-        {
-            close(&*self.conn, CloseCode::Expired, "");
-            return Err(ExchangeError::Expired);
+        if let Err(refusal) = self.identity.recheck(&self.info.identity) {
+            self.distrust(&refusal);
+            return Err(match refusal.code() {
+                CloseCode::Revoked => ExchangeError::Revoked,
+                _ => ExchangeError::Expired,
+            });
         }
         Place::take(self).ok_or(ExchangeError::Draining)
     }
@@ -467,6 +483,14 @@ impl Inner {
         match timeout_at(until, stream).await {
             Ok(stream) => Ok(stream?),
             Err(_) => Err(ExchangeError::NoStream(until - start)),
+        }
+    }
+
+    /// Closes at once, for the peer is not trusted any more.
+    fn distrust(&self, refusal: &Refusal) {
+        self.usage.lock().closing = true;
+        if self.conn.close_reason().is_none() {
+            distrust(&*self.conn, &self.identity, &self.info, refusal);
         }
     }
 

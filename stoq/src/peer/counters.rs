@@ -29,6 +29,8 @@ counters! {
         ended_before_hello,
         /// Connections closed because the peer's certificate expired meanwhile.
         closed_expired,
+        /// Connections closed because the peer was put on the revocation list meanwhile.
+        closed_revoked,
         /// Connections closed because the peer broke the protocol.
         closed_protocol,
         /// Connections cut off at the end of a drain's grace, exchanges under way included.
@@ -61,6 +63,8 @@ counters! {
         refused_request_timeout,
         /// Streams reset because they did not begin with a request, or with a message on a stream for those.
         refused_request_malformed,
+        /// Streams reset because none of the peer's roles permits the kind of request.
+        refused_request_role,
     }
 }
 
@@ -79,10 +83,17 @@ impl PeerCounters {
             | CloseCode::Cluster
             | CloseCode::Expired
             | CloseCode::NotYetValid
-            | CloseCode::LeafLifetime => &self.refused_certificate,
-            CloseCode::Done | CloseCode::Idle | CloseCode::Drained | CloseCode::Protocol => {
-                &self.closed_protocol
-            }
+            | CloseCode::LeafLifetime
+            | CloseCode::Revoked => &self.refused_certificate,
+            CloseCode::Done
+            | CloseCode::Idle
+            | CloseCode::Drained
+            | CloseCode::Protocol
+            | CloseCode::TokenUnknown
+            | CloseCode::TokenUsed
+            | CloseCode::TokenExpired
+            | CloseCode::JoinMalformed
+            | CloseCode::JoinFailed => &self.closed_protocol,
         };
         counter.inc();
     }

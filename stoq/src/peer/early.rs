@@ -13,7 +13,7 @@ use super::frames::FrameWriter;
 use super::greet::{Control, Manners};
 use crate::early::{Sessions, Way};
 use crate::identity::SERVER_NAME;
-use crate::transport::{EarlyData, Link, RecvStream, Target, Transport};
+use crate::transport::{EarlyData, HandshakeEnd, Link, RecvStream, Target, Transport};
 use crate::wire::{Frame, MESSAGES_SINCE};
 
 /// The answer to a request that was sent, whole, before the handshake's end.
@@ -75,7 +75,7 @@ async fn dial(
     let identity = sessions.identity();
     let unusable = |error| PeerError::Identity(Arc::new(error));
     // The leaf shown below is this one or a later one.
-    let own_end = identity.leaf_end().map_err(unusable)?;
+    let own_term = identity.term().map_err(unusable)?;
     let way = sessions.way(addr).map_err(unusable)?;
     let dialled = by(transport, sessions, &way, addr, config, ask).await;
     let (conn, greeted, first) = dialled.inspect_err(|error| {
@@ -87,14 +87,17 @@ async fn dial(
         }
     })?;
     let resumed = conn.handshake().is_some_and(|handshake| handshake.resumed);
-    let until = match way.known {
+    let term = match way.known {
         // The certificates that the session stands for, not those that a full handshake would have shown.
-        Some(known) if resumed => known.until,
-        _ => own_end.min(greeted.info.identity.not_after),
+        Some(known) if resumed => known.term,
+        _ => {
+            let now = identity.now().unwrap_or(own_term.end);
+            own_term.with(&greeted.info.identity, now)
+        }
     };
-    let (agreement, first) = (greeted.info.agreement(), first);
-    sessions.remember(addr, &way, agreement, until);
-    let conn = PeerConn::start(conn, greeted, identity, config, until);
+    let agreement = greeted.info.agreement();
+    sessions.remember(addr, &way, agreement, term);
+    let conn = PeerConn::start(conn, greeted, identity, config, term);
     // A peer that speaks another version than last time has refused the stream; nothing of it was acted on.
     let first = first.filter(|first| first.version == agreement.version);
     Ok((conn, first))
@@ -132,7 +135,9 @@ async fn by(
     if let Some(error) = conn.close_reason() {
         return Err(failed(error.into()));
     }
-    let greeted = manners.greet(&*conn, control).await?;
+    let greeted = manners
+        .greet(&*conn, control, &mut HandshakeEnd::default())
+        .await?;
     Ok((conn, greeted, first))
 }
 

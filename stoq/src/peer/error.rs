@@ -138,6 +138,9 @@ pub enum ExchangeError {
     /// The peer's certificates are no longer valid; nothing was sent.
     #[error("the peer's certificate has expired since the connection was made")]
     Expired,
+    /// The peer was put on the revocation list; nothing was sent.
+    #[error("the peer has been revoked since the connection was made")]
+    Revoked,
     /// The message was finished or given up before, by this side.
     #[error("already finished")]
     Finished,
@@ -153,6 +156,7 @@ impl ExchangeError {
             Self::Draining
                 | Self::NoStream(_)
                 | Self::Expired
+                | Self::Revoked
                 | Self::TooLarge(_)
                 | Self::TooOld(_)
         )

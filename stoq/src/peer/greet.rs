@@ -8,8 +8,8 @@ use tokio::time::timeout;
 use super::error::{ExchangeError, PeerError};
 use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
-use crate::identity::{Identity, PeerIdentity};
-use crate::transport::{BiStream, ConnectionError, Link};
+use crate::identity::{AuditWhat, Identity, PeerIdentity, Refusal};
+use crate::transport::{BiStream, ConnectionError, HandshakeEnd, Link};
 use crate::wire::{CloseCode, Frame, Hello, MESSAGES_SINCE, VERSION, Versions};
 
 /// A peer that was let in, or lets us in.
@@ -96,14 +96,18 @@ impl Manners<'_> {
         &self,
         conn: &dyn Link,
         control: Control,
+        end: &mut HandshakeEnd,
     ) -> Result<Greeted, PeerError> {
         let addr = conn.remote_addr();
         let certs = conn.peer_certificates().unwrap_or_default();
         // Once more after the handshake: a resumed session has not passed the verifier.
-        let peer = self.identity.check_peer(&certs).map_err(|refusal| {
-            close(conn, refusal.code(), &refusal.to_string());
-            PeerError::Refused { addr, refusal }
-        })?;
+        let peer = match self.identity.check_peer(&certs, addr) {
+            Ok(peer) => peer,
+            Err(refusal) => {
+                refuse(conn, end, refusal.code(), &refusal.to_string()).await;
+                return Err(PeerError::Refused { addr, refusal });
+            }
+        };
         let greeted = timeout(self.limit, self.hellos(conn, control, &peer)).await;
         let slow = Err(Failure::Refuse(HelloRefusal::Timeout(self.limit)));
         match greeted.unwrap_or(slow) {
@@ -126,7 +130,9 @@ impl Manners<'_> {
             }
             Err(Failure::Refuse(refusal)) => {
                 tracing::warn!(%addr, peer = %peer.name, %refusal, "peer refused");
-                close(conn, refusal.code(), &refusal.to_string());
+                let what = AuditWhat::Hello(refusal.code());
+                self.identity.audit(what, &peer, addr, &refusal.to_string());
+                refuse(conn, end, refusal.code(), &refusal.to_string()).await;
                 Err(PeerError::Hello { addr, refusal })
             }
             Err(Failure::Ended(error)) => Err(PeerError::ended(addr, error)),
@@ -180,6 +186,25 @@ fn failure(error: ExchangeError) -> Failure {
         ExchangeError::Connection(error) => Failure::Ended(error),
         other => Failure::Refuse(HelloRefusal::Malformed(other.to_string())),
     }
+}
+
+/// Closes a living connection whose peer is not trusted any more, and has it in the audit.
+pub(super) fn distrust(conn: &dyn Link, identity: &Identity, info: &PeerInfo, refusal: &Refusal) {
+    let (code, detail) = (refusal.code(), refusal.to_string());
+    tracing::warn!(addr = %info.addr, %refusal, "connection closed");
+    let what = AuditWhat::Connection(code);
+    identity.audit(what, &info.identity, info.addr, &detail);
+    close(conn, code, &detail);
+}
+
+/// Closes with a code that the peer will hear: before the end of the handshake QUIC would say only that the application closed.
+//= https://www.rfc-editor.org/rfc/rfc9000#section-10.2.3
+//# A CONNECTION_CLOSE of type 0x1d MUST be replaced by a CONNECTION_CLOSE of type 0x1c when sending the frame in Initial or
+//# Handshake packets.
+async fn refuse(conn: &dyn Link, end: &mut HandshakeEnd, code: CloseCode, reason: &str) {
+    // Bounded by the transport. Whoever cannot end the handshake hears nothing.
+    let _ = end.reached().await;
+    close(conn, code, reason);
 }
 
 pub(super) fn close(conn: &dyn Link, code: CloseCode, reason: &str) {

@@ -12,9 +12,10 @@ use super::datagrams::Datagrams;
 use super::error::ExchangeError;
 use super::exchange::{RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
-use super::greet::{Greeted, PeerInfo, close};
+use super::greet::{Greeted, PeerInfo, close, distrust};
 use super::handler::{Handler, IncomingRequest};
-use crate::identity::Identity;
+use super::kinds::KindRules;
+use crate::identity::{AuditWhat, Identity, Refusal};
 use crate::transport::{
     BiStream, ConnectionError, HandshakeEnd, Link, RecvStream, SendStream, WriteError,
 };
@@ -26,6 +27,7 @@ pub(super) struct Served {
     pub(super) info: PeerInfo,
     pub(super) identity: Identity,
     pub(super) handler: Arc<dyn Handler>,
+    pub(super) kinds: Arc<KindRules>,
     pub(super) counters: Arc<PeerCounters>,
     pub(super) request_timeout: Duration,
     pub(super) datagrams: Datagrams,
@@ -62,6 +64,9 @@ pub(super) async fn serve(
     if grace.is_some() {
         say_goodbye(&mut output, grace).await;
     }
+    let mut revoked = served.identity.revocations().replaced();
+    // The list may have been replaced since the peer was checked.
+    revoked.mark_changed();
     let mut proven = false;
     loop {
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
@@ -77,6 +82,12 @@ pub(super) async fn serve(
                     break;
                 }
             },
+            // The sender lives as long as the identity.
+            _ = revoked.changed() => {
+                if !served.trusts(served.identity.recheck_revoked(&served.info.identity)) {
+                    break;
+                }
+            }
             next = next_stream(&*served.conn, &places) => match next {
                 Ok((place, (send, recv))) => {
                     let served = served.clone();
@@ -182,6 +193,21 @@ fn count_panic(counters: &PeerCounters, ended: &Result<(), JoinError>) {
 }
 
 impl Served {
+    /// Whether the peer may go on. If not, the connection is closed: once, however many notice.
+    fn trusts(&self, judged: Result<(), Refusal>) -> bool {
+        let Err(refusal) = judged else {
+            return true;
+        };
+        if self.conn.close_reason().is_none() {
+            match refusal.code() {
+                CloseCode::Revoked => self.counters.closed_revoked.inc(),
+                _ => self.counters.closed_expired.inc(),
+            }
+            distrust(&*self.conn, &self.identity, &self.info, &refusal);
+        }
+        false
+    }
+
     async fn request(
         &self,
         send: Box<dyn SendStream>,
@@ -271,19 +297,21 @@ impl Served {
         came_early: bool,
         opening: &Opening,
     ) -> Result<bool, Option<StreamCode>> {
-        if !self
-            .identity
-            .now()
-            .is_some_and(|now| self.info.identity.valid_at(now))
-        {
-            self.counters.closed_expired.inc();
-            close(&*self.conn, CloseCode::Expired, "");
+        if !self.trusts(self.identity.recheck(&self.info.identity)) {
             return Err(None);
+        }
+        let kind = opening.kind;
+        if !self.kinds.permits(kind, &self.info.identity) {
+            self.counters.refused_request_role.inc();
+            let what = AuditWhat::Exchange(StreamCode::Forbidden);
+            let (peer, detail) = (&self.info.identity, format!("kind {kind} asked for"));
+            self.identity.audit(what, peer, self.info.addr, &detail);
+            return Err(Some(StreamCode::Forbidden));
         }
         if !came_early || *self.proven.borrow() {
             return Ok(false);
         }
-        if opening.marks.replay_safe && self.handler.replay_safe(opening.kind) {
+        if opening.marks.replay_safe && self.handler.replay_safe(kind) {
             self.counters.early_requests.inc();
             return Ok(true);
         }

@@ -13,17 +13,20 @@ use super::datagrams::Datagrams;
 use super::error::PeerError;
 use super::greet::{Control as HelloStream, Manners};
 use super::handler::Handler;
+use super::kinds::KindRules;
 use super::serve::{Bounds, Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
-use crate::transport::{ConnectError, HandshakeEnd, Incoming, Link, Transport};
-use crate::wire::Versions;
+use crate::transport::{ConnectError, ConnectionError, HandshakeEnd, Incoming, Link, Transport};
+use crate::wire::{CloseCode, Versions};
 
 /// Who is served, and the bounds of serving.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
     /// Which peers are let in. Default: any node of the cluster.
     pub accept: RoleRule,
+    /// Which of their roles permits which kind of exchange. Default: every kind for every peer that is let in.
+    pub kinds: Arc<KindRules>,
     /// Exchanges handled at once on one connection; the next stream waits. Default 64. What one costs is the
     /// handler's, and at most a stream window of unread body.
     pub exchanges: usize,
@@ -42,6 +45,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             accept: RoleRule::Any,
+            kinds: Arc::default(),
             exchanges: 64,
             messages: 16,
             hello_timeout: Duration::from_secs(5),
@@ -154,10 +158,13 @@ async fn connection(
     drain: DrainWatch,
 ) {
     let addr = incoming.remote_addr();
-    let (conn, end, control) = match begin(incoming).await {
+    let (conn, mut end, control) = match begin(incoming).await {
         Ok(begun) => begun,
         Err(error) => {
             counters.handshakes_failed.inc();
+            if is_stranger(&error) {
+                identity.audit_stranger(addr);
+            }
             tracing::debug!(%addr, %error, "handshake failed");
             return;
         }
@@ -168,7 +175,7 @@ async fn connection(
         versions: config.versions,
         limit: config.hello_timeout,
     };
-    let greeted = match manners.greet(&*conn, control).await {
+    let greeted = match manners.greet(&*conn, control, &mut end).await {
         Ok(greeted) => greeted,
         Err(PeerError::Refused { refusal, .. }) => return counters.refused(refusal.code()),
         Err(PeerError::Hello { refusal, .. }) => return counters.refused(refusal.code()),
@@ -180,13 +187,14 @@ async fn connection(
     };
     counters.peers_accepted.inc();
     let (info, control) = Control::split(greeted);
-    let request_timeout = config.request_timeout;
+    let (kinds, request_timeout) = (config.kinds, config.request_timeout);
     let served = Arc::new(Served {
         datagrams: Datagrams::new(conn.clone(), &info),
         conn,
         info,
         identity,
         handler,
+        kinds,
         counters,
         request_timeout,
         proven: watch::Sender::new(false),
@@ -222,6 +230,19 @@ async fn begin(
         }
     };
     Ok((conn, end, control))
+}
+
+/// Whether TLS refused somebody without a certificate, before our verifier was asked.
+fn is_stranger(error: &ConnectError) -> bool {
+    let ConnectError::Connection(error) = error else {
+        return false;
+    };
+    match error {
+        ConnectionError::TransportClosed { code, by_peer, .. } => {
+            !by_peer && CloseCode::of_transport(*code) == Some(CloseCode::NoCertificate)
+        }
+        _ => false,
+    }
 }
 
 fn log_panic(ended: &Result<(), JoinError>) {

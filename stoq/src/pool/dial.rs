@@ -54,6 +54,12 @@ impl Shared {
                 self.counters.reused.inc();
                 return Ok(conn);
             }
+            Step::Replace(conn, sender) => {
+                self.counters.reused.inc();
+                self.counters.replacements_started.inc();
+                self.start(addr, sender);
+                return Ok(conn);
+            }
             Step::Refuse(error) => {
                 match &error {
                     PoolError::BackingOff { .. } => self.counters.refused_backing_off.inc(),

@@ -87,6 +87,8 @@ counters! {
         reused,
         /// Requests for a connection that waited for a dial another had begun.
         joined_a_dial,
+        /// Dials begun, of those above, because a connection's certificates on one of the sides come to their end.
+        replacements_started,
         /// Requests refused because the address is left alone after a failure.
         refused_backing_off,
         /// Requests refused at `peers_max`.

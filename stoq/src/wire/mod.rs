@@ -157,10 +157,17 @@
 //! | 0x24 | 45 | certificate expired or not yet valid |
 //! | 0x25 | | certificate not yet valid |
 //! | 0x26 | 43 | leaf valid for too long |
+//! | 0x27 | 44 | revoked |
 //! | 0x30 | | protocol error |
+//! | 0x40 | | unknown token |
+//! | 0x41 | | token already used |
+//! | 0x42 | | token expired |
+//! | 0x43 | | enrolment malformed or too slow |
+//! | 0x44 | | enrolment failed |
 //!
 //! A stream is reset or stopped with 1 = cancelled, 2 = deadline passed, 3 = ended before it was whole,
-//! 4 = protocol error.
+//! 4 = protocol error, 5 = not permitted by any of its roles. The codes from 0x40 on are those of
+//! [enrolment](crate::join), which has an ALPN of its own.
 
 mod codes;
 mod decode;

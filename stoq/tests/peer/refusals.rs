@@ -106,7 +106,7 @@ async fn dial_trusting_anyone(identity: &Identity, server: &Server) -> Connectio
 }
 
 #[derive(Debug)]
-struct Anyone;
+pub(crate) struct Anyone;
 
 impl rustls::client::danger::ServerCertVerifier for Anyone {
     fn verify_server_cert(
@@ -411,7 +411,8 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
 #[tokio::test]
 async fn client_without_a_certificate_is_refused() {
     let root = root("demo");
-    let server = Server::start(&node(&root, "shield-1", &[Role::Shield]), echo());
+    let shield = node(&root, "shield-1", &[Role::Shield]);
+    let server = Server::start(&shield, echo());
     let edge = node(&root, "edge-1", &[Role::Edge]);
     let mut config = rustls::ClientConfig::clone(&edge.client_config(b"stoq/1").unwrap());
     config.client_auth_cert_resolver = Arc::new(NoPapers);
@@ -424,6 +425,13 @@ async fn client_without_a_certificate_is_refused() {
         CloseCode::of_transport(transport_code(&verdict)),
         Some(CloseCode::NoCertificate)
     );
+    until("count", || {
+        counted(
+            |each| shield.refusals().visit(each),
+            "refused_no_certificate",
+        ) == 1
+    })
+    .await;
 }
 
 #[derive(Debug)]
