@@ -15,7 +15,7 @@
 //! acted on twice, once early and once not, and only what is [replay-safe](crate::wire::Marks::replay_safe) may be early.
 //!
 //! Nothing is trusted longer for being resumed: certificates, revocation and roles are judged after every handshake, and a
-//! session is not used in the second half of what was left of its certificates' validity, so that rotation goes on.
+//! session is not used when a connection on its certificates would be due for replacement, so that rotation goes on.
 //!
 //! | what | bound | beyond it |
 //! |---|---|---|

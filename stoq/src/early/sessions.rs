@@ -5,12 +5,10 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls_pki_types::UnixTime;
 
 use crate::counter::counters;
 use crate::hello::Agreement;
@@ -41,7 +39,7 @@ struct Place {
 }
 
 /// What is known of a peer after a full handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
     pub(crate) agreement: Agreement,
     /// How long a connection may last, for the certificates that the session stands for.
@@ -66,7 +64,7 @@ counters! {
         sessions_offered,
         /// Dials of a peer that was not, or no longer.
         sessions_none,
-        /// Peers forgotten because their certificates, or ours, are halfway to their end.
+        /// Peers forgotten because their certificates, or ours, are to be renewed.
         sessions_aged,
         /// Peers forgotten to make room.
         sessions_evicted,
@@ -108,7 +106,6 @@ impl Sessions {
 
     /// How to dial `addr` now.
     pub(crate) fn way(&self, addr: SocketAddr) -> Result<Way, IdentityError> {
-        let now = self.identity.now().ok_or(IdentityError::NoClock)?;
         let mut places = self.places.lock();
         if let Some(place) = places.of.get(&addr)
             && place

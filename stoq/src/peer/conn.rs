@@ -21,7 +21,8 @@ use super::witness::{Report, Witness};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
 use crate::transport::{
-    Carrier, ConnectError, ConnectionError, Handshake, Link, PathStats, Target, Transport,
+    Carrier, ConnectError, ConnectionError, Handshake, HandshakeEnd, Link, PathStats, Target,
+    Transport,
 };
 use crate::wire::{CloseCode, Frame, StreamCode, Versions, WireError, encode};
 

@@ -13,7 +13,7 @@ use super::frames::FrameWriter;
 use super::greet::{Control, Manners};
 use crate::early::{Sessions, Way};
 use crate::identity::SERVER_NAME;
-use crate::transport::{EarlyData, Link, RecvStream, Target, Transport};
+use crate::transport::{EarlyData, HandshakeEnd, Link, RecvStream, Target, Transport};
 use crate::wire::{Frame, MESSAGES_SINCE};
 
 /// The answer to a request that was sent, whole, before the handshake's end.
@@ -135,7 +135,9 @@ async fn by(
     if let Some(error) = conn.close_reason() {
         return Err(failed(error.into()));
     }
-    let greeted = manners.greet(&*conn, control).await?;
+    let greeted = manners
+        .greet(&*conn, control, &mut HandshakeEnd::default())
+        .await?;
     Ok((conn, greeted, first))
 }
 

@@ -9,7 +9,7 @@ use super::error::{ExchangeError, PeerError};
 use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
 use crate::identity::{AuditWhat, Identity, PeerIdentity, Refusal};
-use crate::transport::{BiStream, ConnectionError, Link};
+use crate::transport::{BiStream, ConnectionError, HandshakeEnd, Link};
 use crate::wire::{CloseCode, Frame, Hello, MESSAGES_SINCE, VERSION, Versions};
 
 /// A peer that was let in, or lets us in.
@@ -96,6 +96,7 @@ impl Manners<'_> {
         &self,
         conn: &dyn Link,
         control: Control,
+        end: &mut HandshakeEnd,
     ) -> Result<Greeted, PeerError> {
         let addr = conn.remote_addr();
         let certs = conn.peer_certificates().unwrap_or_default();
@@ -192,6 +193,16 @@ pub(super) fn distrust(conn: &dyn Link, identity: &Identity, info: &PeerInfo, re
     let what = AuditWhat::Connection(code);
     identity.audit(what, &info.identity, info.addr, &detail);
     close(conn, code, &detail);
+}
+
+/// Closes with a code that the peer will hear: before the end of the handshake QUIC would say only that the application closed.
+//= https://www.rfc-editor.org/rfc/rfc9000#section-10.2.3
+//# A CONNECTION_CLOSE of type 0x1d MUST be replaced by a CONNECTION_CLOSE of type 0x1c when sending the frame in Initial or
+//# Handshake packets.
+async fn refuse(conn: &dyn Link, end: &mut HandshakeEnd, code: CloseCode, reason: &str) {
+    // Bounded by the transport. Whoever cannot end the handshake hears nothing.
+    let _ = end.reached().await;
+    close(conn, code, reason);
 }
 
 pub(super) fn close(conn: &dyn Link, code: CloseCode, reason: &str) {

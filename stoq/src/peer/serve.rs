@@ -316,7 +316,7 @@ impl Served {
         if !came_early || *self.proven.borrow() {
             return Ok(false);
         }
-        if opening.marks.replay_safe && self.handler.replay_safe(opening.kind) {
+        if opening.marks.replay_safe && self.handler.replay_safe(kind) {
             self.counters.early_requests.inc();
             return Ok(true);
         }

@@ -158,7 +158,7 @@ async fn connection(
     drain: DrainWatch,
 ) {
     let addr = incoming.remote_addr();
-    let (conn, end, control) = match begin(incoming).await {
+    let (conn, mut end, control) = match begin(incoming).await {
         Ok(begun) => begun,
         Err(error) => {
             counters.handshakes_failed.inc();
@@ -175,7 +175,7 @@ async fn connection(
         versions: config.versions,
         limit: config.hello_timeout,
     };
-    let greeted = match manners.greet(&*conn, control).await {
+    let greeted = match manners.greet(&*conn, control, &mut end).await {
         Ok(greeted) => greeted,
         Err(PeerError::Refused { refusal, .. }) => return counters.refused(refusal.code()),
         Err(PeerError::Hello { refusal, .. }) => return counters.refused(refusal.code()),

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rustls::server::StoresServerSessions;
 use stoq::early::{Sessions, TicketConfig, Tickets};
-use stoq::identity::{ALPN, ClusterRoot, Identity, Role};
+use stoq::identity::{ALPN, ClusterRoot, Identity, Revocations, Role, Trust};
 use stoq::peer::{
     Ask, DialConfig, Handler, IncomingRequest, Part, PeerConn, PeerError, PeerInfo, ServeConfig,
 };
@@ -400,4 +400,38 @@ async fn a_resumed_peer_whose_certificate_has_ended_is_refused() {
     assert_eq!(tickets.counters().tickets_used.get(), 1);
     assert_eq!(effects.all(), 1);
     assert_eq!(sessions.peers(), 0, "the next dial is a full handshake");
+}
+
+#[tokio::test]
+async fn a_node_that_was_revoked_is_refused_with_a_ticket_too_and_its_early_request_unheard() {
+    let root = root("demo");
+    let revocations = Revocations::default();
+    let mut trust = Trust::default();
+    trust.revocations = revocations.clone();
+    let file = root.issue("shield-1", &[Role::Shield], year()).unwrap();
+    let shield = Identity::with_trust(file, root.certificate().clone(), trust).unwrap();
+    let edge = node(&root, "edge-1", &[Role::Edge]);
+    let (tickets, effects) = (Tickets::new(&TicketConfig::default()), Arc::default());
+    let tls = tickets.server_tls(&shield).unwrap();
+    let server = serve(tls, &shield, Versions::default(), &effects);
+    let (endpoint, sessions) = (client(), Sessions::new(&edge, 8));
+    ask(&endpoint, &sessions, server.addr, look()).await;
+    tickets_given(&tickets, 2).await;
+
+    revocations.replace([edge.node_id()]).unwrap();
+    let config = DialConfig::default();
+    let dialling = PeerConn::dial_asking(&endpoint, &sessions, server.addr, &config, look());
+    let refused = soon("dial", dialling).await.map(drop);
+    assert!(
+        matches!(
+            &refused,
+            Err(PeerError::RefusedByPeer {
+                code: CloseCode::Revoked,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(tickets.counters().tickets_used.get(), 1);
+    assert_eq!(effects.all(), 1);
 }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use stoq::datagram::Datagram;
 use stoq::identity::{Identity, Role, SERVER_NAME};
 use stoq::peer::{
-    Ask, Datagrams, DialConfig, ExchangeError, Handler, IncomingMessage, IncomingRequest, Messages,
-    Part, PeerConn, PeerInfo, SendDatagramError, ServeConfig,
+    Ask, Datagrams, DialConfig, ExchangeError, Handler, IncomingMessage, IncomingRequest,
+    KindRules, Messages, Part, PeerConn, PeerInfo, SendDatagramError, ServeConfig,
 };
 use stoq::quic::{Connection, ConnectionError, Endpoint, SendStream, TransportConfig};
 use stoq::wire::{
@@ -126,6 +126,10 @@ fn with_datagrams() -> TransportConfig {
 }
 
 fn scene(transport: TransportConfig) -> Scene {
+    scene_with(transport, |_| {})
+}
+
+fn scene_with(transport: TransportConfig, change: impl FnOnce(&mut ServeConfig)) -> Scene {
     let root = root("demo");
     let shield = node(&root, "shield-1", &[Role::Shield]);
     let (tell, told) = mpsc::channel(16);
@@ -133,7 +137,8 @@ fn scene(transport: TransportConfig) -> Scene {
         told: tell,
         datagrams: Mutex::default(),
     });
-    let config = ServeConfig::default();
+    let mut config = ServeConfig::default();
+    change(&mut config);
     let server = Server::with(
         &shield,
         forms.clone(),
@@ -419,4 +424,22 @@ async fn the_more_urgent_answer_comes_first() {
             soon("the other answer", reader).await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_kind_that_the_role_does_not_permit_is_not_told_either() {
+    let mut scene = scene_with(TransportConfig::default(), |config| {
+        config.kinds = Arc::new(KindRules::closed().permit(7, [Role::Edge]));
+    });
+    let conn = scene.dial(Versions::default()).await;
+    for kind in [8, 7] {
+        let telling = conn.tell(Ask::new(kind, "")).await.unwrap();
+        // One that is stopped before its end arrives may notice.
+        let _ = telling.finish().await;
+    }
+    let told = soon("message", scene.told.recv()).await;
+    assert_eq!(told, Some((7, Bytes::new(), 0)));
+    let counters = scene.server.peers.counters();
+    until("the refusal", || counters.refused_request_role.get() == 1).await;
+    assert_eq!(counters.messages_started.get(), 1);
 }
