@@ -42,10 +42,8 @@ struct Place {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
     pub(crate) agreement: Agreement,
-    /// How long a connection may last, for the certificates that the session stands for.
+    /// How long the certificates last that the session stands for.
     pub(crate) term: Term,
-    /// From here on a full handshake is due.
-    resume_until: UnixTime,
 }
 
 /// How a peer is to be dialled.
@@ -110,7 +108,7 @@ impl Sessions {
         if let Some(place) = places.of.get(&addr)
             && place
                 .known
-                .is_some_and(|known| now >= known.resume_until || known.term.is_due(&self.identity))
+                .is_some_and(|known| known.term.is_due(&self.identity))
         {
             places.of.remove(&addr);
             self.counters.sessions_aged.inc();
@@ -138,26 +136,14 @@ impl Sessions {
         })
     }
 
-    /// Keeps what a dial by `way` came to, for as long as its certificates hold. What was known before stays: a resumed
-    /// session stands for the certificates that were shown first.
+    /// Keeps what a dial by `way` came to, on certificates that last for `term`.
     pub(crate) fn remember(&self, addr: SocketAddr, way: &Way, agreement: Agreement, term: Term) {
-        let Some(now) = self.identity.now() else {
-            return;
-        };
-        let half = term.end.as_secs().saturating_sub(now.as_secs()) / 2;
-        let half = Duration::from_secs(now.as_secs() + half);
         if let Some(place) = self.places.lock().of.get_mut(&addr)
             && Arc::ptr_eq(&place.tls, &way.tls)
         {
-            let (term, resume_until) = match place.known {
-                Some(known) => (known.term, known.resume_until),
-                None => (term, UnixTime::since_unix_epoch(half)),
-            };
-            place.known = Some(Known {
-                agreement,
-                term,
-                resume_until,
-            });
+            // Sessions of the first handshake may still be among the tickets.
+            let term = place.known.map_or(term, |known| known.term);
+            place.known = Some(Known { agreement, term });
         }
     }
 

@@ -144,7 +144,9 @@ impl PeerConn {
             versions: config.versions,
             limit: config.hello_timeout,
         };
-        let greeted = manners.greet(&*conn, Control::None).await?;
+        let greeted = manners
+            .greet(&*conn, Control::None, &mut HandshakeEnd::default())
+            .await?;
         let now = identity.now().unwrap_or(own_term.end);
         let term = own_term.with(&greeted.info.identity, now);
         Ok(Self::start(conn, greeted, identity, config, term))

@@ -95,7 +95,7 @@ async fn dial(
             own_term.with(&greeted.info.identity, now)
         }
     };
-    let (agreement, first) = (greeted.info.agreement(), first);
+    let agreement = greeted.info.agreement();
     sessions.remember(addr, &way, agreement, term);
     let conn = PeerConn::start(conn, greeted, identity, config, term);
     // A peer that speaks another version than last time has refused the stream; nothing of it was acted on.

@@ -101,10 +101,13 @@ impl Manners<'_> {
         let addr = conn.remote_addr();
         let certs = conn.peer_certificates().unwrap_or_default();
         // Once more after the handshake: a resumed session has not passed the verifier.
-        let peer = self.identity.check_peer(&certs, addr).map_err(|refusal| {
-            close(conn, refusal.code(), &refusal.to_string());
-            PeerError::Refused { addr, refusal }
-        })?;
+        let peer = match self.identity.check_peer(&certs, addr) {
+            Ok(peer) => peer,
+            Err(refusal) => {
+                refuse(conn, end, refusal.code(), &refusal.to_string()).await;
+                return Err(PeerError::Refused { addr, refusal });
+            }
+        };
         let greeted = timeout(self.limit, self.hellos(conn, control, &peer)).await;
         let slow = Err(Failure::Refuse(HelloRefusal::Timeout(self.limit)));
         match greeted.unwrap_or(slow) {
@@ -128,9 +131,8 @@ impl Manners<'_> {
             Err(Failure::Refuse(refusal)) => {
                 tracing::warn!(%addr, peer = %peer.name, %refusal, "peer refused");
                 let what = AuditWhat::Hello(refusal.code());
-                let text = refusal.to_string();
-                self.identity.audit(what, &peer, addr, &text);
-                close(conn, refusal.code(), &refusal.to_string());
+                self.identity.audit(what, &peer, addr, &refusal.to_string());
+                refuse(conn, end, refusal.code(), &refusal.to_string()).await;
                 Err(PeerError::Hello { addr, refusal })
             }
             Err(Failure::Ended(error)) => Err(PeerError::ended(addr, error)),
