@@ -72,7 +72,7 @@ const SLACK: Duration = Duration::from_millis(1);
 //# window of ten times the maximum datagram size (max_datagram_size),
 //# while limiting the window to the larger of 14,720 bytes or twice the
 //# maximum datagram size.
-const INITIAL_WINDOW_MIN: u32 = 12_000;
+const INITIAL_WINDOW_MIN: u32 = 14_720;
 
 /// Of a path that was measured before: about as much as large servers send to strangers, 110 packets.
 const INITIAL_WINDOW_MAX: u32 = 128 << 10;
