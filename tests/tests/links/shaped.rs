@@ -172,6 +172,21 @@ fn full(test: &str) -> bool {
     full
 }
 
+/// Of a long cell: `STOQ_LINKS_SECONDS`, default 30.
+fn length() -> Duration {
+    let seconds = std::env::var("STOQ_LINKS_SECONDS").map_or(30, |text| {
+        text.parse()
+            .expect("STOQ_LINKS_SECONDS is a number of seconds")
+    });
+    Duration::from_secs(seconds)
+}
+
+/// All rates at all distances.
+fn links() -> impl Iterator<Item = Cell> {
+    let at = |mbit| [0, 40, 150].map(|rtt_ms| Cell::new(mbit, rtt_ms));
+    [100, 1_000, 2_500].into_iter().flat_map(at)
+}
+
 #[test]
 fn every_shaped_link_is_filled_and_its_class_settles() {
     const TEST: &str = "every_shaped_link_is_filled_and_its_class_settles";
@@ -179,24 +194,33 @@ fn every_shaped_link_is_filled_and_its_class_settles() {
         return;
     }
     let mut wrong = Vec::new();
-    for mbit in [100, 1_000, 2_500] {
-        for rtt_ms in [0, 40, 150] {
-            for loss in [0.0, 0.1, 1.0] {
-                let cell = Cell {
-                    loss,
-                    ..Cell::new(mbit, rtt_ms)
-                };
-                let Some(outcome) = cell.run(TEST, Duration::from_secs(30)) else {
-                    return;
-                };
-                // What a controller makes of loss is printed, not claimed.
-                if loss == 0.0 {
-                    wrong.extend(cell.judge(&outcome));
-                }
-            }
-        }
+    for cell in links() {
+        let Some(outcome) = cell.run(TEST, length()) else {
+            return;
+        };
+        wrong.extend(cell.judge(&outcome));
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// What is carried is printed, not judged: it is the controller's doing.
+#[test]
+fn every_lossy_link_carries_something_and_is_known_as_near_or_far() {
+    const TEST: &str = "every_lossy_link_carries_something_and_is_known_as_near_or_far";
+    if !full(TEST) {
+        return;
+    }
+    for cell in links() {
+        for loss in [0.1, 1.0] {
+            let cell = Cell { loss, ..cell };
+            let Some(outcome) = cell.run(TEST, length()) else {
+                return;
+            };
+            assert!(outcome.share > 0.0);
+            let distances = outcome.classes.map(|class| class.distance);
+            assert_eq!(distances, [cell.expected().distance; 2]);
+        }
+    }
 }
 
 #[test]
@@ -211,7 +235,7 @@ fn on_a_far_and_lossy_link_bbr_carries_more_than_cubic() {
             controller: Some(controller),
             ..Cell::new(100, 40)
         };
-        Some(cell.run(TEST, Duration::from_secs(30))?.share)
+        Some(cell.run(TEST, length())?.share)
     };
     let Some(cubic) = share(Controller::Cubic) else {
         return;
