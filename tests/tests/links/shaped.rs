@@ -1,7 +1,7 @@
 //! Adapting connections fill shaped links, and know what they are.
 //!
-//! A rate counts whole Ethernet frames, as `tbf` does; so do the figures here. A cell whose relay was the bottleneck says
-//! so and its rate is not judged.
+//! A rate counts whole Ethernet frames, as `tbf` does; so do the figures here. A cell whose relay was the
+//! bottleneck, or one of whose ends was never idle, says so and its rate is not judged.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use stoq::path::{Bandwidth, Controller, Distance, PathClass, WindowBounds};
 use stoq::quic::Transport;
 
 use crate::lab::Lab;
-use crate::transfer::{Look, Transfer, wire_rate};
+use crate::transfer::{Look, Seen, Transfer, wire_rate};
 
 /// A class may move until then, and no more.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -69,8 +69,12 @@ impl Cell {
         let transfer = Transfer::begin(&lab, transport.clone(), transport);
         let began = transfer.began;
         transfer.go_on(length);
-        let (sender, receiver) = transfer.end();
-        let faults = lab.end();
+        let Seen {
+            sender,
+            receiver,
+            mut faults,
+        } = transfer.end();
+        faults.extend(lab.end());
         let rate = wire_rate(&receiver, began + length / 3, began + length);
         let outcome = Outcome {
             share: rate / (f64::from(self.mbit) * 1e6),
@@ -126,7 +130,7 @@ impl Cell {
 
     fn judge(&self, outcome: &Outcome) -> Vec<String> {
         let mut wrong = Vec::new();
-        // A relay that is late takes from the rate; at 100 Mbit/s not so much that it would be another class.
+        // A machine that is late takes from the rate; at 100 Mbit/s not so much that it would be another class.
         if self.mbit > 100 && !outcome.faults.is_empty() {
             return wrong;
         }
