@@ -118,7 +118,7 @@ impl Shared {
     pub(super) fn learnt(&self, transport: &Transport, addr: IpAddr) -> Option<Transport> {
         let bounds = transport.adapt?;
         let known = self.known.of(addr.to_canonical(), Instant::now())?;
-        let plan = Plan::of(known.class, known.rtt_min, known.loss, &bounds)?;
+        let plan = Plan::of(known.class, known.rtt_min, known.random_loss, &bounds)?;
         Some(Transport {
             stream_window: transport.stream_window.max(plan.stream_window),
             connection_window: transport.connection_window.max(plan.connection_window),
@@ -187,6 +187,7 @@ impl Adapting {
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
             rtt_min: path.rtt_min,
+            rtt: path.rtt,
         };
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -208,7 +209,8 @@ impl Adapting {
             }
         }
         if let Some(class) = state.profile.class() {
-            let plan = Plan::of(class, path.rtt_min, state.profile.loss(), &self.bounds);
+            let random_loss = state.profile.random_loss();
+            let plan = Plan::of(class, path.rtt_min, random_loss, &self.bounds);
             if let Some(plan) = plan {
                 self.apply(state, &plan);
             }
@@ -216,7 +218,7 @@ impl Adapting {
                 let learnt = Learnt {
                     class,
                     rtt_min: path.rtt_min,
-                    loss: state.profile.loss(),
+                    random_loss,
                 };
                 self.shared.known.learn(ip(&self.quinn), learnt, now);
             }
@@ -305,7 +307,7 @@ mod tests {
                 bandwidth: Some(Bandwidth::Gbit1),
             },
             rtt_min: Duration::from_millis(80),
-            loss: Some(0.01),
+            random_loss: Some(0.01),
         };
         shared.known.learn(FAR, learnt, Instant::now());
         shared
