@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use stoq::identity::Identity;
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::{
-    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, Transport, WorkerSocket,
+    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket,
 };
 use stoq_cache::upstream::Upstream;
 use stoq_mesh::{ChunkKeyIds, Node, Origins, ShieldClient, between_nodes};
@@ -166,11 +166,11 @@ impl Plan {
     fn endpoint_config(&self) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {
         Ok(EndpointConfig {
             server: Some(TlsServer::new(Arc::clone(&self.tls.quic))?),
-            transport: Transport {
+            transport: TransportConfig {
                 idle_timeout: self.config.limits.timeouts.idle,
                 // A client that does not read holds at most this of ours: 2 MiB carry 400 Mbit/s over 40 ms.
                 send_window: 2 << 20,
-                ..Transport::default()
+                ..TransportConfig::default()
             },
             limits: AdmissionLimits {
                 max_connections: self.config.limits.connections,

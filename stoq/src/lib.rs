@@ -2,6 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`transport`] | the seam: what carries links between nodes, chosen at run time |
 //! | [`quic`] | the endpoint: sockets, TLS, admission, connections, streams |
 //! | [`identity`] | who a node is, and how two nodes prove it to each other |
 //! | [`wire`] | the protocol between nodes, as a codec without I/O |
@@ -23,4 +24,5 @@ pub mod path;
 pub mod peer;
 pub mod pool;
 pub mod quic;
+pub mod transport;
 pub mod wire;

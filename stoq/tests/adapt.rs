@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use pair::Pair;
 use stoq::path::{Controller, Distance, WindowBounds};
-use stoq::quic::{Connection, PathSnapshot, Transport};
+use stoq::quic::{Connection, PathSnapshot, TransportConfig};
 
-fn adapting() -> Transport {
-    Transport {
+fn adapting() -> TransportConfig {
+    TransportConfig {
         adapt: Some(WindowBounds::default()),
-        ..Transport::default()
+        ..TransportConfig::default()
     }
 }
 
@@ -97,7 +97,7 @@ async fn the_next_connection_begins_with_what_was_learnt() {
 #[tokio::test]
 async fn the_controller_is_the_one_that_was_configured() {
     for controller in [Controller::Cubic, Controller::Bbr, Controller::NewReno] {
-        let transport = Transport {
+        let transport = TransportConfig {
             controller: Some(controller),
             initial_window: Some(50_000),
             ..adapting()

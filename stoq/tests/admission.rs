@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 use pair::{Pair, client, server, tls, tls_for};
 use stoq::quic::{
     AdmissionLimits, CidKeys, ConnectError, Connection, Endpoint, EndpointConfig, TlsClient,
-    Transport,
+    TransportConfig,
 };
 use tokio::net::UdpSocket;
 
@@ -47,7 +47,7 @@ async fn newcomer_above_the_retry_limit_proves_its_address_and_gets_in() {
         retry_above: 0,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let accept = async { endpoint.accept().await.unwrap().establish().await.unwrap() };
     let (server, client) = tokio::join!(accept, from.connect(addr, "localhost", &tls));
     echo_once(&client.unwrap(), &server).await;
@@ -62,7 +62,7 @@ async fn newcomer_beyond_the_handshake_limit_is_refused() {
         max_handshakes: 1,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     // Nobody accepts it yet, so for the server this handshake is in progress.
     let first = from.connect(addr, "localhost", &tls).await.unwrap();
     assert_refused(from.connect(addr, "localhost", &tls).await);
@@ -79,7 +79,7 @@ async fn newcomer_beyond_the_connection_limit_is_refused_until_one_leaves() {
         max_connections: 1,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let first = from.connect(addr, "localhost", &tls).await.unwrap();
     assert_refused(from.connect(addr, "localhost", &tls).await);
     assert_eq!(endpoint.counters().refused_connections.get(), 1);
@@ -95,7 +95,7 @@ async fn newcomer_beyond_its_prefixs_limit_is_refused_while_others_get_in() {
         max_per_prefix: 2,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let connect = async || {
         let accept = async { endpoint.accept().await.unwrap().establish().await.unwrap() };
         let (server, client) = tokio::join!(accept, from.connect(addr, "localhost", &tls));
@@ -109,7 +109,8 @@ async fn newcomer_beyond_its_prefixs_limit_is_refused_while_others_get_in() {
     assert_eq!(endpoint.counters().refused_prefix.get(), 1);
 
     // Another address of the loopback is another prefix.
-    let elsewhere = Endpoint::client("127.0.0.2:0".parse().unwrap(), Transport::default()).unwrap();
+    let elsewhere =
+        Endpoint::client("127.0.0.2:0".parse().unwrap(), TransportConfig::default()).unwrap();
     let other = elsewhere.connect(addr, "localhost", &tls).await.unwrap();
     let server = endpoint.accept().await.unwrap().establish().await.unwrap();
     echo_once(&other, &server).await;
@@ -133,7 +134,7 @@ async fn an_address_that_proves_nothing_gets_at_most_three_times_what_it_sent() 
     // A path that carries the client's first flight and answers nothing, as one does that was only named as source.
     let path = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let middle = path.local_addr().unwrap();
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let attempt = tokio::spawn(async move { from.connect(middle, "localhost", &tls).await });
     let mut datagram = [0; 2000];
     let (mut sent, mut received) = (0, 0);
@@ -197,7 +198,7 @@ async fn endpoint_made_without_a_server_takes_connections_once_it_has_one() {
     let addr = endpoint.local_addr().unwrap();
     let (tls_server, tls_client) = tls(b"test");
     endpoint.set_server(Some(tls_server));
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     from.connect(addr, "localhost", &tls_client).await.unwrap();
 }
 
@@ -234,7 +235,7 @@ async fn silent_client_is_cut_off_at_the_handshake_timeout() {
     // A path that carries the client's first flight and nothing back.
     let path = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let middle = path.local_addr().unwrap();
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let attempt = tokio::spawn(async move { from.connect(middle, "localhost", &tls).await });
     let mut datagram = [0; 2000];
     let (len, _) = path.recv_from(&mut datagram).await.unwrap();
@@ -252,7 +253,7 @@ async fn handshake_dropped_midway_counts_as_failed_and_frees_its_place() {
         max_handshakes: 1,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let first = from.connect(addr, "localhost", &tls).await.unwrap();
     drop(endpoint.accept().await.unwrap());
     first.closed().await;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use pair::{client, server, tls, tls_client};
-use stoq::quic::{CidKeys, EndpointConfig, Transport};
+use stoq::quic::{CidKeys, EndpointConfig, TransportConfig};
 
 /// Connections before the first measurement, so that tables and pools have their size.
 const WARM: u64 = 300;
@@ -45,7 +45,7 @@ async fn clients_of_the_child_process() {
         addr.to_str().unwrap().parse().unwrap(),
         tls_client(b"test", certificate.into()),
     );
-    let endpoint = client(Transport::default());
+    let endpoint = client(TransportConfig::default());
     let mut held = Vec::new();
     for _ in 0..WARM + MEASURED {
         held.push(endpoint.connect(addr, "localhost", &tls).await.unwrap());
@@ -78,7 +78,7 @@ async fn idle_connection_costs_about_40_kib() {
     let endpoint = server(config);
     let addr = endpoint.local_addr().unwrap();
     // The certificate, as the server shows it.
-    let visitor = client(Transport::default());
+    let visitor = client(TransportConfig::default());
     let (shown, _) = tokio::join!(visitor.connect(addr, "localhost", &tls_client), async {
         endpoint.accept().await.unwrap().establish().await
     });

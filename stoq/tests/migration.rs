@@ -9,7 +9,7 @@ use std::{thread, time::Duration};
 use bytes::Bytes;
 use pair::{client, tls};
 use stoq::quic::{
-    CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering, Transport,
+    CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering, TransportConfig,
 };
 
 const WORKERS: usize = 4;
@@ -76,7 +76,7 @@ async fn a_download_survives_three_rebinds_and_a_new_address_on_four_workers() {
         .collect();
     let servers: Vec<Endpoint> = started.iter().take(WORKERS).collect();
 
-    let endpoint = client(Transport::default());
+    let endpoint = client(TransportConfig::default());
     let connection = endpoint
         .connect(group.local_addr(), "localhost", &tls_client)
         .await

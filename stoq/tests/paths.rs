@@ -9,8 +9,8 @@ use std::{thread, time::Duration};
 use bytes::Bytes;
 use pair::{Pair, client, tls};
 use stoq::quic::{
-    CidKeys, Connection, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering, Transport,
-    WorkerSocket,
+    CidKeys, Connection, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering,
+    TransportConfig, WorkerSocket,
 };
 
 /// Runs the test anyway where the kernel steers; elsewhere says so loudly, and fails if the environment demands it.
@@ -56,9 +56,9 @@ async fn bulk(client: &Connection, server: &Connection, total: usize) {
 async fn jumbo_packets_move_bulk_without_hanging() {
     // An Ethernet of 9000, and beyond: what the loopback carries. Above 16,384 and above 32,500, where one packet is a batch.
     for mtu_max in [8952, 20_000, 65_000] {
-        let transport = Transport {
+        let transport = TransportConfig {
             mtu_max,
-            ..Transport::default()
+            ..TransportConfig::default()
         };
         let pair = Pair::with(transport).await;
         bulk(&pair.client, &pair.server, 50_000_000).await;
@@ -77,9 +77,9 @@ async fn jumbo_packets_move_bulk_without_hanging() {
 #[tokio::test]
 async fn one_endpoint_has_small_packets_and_jumbo_packets_at_once() {
     let (tls_server, tls_client) = tls(b"test");
-    let client = client(Transport {
+    let client = client(TransportConfig {
         mtu_max: 65_000,
-        ..Transport::default()
+        ..TransportConfig::default()
     });
     let connect = async |mtu_max| {
         let mut config = EndpointConfig::new(CidKeys::random());
@@ -109,14 +109,14 @@ async fn packets_stay_within_the_smaller_of_both_limits() {
     let (tls_server, tls_client) = tls(b"test");
     let mut config = EndpointConfig::new(CidKeys::random());
     config.server = Some(tls_server);
-    config.transport = Transport {
+    config.transport = TransportConfig {
         mtu_max: 1400,
-        ..Transport::default()
+        ..TransportConfig::default()
     };
     let server = pair::server(config);
-    let client = client(Transport {
+    let client = client(TransportConfig {
         mtu_max: 9000,
-        ..Transport::default()
+        ..TransportConfig::default()
     });
     let addr = server.local_addr().unwrap();
     let accept = async { server.accept().await.unwrap().establish().await.unwrap() };
@@ -253,7 +253,7 @@ async fn connections_stay_with_their_worker_when_clients_change_address() {
 
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
-        let endpoint = client(Transport::default());
+        let endpoint = client(TransportConfig::default());
         let connection = endpoint
             .connect(group.local_addr(), "localhost", &tls_client)
             .await

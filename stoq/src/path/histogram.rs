@@ -119,7 +119,7 @@ fn highest(bucket: usize) -> u64 {
 ///
 /// Round trips and their jitter are recorded by every connection with each acknowledgement that covers two packets or more;
 /// those that cover one may have been held back on purpose. The rest is recorded by connections that
-/// [adapt](crate::quic::Transport::adapt), once a span in which they carried traffic.
+/// [adapt](crate::quic::TransportConfig::adapt), once a span in which they carried traffic.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct PathHistograms {

@@ -6,7 +6,7 @@
 //!
 //! Everything here is a value: times, round trips and byte counts come in as arguments, classes and plans come out. No
 //! clock, no socket, no task. The rim is in [`quic`](crate::quic): a connection whose
-//! settings say so ([`adapt`](crate::quic::Transport::adapt)) is sampled some times a second while it carries traffic, and its plan is applied.
+//! settings say so ([`adapt`](crate::quic::TransportConfig::adapt)) is sampled some times a second while it carries traffic, and its plan is applied.
 //!
 //! Nothing is guessed: a distance is unknown until a round trip was measured, a bandwidth until bytes were delivered.
 //!

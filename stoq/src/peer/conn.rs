@@ -15,9 +15,12 @@ use super::error::{ExchangeError, PeerError};
 use super::exchange::{Exchange, RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close, greet};
+use super::witness::{Report, Witness};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, SERVER_NAME};
-use crate::quic::{ConnectError, Connection, ConnectionError, Endpoint, PathStats, TlsClient};
+use crate::transport::{
+    BiStream, Carrier, ConnectError, ConnectionError, Link, PathStats, Target, Transport,
+};
 use crate::wire::{CloseCode, Frame, StreamCode};
 
 /// How a peer is dialled, and how long its connection is kept.
@@ -25,7 +28,7 @@ use crate::wire::{CloseCode, Frame, StreamCode};
 pub struct DialConfig {
     /// Which peers are accepted. Default: any node of the cluster.
     pub expect: RoleRule,
-    /// Time for the QUIC handshake. Default 3 s: a lost first packet is sent again after one.
+    /// Time for the handshake. Default 3 s: a lost first packet is sent again after one.
     pub connect_timeout: Duration,
     /// Time for the hello after it. Default 5 s.
     pub hello_timeout: Duration,
@@ -52,7 +55,7 @@ impl Default for DialConfig {
 pub struct PeerConn(Arc<Inner>);
 
 struct Inner {
-    conn: Connection,
+    conn: Arc<dyn Link>,
     info: PeerInfo,
     identity: Identity,
     /// From here on somebody's certificate lives on tolerance only, and the connection is to be replaced.
@@ -62,6 +65,7 @@ struct Inner {
     /// Open for as long as the connection: its reset would be a protocol error.
     _control_out: FrameWriter,
     keeper: OnceLock<AbortHandle>,
+    witness: OnceLock<Arc<dyn Witness>>,
 }
 
 #[derive(Debug)]
@@ -86,21 +90,19 @@ impl Drop for Inner {
         if let Some(keeper) = self.keeper.get() {
             keeper.abort();
         }
-        close(&self.conn, CloseCode::Done, "");
+        close(&*self.conn, CloseCode::Done, "");
     }
 }
 
 impl PeerConn {
-    /// Dials `addr` and settles who is there. Where the endpoint's [`Transport`](crate::quic::Transport) has no
-    /// `keep_alive`, a third of its idle timeout is taken, so that a silent exchange outlives it.
+    /// Dials `addr` and settles who is there.
     ///
-    /// Must be called inside the runtime of `endpoint`; spawns one task, which
-    /// ends with the connection.
+    /// Must be called inside the runtime of `transport`; spawns one task, which ends with the connection.
     ///
     /// # Errors
     /// See [`PeerError`]. Dropping the future abandons the attempt.
     pub async fn dial(
-        endpoint: &Endpoint,
+        transport: &dyn Transport,
         identity: &Identity,
         addr: SocketAddr,
         config: &DialConfig,
@@ -113,13 +115,11 @@ impl PeerConn {
         let tls = identity
             .client_config_telling(ALPN, Some(verdict.clone()))
             .map_err(|error| PeerError::Identity(Arc::new(error)))?;
-        let tls =
-            TlsClient::new(tls).map_err(|error| PeerError::Identity(Arc::new(error.into())))?;
-        // A handler may be silent for longer than the idle timeout; the connection must not die of it.
-        let mut transport = endpoint.transport().clone();
-        let third = transport.idle_timeout / 3;
-        transport.keep_alive.get_or_insert(third);
-        let connecting = endpoint.connect_with(addr, SERVER_NAME, &tls, &transport);
+        let connecting = transport.connect(Target {
+            addr,
+            server_name: SERVER_NAME,
+            tls,
+        });
         let connecting = timeout(config.connect_timeout, connecting).await;
         let conn = match connecting {
             Err(_) => {
@@ -144,7 +144,7 @@ impl PeerConn {
             info,
             control_in,
             control_out,
-        } = greet(&conn, identity, &config.expect, config.hello_timeout).await?;
+        } = greet(&*conn, identity, &config.expect, config.hello_timeout).await?;
         let inner = Arc::new(Inner {
             retire_after: own_end.min(info.identity.not_after),
             conn,
@@ -158,6 +158,7 @@ impl PeerConn {
             }),
             _control_out: control_out,
             keeper: OnceLock::new(),
+            witness: OnceLock::new(),
         });
         let keeper = tokio::spawn(keep(Arc::downgrade(&inner), control_in, config.idle_close));
         // Set only here, so it is free.
@@ -170,7 +171,7 @@ impl PeerConn {
     /// goes into [`Exchange::send`], which must be finished in any case.
     ///
     /// With a time `limit` both sides give the exchange up when it is over. Without one it may take as long as the
-    /// connection lives, which ends when the peer answers nothing for the idle timeout of QUIC.
+    /// connection lives, which ends when the peer answers nothing for the transport's idle timeout.
     ///
     /// # Errors
     /// See [`ExchangeError`]; [`not_sent`](ExchangeError::not_sent) tells whether another connection may be tried
@@ -187,19 +188,22 @@ impl PeerConn {
             .now()
             .is_some_and(|now| inner.info.identity.valid_at(now))
         {
-            close(&inner.conn, CloseCode::Expired, "");
+            close(&*inner.conn, CloseCode::Expired, "");
             return Err(ExchangeError::Expired);
         }
         let place = Place::take(inner).ok_or(ExchangeError::Draining)?;
         let start = Instant::now();
         let deadline = limit.map(|limit| start + limit);
-        let shared = Shared::new(deadline, StreamCode::Cancelled, place);
+        let report = Report::to(inner.witness.get());
         let patience = start + inner.stream_timeout;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let (send, recv) = match timeout_at(until, inner.conn.open_bi()).await {
-            Ok(streams) => streams?,
-            Err(_) => return Err(ExchangeError::NoStream(until - start)),
-        };
+        let opened: Result<BiStream, ExchangeError> =
+            match timeout_at(until, inner.conn.open_bi()).await {
+                Ok(streams) => streams.map_err(Into::into),
+                Err(_) => Err(ExchangeError::NoStream(until - start)),
+            };
+        let (send, recv) = opened.inspect_err(|error| report.failed(error))?;
+        let shared = Shared::new(deadline, StreamCode::Cancelled, report, place);
         let version = inner.info.version;
         let mut send = SendHalf::new(send, version, shared.clone());
         let recv = RecvHalf::new(recv, version, shared);
@@ -219,7 +223,13 @@ impl PeerConn {
         &self.0.info
     }
 
-    /// The state of the path to it.
+    /// What carries the connection.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        self.0.conn.carrier()
+    }
+
+    /// The state of the path to it. What the carrier cannot know is 0.
     #[must_use]
     pub fn path(&self) -> PathStats {
         self.0.conn.path()
@@ -234,7 +244,7 @@ impl PeerConn {
     /// Closes the connection at once, exchanges under way included.
     pub fn close(&self) {
         self.0.usage.lock().closing = true;
-        close(&self.0.conn, CloseCode::Done, "");
+        close(&*self.0.conn, CloseCode::Done, "");
     }
 
     /// Waits for the end of the connection.
@@ -245,6 +255,15 @@ impl PeerConn {
     /// Whether an exchange can be started now. If so, the connection will not close for idleness before another
     /// [`DialConfig::idle_close`] has passed.
     pub(crate) fn refresh(&self) -> bool {
+        if !self.is_usable() {
+            return false;
+        }
+        self.0.usage.lock().last = Instant::now();
+        true
+    }
+
+    /// Whether an exchange can be started now. Where a certificate is at its end the connection is let go.
+    pub(crate) fn is_usable(&self) -> bool {
         let inner = &self.0;
         if inner
             .identity
@@ -253,13 +272,17 @@ impl PeerConn {
         {
             inner.let_go(CloseCode::Done);
         }
-        let alive = self.0.conn.close_reason().is_none();
-        let mut usage = self.0.usage.lock();
-        if alive && !usage.closing {
-            usage.last = Instant::now();
-            return true;
-        }
-        false
+        self.is_open()
+    }
+
+    /// Who hears from now on whether exchanges are answered. The first call holds.
+    pub(crate) fn watched_by(&self, witness: Arc<dyn Witness>) {
+        let _ = self.0.witness.set(witness);
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.conn.close_reason().is_some()
     }
 
     /// Whether the connection lives and takes exchanges.
@@ -299,7 +322,7 @@ impl Drop for Place {
         usage.active = usage.active.saturating_sub(1);
         usage.last = Instant::now();
         if usage.closing && usage.active == 0 {
-            close(&self.0.conn, CloseCode::Done, "");
+            close(&*self.0.conn, CloseCode::Done, "");
         }
     }
 }
@@ -319,7 +342,7 @@ async fn keep(inner: Weak<Inner>, mut control: FrameReader, idle_close: Duration
             Some(Err(ExchangeError::Connection(_))) => return,
             Some(_) => {
                 inner.usage.lock().closing = true;
-                close(&inner.conn, CloseCode::Protocol, "control stream");
+                close(&*inner.conn, CloseCode::Protocol, "control stream");
                 return;
             }
             None => {
@@ -347,7 +370,7 @@ impl Inner {
         let mut usage = self.usage.lock();
         usage.closing = true;
         if usage.active == 0 {
-            close(&self.conn, code, "");
+            close(&*self.conn, code, "");
         }
     }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::hello::HelloRefusal;
 use crate::identity::{IdentityError, Refusal};
-use crate::quic::{ConnectError, ConnectionError, ReadError, WriteError};
+use crate::transport::{ConnectError, ConnectionError, ReadError, WriteError};
 use crate::wire::{CloseCode, EncodeError, StreamCode, WireError};
 
 /// Why there is no connection to a peer.

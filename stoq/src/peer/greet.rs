@@ -1,4 +1,4 @@
-//! From an established QUIC connection to a peer that both sides agree to talk to.
+//! From an established link to a peer that both sides agree to talk to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::error::{ExchangeError, PeerError};
 use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
 use crate::identity::{Identity, PeerIdentity};
-use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
+use crate::transport::{BiStream, ConnectionError, Link};
 use crate::wire::{CloseCode, Frame, Hello, VERSION};
 
 /// A peer that was let in, or lets us in.
@@ -42,7 +42,7 @@ enum Failure {
 /// Judges the peer by its certificates, then exchanges hellos. When it fails the connection is closed with the code
 /// that says why.
 pub(super) async fn greet(
-    conn: &Connection,
+    conn: &dyn Link,
     identity: &Identity,
     rule: &RoleRule,
     limit: Duration,
@@ -87,7 +87,7 @@ pub(super) async fn greet(
 }
 
 async fn hellos(
-    conn: &Connection,
+    conn: &dyn Link,
     ours: &Hello,
     peer: &PeerIdentity,
     rule: &RoleRule,
@@ -126,7 +126,7 @@ async fn hellos(
     ))
 }
 
-async fn control_stream(conn: &Connection) -> Result<(SendStream, RecvStream), ConnectionError> {
+async fn control_stream(conn: &dyn Link) -> Result<BiStream, ConnectionError> {
     if conn.is_client() {
         conn.open_bi().await
     } else {
@@ -141,6 +141,6 @@ fn failure(error: ExchangeError) -> Failure {
     }
 }
 
-pub(super) fn close(conn: &Connection, code: CloseCode, reason: &str) {
+pub(super) fn close(conn: &dyn Link, code: CloseCode, reason: &str) {
     conn.close(code.code(), reason.as_bytes());
 }

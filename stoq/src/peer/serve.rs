@@ -13,13 +13,14 @@ use super::exchange::{RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
 use super::greet::{Greeted, PeerInfo, close};
 use super::handler::{Handler, IncomingRequest};
+use super::witness::Report;
 use crate::identity::Identity;
-use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
+use crate::transport::{BiStream, ConnectionError, Link, RecvStream, SendStream, WriteError};
 use crate::wire::{CloseCode, Frame, StreamCode};
 
 /// What the requests of one connection have in common.
 pub(super) struct Served {
-    pub(super) conn: Connection,
+    pub(super) conn: Arc<dyn Link>,
     pub(super) info: PeerInfo,
     pub(super) identity: Identity,
     pub(super) handler: Arc<dyn Handler>,
@@ -50,7 +51,7 @@ pub(super) async fn serve(
     loop {
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
-            next = next_stream(&served.conn, &places) => match next {
+            next = next_stream(&*served.conn, &places) => match next {
                 Ok((place, (send, recv))) => {
                     let served = served.clone();
                     requests.spawn(async move { served.request(send, recv, place).await });
@@ -62,7 +63,7 @@ pub(super) async fn serve(
                 Err(ExchangeError::Connection(_)) => break,
                 Ok(_) | Err(_) => {
                     served.counters.closed_protocol.inc();
-                    close(&served.conn, CloseCode::Protocol, "control stream");
+                    close(&*served.conn, CloseCode::Protocol, "control stream");
                     break;
                 }
             },
@@ -74,7 +75,7 @@ pub(super) async fn serve(
             }
             () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {
                 served.counters.closed_at_drain_end.inc();
-                close(&served.conn, CloseCode::Drained, "");
+                close(&*served.conn, CloseCode::Drained, "");
                 break;
             }
         }
@@ -114,9 +115,9 @@ async fn say_goodbye(output: &mut FrameWriter, grace: Option<Instant>) {
 }
 
 async fn next_stream(
-    conn: &Connection,
+    conn: &dyn Link,
     places: &Arc<Semaphore>,
-) -> Result<(Option<OwnedSemaphorePermit>, (SendStream, RecvStream)), ConnectionError> {
+) -> Result<(Option<OwnedSemaphorePermit>, BiStream), ConnectionError> {
     // The place comes first: a peer with all places taken waits, its streams unread.
     let place = places.clone().acquire_owned().await.ok();
     Ok((place, conn.accept_bi().await?))
@@ -132,8 +133,8 @@ fn count_panic(counters: &PeerCounters, ended: &Result<(), JoinError>) {
 impl Served {
     async fn request(
         &self,
-        send: SendStream,
-        recv: RecvStream,
+        send: Box<dyn SendStream>,
+        recv: Box<dyn RecvStream>,
         place: Option<OwnedSemaphorePermit>,
     ) {
         let mut reader = FrameReader::new(recv, self.info.version);
@@ -160,11 +161,11 @@ impl Served {
             .is_some_and(|now| self.info.identity.valid_at(now))
         {
             self.counters.closed_expired.inc();
-            return close(&self.conn, CloseCode::Expired, "");
+            return close(&*self.conn, CloseCode::Expired, "");
         }
         let deadline = time_left.map(|left| Instant::now() + left);
         let given_up = send.stopped();
-        let shared = Shared::new(deadline, StreamCode::Unfinished, place);
+        let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
         let request = IncomingRequest {
             kind,
             control,
@@ -188,7 +189,7 @@ impl Served {
 }
 
 /// Ready when the peer does not want the answer any more, or is gone.
-async fn stopped(given_up: impl Future<Output = Result<Option<u64>, crate::quic::WriteError>>) {
+async fn stopped(given_up: impl Future<Output = Result<Option<u64>, WriteError>>) {
     // `None`: the answer was finished and has arrived. What the handler still does then is its own business.
     if let Ok(None) = given_up.await {
         std::future::pending::<()>().await;
@@ -204,7 +205,7 @@ async fn past(deadline: Option<Instant>, shared: &Shared) {
     shared.give_up_with(StreamCode::Deadline);
 }
 
-fn refuse(mut send: SendStream, mut reader: FrameReader, code: StreamCode) {
+fn refuse(mut send: Box<dyn SendStream>, mut reader: FrameReader, code: StreamCode) {
     send.reset(code.code());
     reader.stream().stop(code.code());
 }

@@ -15,7 +15,7 @@ use super::handler::Handler;
 use super::serve::{Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
-use crate::quic::{Connecting, Endpoint};
+use crate::transport::{Incoming, Transport};
 
 /// Who is served, and the bounds of serving.
 #[derive(Debug, Clone)]
@@ -42,12 +42,12 @@ impl Default for ServeConfig {
     }
 }
 
-/// Serves other nodes on one endpoint. Connections are bounded by the endpoint's
+/// Serves other nodes on one transport. Connections are bounded by the transport, over QUIC by its
 /// [`AdmissionLimits`](crate::quic::AdmissionLimits).
 ///
-/// The endpoint's TLS configuration must be that of the same identity ([`Identity::server_tls`]).
+/// The transport's TLS configuration must be that of the same identity ([`Identity::server_tls`]).
 pub struct PeerServer {
-    endpoint: Endpoint,
+    transport: Arc<dyn Transport>,
     identity: Identity,
     handler: Arc<dyn Handler>,
     config: ServeConfig,
@@ -67,13 +67,13 @@ impl PeerServer {
     /// A server that does nothing until [`serve`](Self::serve).
     #[must_use]
     pub fn new(
-        endpoint: Endpoint,
+        transport: impl Transport,
         identity: Identity,
         handler: Arc<dyn Handler>,
         config: ServeConfig,
     ) -> Self {
         Self {
-            endpoint,
+            transport: Arc::new(transport),
             identity,
             handler,
             config,
@@ -82,7 +82,7 @@ impl PeerServer {
         }
     }
 
-    /// Serves until a [`drain`](Self::drain) is over, or the endpoint is closed. When it returns, every
+    /// Serves until a [`drain`](Self::drain) is over, or the transport is closed. When it returns, every
     /// connection it took is closed and no handler is running. Dropping the future cuts everything off.
     pub async fn serve(&self) {
         let mut connections = JoinSet::new();
@@ -90,16 +90,16 @@ impl PeerServer {
         loop {
             // Each may be cancelled: what was not taken stays in its queue.
             tokio::select! {
-                connecting = self.endpoint.accept() => match connecting {
-                    Some(connecting) => {
-                        connections.spawn(self.connection(connecting));
+                incoming = self.transport.accept() => match incoming {
+                    Some(incoming) => {
+                        connections.spawn(self.connection(incoming));
                     }
                     None => break,
                 },
                 Some(ended) = connections.join_next() => log_panic(&ended),
                 // The sender is in `self`, so this is a drain.
                 _ = drain.wait_for(Option::is_some) => {
-                    self.endpoint.set_server(None);
+                    self.transport.stop_accepting();
                     break;
                 }
             }
@@ -125,27 +125,27 @@ impl PeerServer {
     }
 
     /// One connection from its handshake to its end, owning what it needs so that it can be a task.
-    fn connection(&self, connecting: Connecting) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(&self, incoming: Box<dyn Incoming>) -> impl Future<Output = ()> + Send + 'static {
         let (identity, handler) = (self.identity.clone(), self.handler.clone());
         let (config, counters, drain) = (
             self.config.clone(),
             self.counters.clone(),
             self.drain.subscribe(),
         );
-        connection(connecting, identity, handler, config, counters, drain)
+        connection(incoming, identity, handler, config, counters, drain)
     }
 }
 
 async fn connection(
-    connecting: Connecting,
+    incoming: Box<dyn Incoming>,
     identity: Identity,
     handler: Arc<dyn Handler>,
     config: ServeConfig,
     counters: Arc<PeerCounters>,
     drain: DrainWatch,
 ) {
-    let addr = connecting.remote_addr();
-    let conn = match connecting.establish().await {
+    let addr = incoming.remote_addr();
+    let conn = match incoming.establish().await {
         Ok(conn) => conn,
         Err(error) => {
             counters.handshakes_failed.inc();
@@ -153,7 +153,7 @@ async fn connection(
             return;
         }
     };
-    let greeted = match greet(&conn, &identity, &config.accept, config.hello_timeout).await {
+    let greeted = match greet(&*conn, &identity, &config.accept, config.hello_timeout).await {
         Ok(greeted) => greeted,
         Err(PeerError::Refused { refusal, .. }) => return counters.refused(refusal.code()),
         Err(PeerError::Hello { refusal, .. }) => return counters.refused(refusal.code()),

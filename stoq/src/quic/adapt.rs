@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::connection::PathStats;
-use super::transport::Transport;
+use super::transport::TransportConfig;
 use crate::path::{
     Counts, Known, Learnt, PathClass, PathHistograms, Plan, Profile, Rate, Sampler, WindowBounds,
 };
@@ -29,7 +29,7 @@ const IDLE_LOOKS: u32 = 10;
 /// The longest sleep.
 const SLEEP: Duration = Duration::from_secs(5);
 
-/// What is known of the path of a connection that [adapts](Transport::adapt), as of its last sample.
+/// What is known of the path of a connection that [adapts](TransportConfig::adapt), as of its last sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct PathSnapshot {
@@ -58,7 +58,7 @@ pub(super) struct Windows {
 
 impl Windows {
     /// Those of these settings; `None` if connections are not to adapt.
-    pub(super) fn of(transport: &Transport) -> Option<Self> {
+    pub(super) fn of(transport: &TransportConfig) -> Option<Self> {
         Some(Self {
             bounds: transport.adapt?,
             stream: transport.stream_window,
@@ -115,11 +115,15 @@ struct State {
 
 impl Shared {
     /// These settings, with what was learnt of the path to `addr` put in where it is more, or where nothing was configured.
-    pub(super) fn learnt(&self, transport: &Transport, addr: IpAddr) -> Option<Transport> {
+    pub(super) fn learnt(
+        &self,
+        transport: &TransportConfig,
+        addr: IpAddr,
+    ) -> Option<TransportConfig> {
         let bounds = transport.adapt?;
         let known = self.known.of(addr.to_canonical(), Instant::now())?;
         let plan = Plan::of(known.class, known.rtt_min, known.random_loss, &bounds)?;
-        Some(Transport {
+        Some(TransportConfig {
             stream_window: transport.stream_window.max(plan.stream_window),
             connection_window: transport.connection_window.max(plan.connection_window),
             send_window: transport.send_window.max(plan.send_window),
@@ -315,9 +319,9 @@ mod tests {
 
     #[test]
     fn the_next_connection_has_what_cannot_be_changed_later() {
-        let transport = Transport {
+        let transport = TransportConfig {
             adapt: Some(WindowBounds::default()),
-            ..Transport::default()
+            ..TransportConfig::default()
         };
         let shared = learnt();
         let next = shared.learnt(&transport, FAR).unwrap();
@@ -338,19 +342,19 @@ mod tests {
 
     #[test]
     fn what_was_configured_is_kept_and_who_does_not_adapt_is_left_alone() {
-        let fixed = Transport {
+        let fixed = TransportConfig {
             controller: Some(Controller::NewReno),
             initial_window: Some(20_000),
             stream_window: 40 << 20,
             connection_window: 100 << 20,
             adapt: Some(WindowBounds::default()),
-            ..Transport::default()
+            ..TransportConfig::default()
         };
         let next = learnt().learnt(&fixed, FAR).unwrap();
         assert_eq!(next.controller, fixed.controller);
         assert_eq!(next.initial_window, fixed.initial_window);
         assert_eq!(next.stream_window, fixed.stream_window);
         assert_eq!(next.connection_window, fixed.connection_window);
-        assert_eq!(learnt().learnt(&Transport::default(), FAR), None);
+        assert_eq!(learnt().learnt(&TransportConfig::default(), FAR), None);
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::adapt::{Shared, Windows};
 use super::counters::Counters;
-use super::transport::Transport;
+use super::transport::TransportConfig;
 
 /// Limits of one endpoint, that is of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ pub(super) struct Door {
     /// Let in, not yet taken by `accept`. At most `max_handshakes`, since each holds a [`HalfOpen`].
     admitted: Mutex<VecDeque<Admitted>>,
     arrival: Notify,
-    transport: Transport,
+    transport: TransportConfig,
     shared: Shared,
     /// What newcomers are served with; `None` while they are refused.
     serving: Mutex<Option<quinn::ServerConfig>>,
@@ -143,7 +143,7 @@ impl Door {
     pub(super) fn new(
         limits: AdmissionLimits,
         counters: Arc<Counters>,
-        transport: Transport,
+        transport: TransportConfig,
         shared: Shared,
     ) -> Self {
         Self {

@@ -225,7 +225,7 @@ impl Connection {
         PathStats::measure(&self.quinn).0
     }
 
-    /// What a connection that [adapts](super::Transport::adapt) knows of its path, as of its last sample: cheap enough to ask
+    /// What a connection that [adapts](super::TransportConfig::adapt) knows of its path, as of its last sample: cheap enough to ask
     /// for each request. `None` if it does not adapt.
     pub fn snapshot(&self) -> Option<PathSnapshot> {
         self.adapting.as_ref()?.snapshot()
@@ -261,7 +261,7 @@ fn both((send, recv): (quinn::SendStream, quinn::RecvStream)) -> (SendStream, Re
 }
 
 /// What is known of a connection's path. Counts are since the connection began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct PathStats {
     /// Smoothed round-trip time.

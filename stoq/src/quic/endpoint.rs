@@ -17,7 +17,7 @@ use super::{
     error::{ConnectError, wire_code},
     socket::WorkerSocket,
     tls::{TlsClient, TlsServer},
-    transport::Transport,
+    transport::TransportConfig,
     udp::Socket,
 };
 use crate::path::PathHistograms;
@@ -29,7 +29,7 @@ pub struct EndpointConfig {
     /// [`Endpoint::set_server`].
     pub server: Option<TlsServer>,
     /// Settings of connections in both directions.
-    pub transport: Transport,
+    pub transport: TransportConfig,
     /// Shared by the workers of a process.
     pub cid_keys: CidKeys,
     /// Who is let in.
@@ -41,7 +41,7 @@ impl EndpointConfig {
     pub fn new(cid_keys: CidKeys) -> Self {
         Self {
             server: None,
-            transport: Transport::default(),
+            transport: TransportConfig::default(),
             cid_keys,
             limits: AdmissionLimits::default(),
         }
@@ -57,7 +57,7 @@ pub struct Endpoint(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     quinn: quinn::Endpoint,
-    transport: Transport,
+    transport: TransportConfig,
     transport_config: Arc<quinn::TransportConfig>,
     shared: Shared,
     cid_keys: CidKeys,
@@ -102,7 +102,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// As binding a socket.
-    pub fn client(bind: SocketAddr, transport: Transport) -> io::Result<Self> {
+    pub fn client(bind: SocketAddr, transport: TransportConfig) -> io::Result<Self> {
         let socket = WorkerSocket::client(bind)?;
         let cid_keys = CidKeys::random();
         let endpoint = quinn::EndpointConfig::new(Arc::new(cid_keys.reset_key()));
@@ -121,7 +121,7 @@ impl Endpoint {
         socket: WorkerSocket,
         mut endpoint: quinn::EndpointConfig,
         server: Option<TlsServer>,
-        transport: Transport,
+        transport: TransportConfig,
         cid_keys: CidKeys,
         limits: AdmissionLimits,
         accepts: bool,
@@ -182,7 +182,7 @@ impl Endpoint {
         })
     }
 
-    /// Connects. Waits for the handshake as long as [`Transport::idle_timeout`] allows; wrap it in a timeout to
+    /// Connects. Waits for the handshake as long as [`TransportConfig::idle_timeout`] allows; wrap it in a timeout to
     /// wait less. Dropping the future abandons the attempt.
     ///
     /// # Errors
@@ -206,10 +206,10 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
         tls: &TlsClient,
-        transport: &Transport,
+        transport: &TransportConfig,
     ) -> Result<Connection, ConnectError> {
         let mtu_max = self.0.transport.mtu_max;
-        let transport = Transport {
+        let transport = TransportConfig {
             mtu_max,
             ..transport.clone()
         };
@@ -264,7 +264,7 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
         tls: &TlsClient,
-        own: Option<&Transport>,
+        own: Option<&TransportConfig>,
     ) -> Result<Connection, ConnectError> {
         let (transport, windows) = self.settings(addr, own);
         let connecting = self.begin(addr, server_name, tls, transport)?;
@@ -275,7 +275,7 @@ impl Endpoint {
     fn settings(
         &self,
         addr: SocketAddr,
-        own: Option<&Transport>,
+        own: Option<&TransportConfig>,
     ) -> (Arc<quinn::TransportConfig>, Option<Windows>) {
         let inner = &*self.0;
         let given = own.unwrap_or(&inner.transport);
@@ -412,7 +412,7 @@ impl Endpoint {
     }
 
     /// The settings this endpoint was made with.
-    pub fn transport(&self) -> &Transport {
+    pub fn transport(&self) -> &TransportConfig {
         &self.0.transport
     }
 }

@@ -48,7 +48,7 @@
 //! | connections of an IPv4 address or IPv6 /64 | [`AdmissionLimits::max_per_prefix`] | Retry from half of it on, then refused; counted |
 //! | handshakes in progress | [`AdmissionLimits::retry_above`], [`AdmissionLimits::max_handshakes`] | Retry, then refused; counted |
 //! | time of a handshake | [`AdmissionLimits::handshake_timeout`] | closed, counted |
-//! | streams, bytes in flight | [`Transport`] | the peer waits (flow control) |
+//! | streams, bytes in flight | [`TransportConfig`] | the peer waits (flow control) |
 //! | receive buffer of an endpoint | 32 × 64 KiB, about 2.1 MB (twice that above an `mtu_max` of 32,767) | the kernel's socket buffer, then loss |
 
 mod adapt;
@@ -80,4 +80,4 @@ pub use handshake::Handshake;
 pub use socket::{SocketGroup, SocketOptions, Steering, WorkerSocket};
 pub use stream::{RecvStream, SendStream};
 pub use tls::{TlsClient, TlsServer};
-pub use transport::Transport;
+pub use transport::TransportConfig;

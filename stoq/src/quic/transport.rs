@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{IdleTimeout, MtuDiscoveryConfig, VarInt};
 
 use super::congestion::Metering;
 use crate::path::{Controller, PathHistograms, WindowBounds};
@@ -25,7 +25,7 @@ const SHRUNK: Duration = Duration::from_secs(10);
 
 /// Settings of the transport, for both directions of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transport {
+pub struct TransportConfig {
     /// Bidirectional streams the peer may have open at once. Default 100.
     ///
     /// Paid at once: about 50 bytes each when the connection is made, so 100 streams are 5 of the 40 KiB that
@@ -79,7 +79,7 @@ pub struct Transport {
 /// Datagrams waiting to be sent or read, bytes of each direction.
 const DATAGRAM_BUFFER: usize = 256 * 1024;
 
-impl Default for Transport {
+impl Default for TransportConfig {
     fn default() -> Self {
         Self {
             max_bidi_streams: 100,
@@ -99,15 +99,15 @@ impl Default for Transport {
     }
 }
 
-impl Transport {
+impl TransportConfig {
     /// The bound of payload sizes in use, from `mtu_max`.
     pub(super) fn payload_max(&self) -> u16 {
         self.mtu_max.clamp(MTU_MIN, MTU_MAX)
     }
 
     /// For connections whose round trips are recorded in `histograms`.
-    pub(super) fn config(&self, histograms: &Arc<PathHistograms>) -> Arc<TransportConfig> {
-        let mut config = TransportConfig::default();
+    pub(super) fn config(&self, histograms: &Arc<PathHistograms>) -> Arc<quinn::TransportConfig> {
+        let mut config = quinn::TransportConfig::default();
         let mut discovery = MtuDiscoveryConfig::default();
         discovery
             .upper_bound(self.payload_max())
@@ -167,10 +167,10 @@ mod tests {
             (1452, Some(100_000), 100_000),
             (1452, Some(1), 2_400),
         ] {
-            let transport = Transport {
+            let transport = TransportConfig {
                 mtu_max,
                 initial_window,
-                ..Transport::default()
+                ..TransportConfig::default()
             };
             assert_eq!(transport.first_window(), window, "{transport:?}");
         }
@@ -184,9 +184,9 @@ mod tests {
             (65_000, 65_000),
             (u16::MAX, 65_000),
         ] {
-            let transport = Transport {
+            let transport = TransportConfig {
                 mtu_max,
-                ..Transport::default()
+                ..TransportConfig::default()
             };
             assert_eq!(transport.payload_max(), payload_max);
         }

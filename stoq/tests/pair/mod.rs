@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use stoq::quic::{
     CidKeys, Connection, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TlsClient,
-    TlsServer, Transport,
+    TlsServer, TransportConfig,
 };
 
 /// Both ends of one connection, and their endpoints.
@@ -25,10 +25,10 @@ pub struct Pair {
 
 impl Pair {
     pub async fn connect() -> Self {
-        Self::with(Transport::default()).await
+        Self::with(TransportConfig::default()).await
     }
 
-    pub async fn with(transport: Transport) -> Self {
+    pub async fn with(transport: TransportConfig) -> Self {
         let (tls_server, tls_client) = tls(b"test");
         let mut config = EndpointConfig::new(CidKeys::random());
         config.server = Some(tls_server.clone());
@@ -70,7 +70,7 @@ pub fn server(config: EndpointConfig) -> Endpoint {
     Endpoint::new(group.take(0).unwrap(), config).unwrap()
 }
 
-pub fn client(transport: Transport) -> Endpoint {
+pub fn client(transport: TransportConfig) -> Endpoint {
     Endpoint::client("127.0.0.1:0".parse().unwrap(), transport).unwrap()
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use stoq::quic::Transport;
+use stoq::quic::TransportConfig;
 
 use crate::lab::Lab;
 use crate::transfer::{Seen, Transfer};
@@ -16,10 +16,10 @@ const HEADERS: u32 = 28;
 /// A bridge and a veth leave room for a VLAN tag, which a packet without one may fill.
 const TAG: u32 = 4;
 
-fn jumbo() -> Transport {
-    Transport {
+fn jumbo() -> TransportConfig {
+    TransportConfig {
         mtu_max: 8_972,
-        ..Transport::default()
+        ..TransportConfig::default()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use stoq::path::{Bandwidth, Controller, Distance, PathClass, WindowBounds};
-use stoq::quic::Transport;
+use stoq::quic::TransportConfig;
 
 use crate::lab::Lab;
 use crate::transfer::{Look, Seen, Transfer, wire_rate};
@@ -61,10 +61,10 @@ impl Cell {
     /// Transfers for `length`, and counts from a third of it on. `None`, said aloud, without root.
     fn run(&self, test: &str, length: Duration) -> Option<Outcome> {
         let lab = Lab::up(test, &self.link(), "")?;
-        let transport = Transport {
+        let transport = TransportConfig {
             adapt: Some(WindowBounds::default()),
             controller: self.controller,
-            ..Transport::default()
+            ..TransportConfig::default()
         };
         let transfer = Transfer::begin(&lab, transport.clone(), transport);
         let began = transfer.began;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use stoq::quic::{
     CidKeys, Connection, Endpoint, EndpointConfig, PathSnapshot, PathStats, SocketGroup,
-    SocketOptions, TlsClient, TlsServer, Transport,
+    SocketOptions, TlsClient, TlsServer, TransportConfig,
 };
 
 use crate::lab::Lab;
@@ -43,7 +43,7 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     /// Begins one, with these settings at either end.
-    pub(crate) fn begin(lab: &Lab, server: Transport, client: Transport) -> Self {
+    pub(crate) fn begin(lab: &Lab, server: TransportConfig, client: TransportConfig) -> Self {
         let (tls_server, tls_client) = tls();
         let (sender, receiver) = (Looks::default(), Looks::default());
         let stop = Arc::new(AtomicBool::new(false));
