@@ -24,8 +24,8 @@ pub struct Learnt {
     pub class: PathClass,
     /// Its least round trip.
     pub rtt_min: Duration,
-    /// Share of packets lost, smoothed; `None`: too few were sent to tell.
-    pub loss: Option<f64>,
+    /// Share of packets lost while no queue was seen; `None`: too few were sent to tell.
+    pub random_loss: Option<f64>,
 }
 
 /// What was learnt of each address.
@@ -65,7 +65,7 @@ mod tests {
             bandwidth: Some(Bandwidth::Gbit1),
         },
         rtt_min: Duration::from_millis(80),
-        loss: Some(0.01),
+        random_loss: Some(0.01),
     };
 
     #[test]

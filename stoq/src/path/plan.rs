@@ -16,7 +16,8 @@ pub enum Controller {
     #[default]
     Cubic,
     /// Takes the delivery rate and the least round trip for the path's measure, and is not slowed by loss that is none
-    /// of congestion. Version 1, which takes more than its share beside others.
+    /// of congestion. Version 1, which takes more than its share beside others; never more on its way than twice what
+    /// the path delivered in a round trip.
     Bbr,
     /// RFC 9002 §7. Slow on long paths; for comparison.
     NewReno,
@@ -72,7 +73,7 @@ const SLACK: Duration = Duration::from_millis(1);
 //# window of ten times the maximum datagram size (max_datagram_size),
 //# while limiting the window to the larger of 14,720 bytes or twice the
 //# maximum datagram size.
-const INITIAL_WINDOW_MIN: u32 = 12_000;
+const INITIAL_WINDOW_MIN: u32 = 14_720;
 
 /// Of a path that was measured before: about as much as large servers send to strangers, 110 packets.
 const INITIAL_WINDOW_MAX: u32 = 128 << 10;
@@ -80,22 +81,24 @@ const INITIAL_WINDOW_MAX: u32 = 128 << 10;
 /// Streams of one transfer: beyond it, their own cost shows.
 const STREAMS_MAX: u16 = 64;
 
-/// Share of packets lost above which loss says little about congestion on a far path.
+/// Share of packets lost while no queue was seen, from which on a far path is left to BBR: cubic carries less than a tenth
+/// of 100 Mbit/s over 40 ms there.
 const LOSS_BBR: f64 = 0.005;
 
 impl Plan {
-    /// The plan for a path whose bandwidth was measured; `None` else: what was configured stays.
+    /// The plan for a path whose bandwidth was measured; `None` else: what was configured stays. `random_loss` is the share of
+    /// packets lost while no queue was seen.
     #[must_use]
     pub fn of(
         class: PathClass,
         rtt_min: Duration,
-        loss: Option<f64>,
+        random_loss: Option<f64>,
         bounds: &WindowBounds,
     ) -> Option<Self> {
         let bandwidth = class.bandwidth?;
         let window = product(bandwidth, rtt_min).saturating_mul(2);
         let stream = window.min(bounds.stream).min(bounds.connection / 4);
-        let lossy = loss.is_some_and(|share| share >= LOSS_BBR);
+        let lossy = random_loss.is_some_and(|share| share >= LOSS_BBR);
         Some(Self {
             connection_window: window.max(stream.saturating_mul(4)).min(bounds.connection),
             send_window: window.min(bounds.send),

@@ -43,6 +43,8 @@ pub struct Profile {
     below: Option<Below>,
     /// Smoothed over some ten samples.
     loss: Option<f64>,
+    /// The same of samples in which no queue was seen.
+    random_loss: Option<f64>,
     changes: u64,
 }
 
@@ -80,6 +82,13 @@ impl Profile {
         self.loss
     }
 
+    /// Share of packets lost while no queue was seen, smoothed: loss that is not of our own making. `None` before any
+    /// was measured.
+    #[must_use]
+    pub fn random_loss(&self) -> Option<f64> {
+        self.random_loss
+    }
+
     /// How often the class changed, the first classification included.
     #[must_use]
     pub fn changes(&self) -> u64 {
@@ -96,7 +105,11 @@ impl Profile {
             self.observe_rate(now, rate);
         }
         if let Some(loss) = sample.loss {
-            self.loss = Some(self.loss.map_or(loss, |old| old + (loss - old) / 8.0));
+            let smooth = |old: Option<f64>| Some(old.map_or(loss, |old| old + (loss - old) / 8.0));
+            self.loss = smooth(self.loss);
+            if !sample.queued {
+                self.random_loss = smooth(self.random_loss);
+            }
         }
         let class = self.class();
         if class == before {
@@ -193,6 +206,7 @@ mod tests {
                 evidence,
             }),
             loss: None,
+            queued: false,
         }
     }
 
@@ -247,7 +261,7 @@ mod tests {
             let mut profile = Profile::default();
             let samples = wobble.iter().map(|permille| {
                 let wobbled = i64::try_from(micros).unwrap() * (1000 + permille) / 1000;
-                Sample { rtt_min: Some(Duration::from_micros(wobbled.try_into().unwrap())), rate: None, loss: None }
+                Sample { rtt_min: Some(Duration::from_micros(wobbled.try_into().unwrap())), rate: None, loss: None, queued: false }
             });
             prop_assert_eq!(through(&mut profile, Instant::now(), samples).len(), 1);
         }
@@ -300,6 +314,22 @@ mod tests {
         let classes = through(&mut profile, began + MS * 10_000, [slow; 40]);
         assert_eq!(classes.len(), 1);
         assert_eq!(classes[0].bandwidth, Some(Bandwidth::Mbit100));
+    }
+
+    #[test]
+    fn loss_behind_a_queue_is_not_the_paths_own() {
+        let lossy = |loss, queued| Sample {
+            loss: Some(loss),
+            queued,
+            ..full(12_000_000)
+        };
+        let mut profile = Profile::default();
+        through(&mut profile, Instant::now(), [lossy(0.2, true); 20]);
+        assert_eq!(profile.random_loss(), None);
+        assert!(profile.loss().unwrap() > 0.19);
+        through(&mut profile, Instant::now(), [lossy(0.01, false); 20]);
+        let random = profile.random_loss().unwrap();
+        assert!((0.0099..0.0101).contains(&random), "{random}");
     }
 
     #[test]

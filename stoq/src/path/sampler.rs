@@ -21,6 +21,8 @@ pub struct Counts {
     pub lost_packets: u64,
     /// The least round trip of the path. Zero: none was measured.
     pub rtt_min: Duration,
+    /// The smoothed round trip.
+    pub rtt: Duration,
 }
 
 /// What a rate proves.
@@ -50,6 +52,8 @@ pub struct Sample {
     pub rate: Option<Rate>,
     /// Share of the packets sent in this span's time that were declared lost; `None` below 50.
     pub loss: Option<f64>,
+    /// Round trips are so much longer than the least that packets wait in some queue: what is lost may have found it full.
+    pub queued: bool,
 }
 
 /// Fewer packets in a span say nothing about loss.
@@ -57,6 +61,9 @@ pub(super) const LOSS_PACKETS_MIN: u64 = 50;
 
 /// Less than this in a span is talk, not transport: 64 packets of 1,200 bytes, more than an initial window.
 pub(super) const RATE_BYTES_MIN: u64 = 64 * 1200;
+
+/// Round trips vary by this on an empty path, beside a quarter.
+const QUEUED_MIN: Duration = Duration::from_millis(1);
 
 /// Turns counts into samples.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +105,7 @@ impl Sampler {
             rtt_min: (!counts.rtt_min.is_zero()).then_some(counts.rtt_min),
             rate: rate(elapsed, acked, acked_idle, received),
             loss: share(lost, sent),
+            queued: counts.rtt > counts.rtt_min + counts.rtt_min / 4 + QUEUED_MIN,
         })
     }
 }
@@ -147,9 +155,16 @@ mod tests {
             sent_packets: 1_000,
             lost_packets: 10,
             rtt_min: MS * 3,
+            rtt: MS * 4,
             ..Counts::default()
         };
+        let queue = Counts {
+            rtt: MS * 5,
+            ..counts
+        };
+        assert!(sample(MS * 100, queue).unwrap().queued);
         let sample = sample(MS * 100, counts).unwrap();
+        assert!(!sample.queued);
         assert_eq!(
             sample.rate,
             Some(Rate {
@@ -194,7 +209,8 @@ mod tests {
             Sample {
                 rtt_min: None,
                 rate: None,
-                loss: None
+                loss: None,
+                queued: false
             }
         );
         let mut sampler = Sampler::default();

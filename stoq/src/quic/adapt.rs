@@ -19,8 +19,9 @@ use tokio::task::AbortHandle;
 
 use super::connection::PathStats;
 use super::transport::TransportConfig;
-use crate::path::{Counts, Known, Learnt, PathClass, PathHistograms, Plan, Profile, Sampler};
-use crate::path::{Rate, WindowBounds};
+use crate::path::{
+    Counts, Known, Learnt, PathClass, PathHistograms, Plan, Profile, Rate, Sampler, WindowBounds,
+};
 
 /// Looks at a connection that carries nothing until it is left alone.
 const IDLE_LOOKS: u32 = 10;
@@ -121,7 +122,7 @@ impl Shared {
     ) -> Option<TransportConfig> {
         let bounds = transport.adapt?;
         let known = self.known.of(addr.to_canonical(), Instant::now())?;
-        let plan = Plan::of(known.class, known.rtt_min, known.loss, &bounds)?;
+        let plan = Plan::of(known.class, known.rtt_min, known.random_loss, &bounds)?;
         Some(TransportConfig {
             stream_window: transport.stream_window.max(plan.stream_window),
             connection_window: transport.connection_window.max(plan.connection_window),
@@ -190,6 +191,7 @@ impl Adapting {
             sent_packets: path.sent_packets,
             lost_packets: path.lost_packets,
             rtt_min: path.rtt_min,
+            rtt: path.rtt,
         };
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -211,7 +213,8 @@ impl Adapting {
             }
         }
         if let Some(class) = state.profile.class() {
-            let plan = Plan::of(class, path.rtt_min, state.profile.loss(), &self.bounds);
+            let random_loss = state.profile.random_loss();
+            let plan = Plan::of(class, path.rtt_min, random_loss, &self.bounds);
             if let Some(plan) = plan {
                 self.apply(state, &plan);
             }
@@ -219,7 +222,7 @@ impl Adapting {
                 let learnt = Learnt {
                     class,
                     rtt_min: path.rtt_min,
-                    loss: state.profile.loss(),
+                    random_loss,
                 };
                 self.shared.known.learn(ip(&self.quinn), learnt, now);
             }
@@ -289,5 +292,69 @@ async fn adapt(connection: Weak<Adapting>, wake: Arc<Wake>) {
         let active;
         (active, span) = adapting.look(Instant::now());
         idle = if active { 0 } else { idle + 1 };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::{Bandwidth, Controller, Distance};
+
+    const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+
+    /// A far, fast and lossy path to [`FAR`].
+    fn learnt() -> Shared {
+        let shared = Shared::default();
+        let learnt = Learnt {
+            class: PathClass {
+                distance: Distance::Wan,
+                bandwidth: Some(Bandwidth::Gbit1),
+            },
+            rtt_min: Duration::from_millis(80),
+            random_loss: Some(0.01),
+        };
+        shared.known.learn(FAR, learnt, Instant::now());
+        shared
+    }
+
+    #[test]
+    fn the_next_connection_has_what_cannot_be_changed_later() {
+        let transport = TransportConfig {
+            adapt: Some(WindowBounds::default()),
+            ..TransportConfig::default()
+        };
+        let shared = learnt();
+        let next = shared.learnt(&transport, FAR).unwrap();
+        assert_eq!(next.controller, Some(Controller::Bbr));
+        assert_eq!(next.initial_window, Some(128 << 10));
+        // 1.58 Gbit/s × 81 ms, twice.
+        assert!((30 << 20..34 << 20).contains(&next.send_window));
+        assert_eq!(next.stream_window, 16 << 20);
+        assert_eq!(next.connection_window, 64 << 20);
+        // A socket for both families names an IPv4 address so.
+        let mapped = "::ffff:192.0.2.7".parse().unwrap();
+        assert_eq!(shared.learnt(&transport, mapped), Some(next));
+        assert_eq!(
+            shared.learnt(&transport, IpAddr::from([192, 0, 2, 8])),
+            None
+        );
+    }
+
+    #[test]
+    fn what_was_configured_is_kept_and_who_does_not_adapt_is_left_alone() {
+        let fixed = TransportConfig {
+            controller: Some(Controller::NewReno),
+            initial_window: Some(20_000),
+            stream_window: 40 << 20,
+            connection_window: 100 << 20,
+            adapt: Some(WindowBounds::default()),
+            ..TransportConfig::default()
+        };
+        let next = learnt().learnt(&fixed, FAR).unwrap();
+        assert_eq!(next.controller, fixed.controller);
+        assert_eq!(next.initial_window, fixed.initial_window);
+        assert_eq!(next.stream_window, fixed.stream_window);
+        assert_eq!(next.connection_window, fixed.connection_window);
+        assert_eq!(learnt().learnt(&TransportConfig::default(), FAR), None);
     }
 }

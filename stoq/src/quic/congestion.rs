@@ -62,6 +62,7 @@ impl ControllerFactory for Metering {
                 ..Meter::default()
             },
             batch: Batch::default(),
+            delivered: (self.controller == Controller::Bbr).then(Delivered::default),
             histograms: Arc::clone(&self.histograms),
         })
     }
@@ -112,10 +113,69 @@ struct Batch {
     shortest: Option<Duration>,
 }
 
+/// Rounds of which the fastest counts.
+const ROUNDS: usize = 10;
+
+/// What a path delivered, round trip by round trip: a bound for BBR. The implementation below estimates its bandwidth too
+/// high where acknowledgements come in bunches, and has no pacing of its own; without a bound it was seen to send twice
+/// what a link of 100 Mbit/s over 40 ms with 1 % of loss carries; with it a twentieth is lost.
+#[derive(Debug, Clone, Copy, Default)]
+struct Delivered {
+    /// The round under way.
+    since: Option<Instant>,
+    bytes: u64,
+    idle: bool,
+    rtt_min: Duration,
+    /// Bytes in a least round trip, of the last rounds.
+    rounds: [u64; ROUNDS],
+    next: usize,
+}
+
+impl Delivered {
+    fn take(&mut self, bytes: u64, app_limited: bool, rtt_min: Duration) {
+        self.bytes += bytes;
+        self.idle |= app_limited;
+        self.rtt_min = rtt_min;
+    }
+
+    /// Ends the round if a round trip has passed.
+    fn end(&mut self, now: Instant) {
+        let began = *self.since.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(began);
+        if elapsed < self.rtt_min && elapsed > Duration::ZERO {
+            return;
+        }
+        if elapsed > Duration::ZERO {
+            let product = u128::from(self.bytes) * self.rtt_min.as_nanos() / elapsed.as_nanos();
+            let product = u64::try_from(product).unwrap_or(u64::MAX);
+            // A sender that ran dry shows less than the path carries.
+            if !self.idle || product > self.most() {
+                if let Some(round) = self.rounds.get_mut(self.next) {
+                    *round = product;
+                }
+                self.next = (self.next + 1) % ROUNDS;
+            }
+        }
+        // What was acknowledged at the beginning was on its way before it.
+        (self.since, self.bytes, self.idle) = (Some(now), 0, false);
+    }
+
+    fn most(&self) -> u64 {
+        self.rounds.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The most that may be on its way; none before the first round.
+    fn bound(&self, initial_window: u64) -> Option<u64> {
+        let most = self.most();
+        (most > 0).then(|| most.saturating_mul(2).max(initial_window))
+    }
+}
+
 struct Metered {
     inner: Box<dyn Control>,
     meter: Meter,
     batch: Batch,
+    delivered: Option<Delivered>,
     histograms: Arc<PathHistograms>,
 }
 
@@ -139,6 +199,9 @@ impl Control for Metered {
         let took = now.saturating_duration_since(sent);
         self.batch.packets += 1;
         self.batch.shortest = Some(self.batch.shortest.map_or(took, |other| other.min(took)));
+        if let Some(delivered) = &mut self.delivered {
+            delivered.take(bytes, app_limited, rtt.min());
+        }
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -158,6 +221,9 @@ impl Control for Metered {
             && let Some(rtt) = batch.shortest
         {
             self.meter.round_trip(rtt, &self.histograms);
+        }
+        if let Some(delivered) = &mut self.delivered {
+            delivered.end(now);
         }
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
@@ -179,7 +245,10 @@ impl Control for Metered {
     }
 
     fn window(&self) -> u64 {
-        self.inner.window()
+        let window = self.inner.window();
+        let bound = self.delivered.as_ref();
+        let bound = bound.and_then(|it| it.bound(self.inner.initial_window()));
+        bound.map_or(window, |bound| window.min(bound))
     }
 
     fn clone_box(&self) -> Box<dyn Control> {
@@ -187,6 +256,7 @@ impl Control for Metered {
             inner: self.inner.clone_box(),
             meter: self.meter,
             batch: self.batch,
+            delivered: self.delivered,
             histograms: Arc::clone(&self.histograms),
         })
     }
@@ -219,5 +289,31 @@ mod tests {
         assert!((3.9..=4.0).contains(&jitter), "{jitter} ms");
         assert_eq!(histograms.rtt_us.quantiles().count, 400);
         assert_eq!(histograms.jitter_us.quantiles().count, 398);
+    }
+
+    #[test]
+    fn twice_what_was_delivered_in_a_round_trip_may_be_on_its_way() {
+        let ms = Duration::from_millis(1);
+        let began = Instant::now();
+        let mut delivered = Delivered::default();
+        assert_eq!(delivered.bound(14_720), None);
+        // 1,000 bytes a millisecond over 40 ms, acknowledged in bunches of 5 ms.
+        for number in 0..100_u32 {
+            delivered.take(5_000, false, ms * 40);
+            delivered.end(began + ms * 5 * number);
+        }
+        assert_eq!(delivered.bound(14_720), Some(80_000));
+        // A trickle shows nothing; a slower path does, after ten round trips.
+        for number in 100..200 {
+            delivered.take(50, true, ms * 40);
+            delivered.end(began + ms * 5 * number);
+        }
+        assert_eq!(delivered.bound(14_720), Some(80_000));
+        for number in 200..400 {
+            delivered.take(2_500, false, ms * 40);
+            delivered.end(began + ms * 5 * number);
+        }
+        assert_eq!(delivered.bound(14_720), Some(40_000));
+        assert_eq!(delivered.bound(50_000), Some(50_000));
     }
 }

@@ -151,3 +151,44 @@ fn idle_timeout(timeout: Duration) -> Option<IdleTimeout> {
     let millis = u64::try_from(timeout.as_millis()).ok()?;
     Some(VarInt::from_u64(millis).ok()?.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_window_is_ten_packets_and_never_less_than_two() {
+        for (mtu_max, initial_window, window) in [
+            (1200, None, 12_000),
+            (1452, None, 14_520),
+            // Not ten jumbo packets: the path has yet to show that it carries them.
+            (9000, None, 14_720),
+            (65_000, None, 14_720),
+            (1452, Some(100_000), 100_000),
+            (1452, Some(1), 2_400),
+        ] {
+            let transport = TransportConfig {
+                mtu_max,
+                initial_window,
+                ..TransportConfig::default()
+            };
+            assert_eq!(transport.first_window(), window, "{transport:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_out_of_range_count_as_the_nearest_in_it() {
+        for (mtu_max, payload_max) in [
+            (0, 1200),
+            (1452, 1452),
+            (65_000, 65_000),
+            (u16::MAX, 65_000),
+        ] {
+            let transport = TransportConfig {
+                mtu_max,
+                ..TransportConfig::default()
+            };
+            assert_eq!(transport.payload_max(), payload_max);
+        }
+    }
+}

@@ -8,6 +8,11 @@
 //! STOQ_LINKS=full cargo test --release -p integration --test links -- --nocapture
 //! ```
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, also in its own functions"
+)]
+
 mod lab;
 mod mtu;
 mod shaped;

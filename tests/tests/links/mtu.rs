@@ -8,7 +8,7 @@ use std::time::Duration;
 use stoq::quic::TransportConfig;
 
 use crate::lab::Lab;
-use crate::transfer::Transfer;
+use crate::transfer::{Seen, Transfer};
 
 /// Headers of IPv4 and UDP.
 const HEADERS: u32 = 28;
@@ -46,7 +46,9 @@ fn the_size_that_passes_is_found_within_three_per_cent_without_icmp() {
         let took = found.at - transfer.began;
         // The search goes on to its end, and finds nothing that does not pass.
         transfer.go_on(took + Duration::from_secs(2));
-        let (sender, receiver) = transfer.end();
+        let Seen {
+            sender, receiver, ..
+        } = transfer.end();
         let (last, path) = (sender.last().unwrap(), receiver.last().unwrap().path);
         println!(
             "link of {mtu}: {} after {took:?}, {} of {} probes lost, {} MB received",

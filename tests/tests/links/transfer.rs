@@ -38,7 +38,7 @@ pub(crate) struct Transfer {
     sender: Looks,
     receiver: Looks,
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Busy>>,
 }
 
 impl Transfer {
@@ -62,7 +62,7 @@ impl Transfer {
                 let accepted = endpoint.accept().await.unwrap();
                 let connection = accepted.establish().await.unwrap();
                 tokio::join!(give(&connection), look(&connection, &looks));
-            });
+            })
         });
         let addr = ready.recv().expect("a server");
         let (looks, stopping) = (receiver.clone(), stop.clone());
@@ -84,7 +84,7 @@ impl Transfer {
                 tokio::join!(watch, look(&connection, &looks));
                 taking.abort();
                 endpoint.wait_idle().await;
-            });
+            })
         });
         ready.recv().expect("a connection");
         Self {
@@ -124,14 +124,20 @@ impl Transfer {
         }
     }
 
-    /// Ends it; what both ends saw: the sender's looks and the receiver's.
-    pub(crate) fn end(mut self) -> (Vec<Look>, Vec<Look>) {
+    /// Ends it; what both ends saw.
+    pub(crate) fn end(mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            thread.join().expect("an end without a failure");
+        let mut faults = Vec::new();
+        for (thread, end) in self.threads.drain(..).zip(["sender", "receiver"]) {
+            let busy = thread.join().expect("an end without a failure");
+            faults.extend(busy.fault(end));
         }
         let looks = |looks: &Looks| std::mem::take(&mut *looks.lock());
-        (looks(&self.sender), looks(&self.receiver))
+        Seen {
+            sender: looks(&self.sender),
+            receiver: looks(&self.receiver),
+            faults,
+        }
     }
 }
 
@@ -139,6 +145,50 @@ impl Drop for Transfer {
     fn drop(&mut self) {
         // Of a test that failed.
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What was seen of a transfer.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) sender: Vec<Look>,
+    pub(crate) receiver: Vec<Look>,
+    /// Why rates are the machine's and not the link's; none if they are the link's.
+    pub(crate) faults: Vec<String>,
+}
+
+/// A thread that was idle for less than this share of its time was held back by the machine.
+const IDLE_MIN: f64 = 0.1;
+
+/// What a thread did with its time, as shares of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Busy {
+    ran: f64,
+    waited: f64,
+}
+
+impl Busy {
+    /// Of the calling thread, which began then.
+    fn since(began: Instant) -> Self {
+        // Nanoseconds on a core, and waiting for one.
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        let mut shares = stat
+            .split_whitespace()
+            .map(|nanos| nanos.parse::<f64>().unwrap() / 1e9 / began.elapsed().as_secs_f64());
+        let mut share = || shares.next().expect("two figures");
+        Self {
+            ran: share(),
+            waited: share(),
+        }
+    }
+
+    fn fault(self, end: &str) -> Option<String> {
+        let Self { ran, waited } = self;
+        let per_cent = |share: f64| format!("{:.0} %", share * 100.0);
+        (ran + waited > 1.0 - IDLE_MIN).then(|| {
+            let (ran, waited) = (per_cent(ran), per_cent(waited));
+            format!("the {end} ran for {ran} of its time and waited for a core for {waited}")
+        })
     }
 }
 
@@ -157,12 +207,15 @@ pub(crate) fn wire_rate(looks: &[Look], from: Instant, to: Instant) -> f64 {
     moved as f64 * 8.0 / (last.at - first.at).as_secs_f64()
 }
 
-fn run(what: impl Future<Output = ()>) {
+/// Runs one end on the calling thread.
+fn run(what: impl Future<Output = ()>) -> Busy {
+    let began = Instant::now();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap()
         .block_on(what);
+    Busy::since(began)
 }
 
 /// Writes to each stream of the peer until it is stopped or the connection ends.
