@@ -6,7 +6,8 @@
 //!
 //! - `reads`: random chunks of 64 KiB, verified under their key, 32 at a time, from a volume of 2 GiB with each engine, and fio's random reads of as many
 //!   blocks from the same file; and foyer, a hybrid cache, with as many of the same chunks. Contenders take turns; each figure is the median of three.
-//! - `ingest`: 1 GiB of random bytes cut and named, then the same with a store behind it (4 GiB on disk, 256 MiB in memory), beside FastCDC and BLAKE3 alone.
+//! - `ingest`: 1 GiB of random bytes cut and named, then the same with a store behind it (4 GiB on disk, 256 MiB in memory), beside FastCDC and BLAKE3 alone, and beside the same
+//!   store without deduplication: blocks of one length.
 //! - `start`: a volume of so many million records of 200 bytes (10), saved; then a process of its own opens it, and looks up 10,000 of them at random two seconds after it began.
 //!
 //! Prints MB/s (10⁶ bytes), CPU seconds a GB (10⁹ bytes; user and system of this process) and the time of one operation. Without a directory the
@@ -39,7 +40,7 @@ use stoq_cache::{
     content::{ChunkId, ChunkKey, Chunker, Profile},
     store::{
         S3FifoTier, Store,
-        disk::{Disk, DiskRead, DiskTier, Kind, Put, VolumeConfig, device::Engine},
+        disk::{self, Disk, DiskMetrics, DiskRead, DiskTier, Kind, VolumeConfig, device::Engine},
     },
 };
 use tokio::runtime::{Builder, Runtime};
@@ -123,10 +124,7 @@ fn reads(directory: &Path, turn: Duration) -> Result<()> {
         let id = key.id(&bytes);
         runtime.block_on(disk.room());
         let put = disk.put(Kind::Chunk, *id.as_bytes(), &bytes);
-        ensure!(
-            put != Put::Refused(stoq_cache::store::disk::Refused::Busy),
-            "{put:?}"
-        );
+        ensure!(put != disk::Put::Refused(disk::Refused::Busy), "{put:?}");
         ids.push(id);
     }
     ensure!(disk.close(), "the volume did not close");
@@ -364,7 +362,7 @@ fn ingest(directory: &Path) -> Result<()> {
     let key = ChunkKey::derive(&[7; 32], "bench");
     let runtime = runtime()?;
     let path = directory.join("ingest");
-    let mut figures: Vec<Vec<(f64, f64)>> = vec![Vec::new(); 3];
+    let mut figures: Vec<Vec<(f64, f64)>> = vec![Vec::new(); 4];
     let mut disk_bytes = 0;
     for _ in 0..TURNS {
         figures[0].push(timed(BYTES, || {
@@ -376,32 +374,14 @@ fn ingest(directory: &Path) -> Result<()> {
             std::hint::black_box(names);
             Ok(())
         })?);
-        figures[1].push(timed(BYTES, || cut(&key, &bytes, |_, _| Ok(())))?);
-        if path.exists() {
-            std::fs::remove_dir_all(&path)?;
-        }
-        let disk = Arc::new(Disk::open(&[config(&path, 4 << 30, None)], KEY_ID)?);
-        let ram = Arc::new(S3FifoTier::new(256 << 20));
-        let store = Store::with_disk(ram, Arc::clone(&disk) as Arc<dyn DiskTier>);
-        figures[2].push(timed(BYTES, || {
-            cut(&key, &bytes, |id, chunk| {
-                runtime.block_on(disk.room());
-                store.put(id, chunk);
-                Ok(())
-            })?;
-            runtime.block_on(disk.flush())?;
-            Ok(())
+        figures[1].push(timed(BYTES, || {
+            cut(Profile::Coarse, &key, &bytes, &mut |_, _| Ok(()))
         })?);
-        let written: u64 = disk
-            .metrics()
-            .map(|metrics| metrics.written_bytes.get())
-            .sum();
-        let refused = disk
-            .metrics()
-            .map(|metrics| metrics.put_bytes.get())
-            .sum::<u64>()
-            != BYTES as u64;
-        ensure!(!refused, "not all was stored");
+        let fixed = |store: &mut Put<'_>| cut(Profile::Fixed, &key, &bytes, store);
+        figures[2].push(stored(&runtime, &path, fixed)?.0);
+        let coarse = |store: &mut Put<'_>| cut(Profile::Coarse, &key, &bytes, store);
+        let (chunked, written) = stored(&runtime, &path, coarse)?;
+        figures[3].push(chunked);
         disk_bytes = written;
     }
     println!("1 GiB of random bytes, cut in chunks of 64 KiB on average");
@@ -410,6 +390,7 @@ fn ingest(directory: &Path) -> Result<()> {
     let names = [
         "FastCDC + BLAKE3",
         "cut and named",
+        "fixed blocks of 256 KiB, named, stored and synced",
         "cut, named, stored and synced",
     ];
     let mut rates = Vec::new();
@@ -419,15 +400,46 @@ fn ingest(directory: &Path) -> Result<()> {
         println!("| {name} | {rate:.0} | {cpu:.3} |");
         rates.push((rate, cpu));
     }
-    if let [plain, _, stored] = rates[..] {
+    if let [plain, _, fixed, stored] = rates[..] {
         println!(
-            "stored over FastCDC + BLAKE3: rate {:.2}, CPU {:.2}; bytes on disk over bytes put {:.4}",
+            "stored over FastCDC + BLAKE3: rate {:.2}, CPU {:.2}; over fixed blocks: time {:.3}; bytes on disk over bytes put {:.4}",
             stored.0 / plain.0,
             stored.1 / plain.1,
+            fixed.0 / stored.0,
             disk_bytes as f64 / BYTES as f64
         );
     }
     Ok(())
+}
+
+/// Takes a chunk.
+type Put<'a> = dyn FnMut(ChunkId, Bytes) -> Result<()> + 'a;
+
+/// Puts 1 GiB into a new volume: its rate and CPU, and the bytes that were written for it.
+fn stored(
+    runtime: &Runtime,
+    path: &Path,
+    fill: impl FnOnce(&mut Put<'_>) -> Result<()>,
+) -> Result<((f64, f64), u64)> {
+    if path.exists() {
+        std::fs::remove_dir_all(path)?;
+    }
+    let disk = Arc::new(Disk::open(&[config(path, 4 << 30, None)], KEY_ID)?);
+    let ram = Arc::new(S3FifoTier::new(256 << 20));
+    let store = Store::with_disk(ram, Arc::clone(&disk) as Arc<dyn DiskTier>);
+    let figures = timed(1 << 30, || {
+        fill(&mut |id, chunk| {
+            runtime.block_on(disk.room());
+            store.put(id, chunk);
+            Ok(())
+        })?;
+        runtime.block_on(disk.flush())?;
+        Ok(())
+    })?;
+    let sum = |of: fn(&DiskMetrics) -> u64| disk.metrics().map(of).sum();
+    let put: u64 = sum(|metrics| metrics.put_bytes.get());
+    ensure!(put == 1 << 30, "not all was stored");
+    Ok((figures, sum(|metrics| metrics.written_bytes.get())))
 }
 
 fn timed(bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<(f64, f64)> {
@@ -438,12 +450,8 @@ fn timed(bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<(f64, f64)> 
 }
 
 /// Cuts bytes that arrive in pieces of 64 KiB, and names the chunks.
-fn cut(
-    key: &ChunkKey,
-    bytes: &Bytes,
-    mut store: impl FnMut(ChunkId, Bytes) -> Result<()>,
-) -> Result<()> {
-    let mut chunker = Chunker::new(Profile::Coarse);
+fn cut(profile: Profile, key: &ChunkKey, bytes: &Bytes, store: &mut Put<'_>) -> Result<()> {
+    let mut chunker = Chunker::new(profile);
     let mut emit = |chunker: &mut Chunker| {
         while let Some(chunk) = chunker.next_chunk() {
             store(key.id(&chunk), chunk)?;
@@ -466,11 +474,11 @@ fn small(number: u64) -> ([u8; 32], [u8; 200]) {
     (*blake3::hash(&number.to_le_bytes()).as_bytes(), body)
 }
 
-/// Room for records of 264 bytes in the log, 2 % to spare.
+/// Room for all of them: 320 bytes each in the log and 40 in a footer, and a tenth to spare.
 fn start_config(directory: &Path, millions: u64) -> VolumeConfig {
     config(
         &directory.join("start"),
-        millions * 1_000_000 * 320 * 11 / 10 + (128 << 20),
+        millions * 1_000_000 * 360 * 11 / 10 + (128 << 20),
         None,
     )
 }
@@ -489,7 +497,7 @@ fn start(directory: &Path, millions: u64) -> Result<()> {
         }
         let (name, body) = small(number);
         let mut put = disk.put(Kind::Chunk, name, &body);
-        while let Put::Refused(_) = put {
+        while let disk::Put::Refused(_) = put {
             runtime.block_on(disk.room());
             put = disk.put(Kind::Chunk, name, &body);
         }
@@ -498,6 +506,10 @@ fn start(directory: &Path, millions: u64) -> Result<()> {
         "{} records put in {:.1} s",
         disk.records(),
         begun.elapsed().as_secs_f64()
+    );
+    ensure!(
+        disk.records() == millions * 1_000_000,
+        "not all are in the volume"
     );
     let begun = Instant::now();
     ensure!(disk.close(), "the volume did not close");

@@ -17,7 +17,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use stoq::quic::{Endpoint, TlsClient, Transport};
+use stoq::quic::{Endpoint, TlsClient, TransportConfig};
 
 use crate::listen::Common;
 use crate::service::RequestHead;
@@ -266,9 +266,9 @@ impl Prober {
             IpAddr::V4(ip) => (([0, 0, 0, 0], 0).into(), ip.into()),
             IpAddr::V6(ip) => ((Ipv6Addr::UNSPECIFIED, 0).into(), ip.into()),
         };
-        let transport = Transport {
+        let transport = TransportConfig {
             idle_timeout: timeout,
-            ..Transport::default()
+            ..TransportConfig::default()
         };
         let endpoint = Endpoint::client(from, transport)?;
         let mut config = ClientConfig::builder_with_provider(crypto_provider().clone())

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use http::uri::Scheme;
 use parking_lot::Mutex;
-use stoq::identity::{Identity, IdentityError, Role as NodeRole};
+use stoq::identity::{IdentityError, Role as NodeRole};
 use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
-use stoq_mesh::{Node, Origins, Storage};
+use stoq_mesh::{Membership, Node, Origins, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -41,7 +41,7 @@ pub enum StartError {
     #[error("{}", list(.0))]
     Config(Vec<ConfigError>),
     /// The identity cannot be used.
-    #[error("cluster.identity, cluster.root: {0}")]
+    #[error("[cluster]: {0}")]
     Identity(#[from] IdentityError),
     /// The state directory cannot be used.
     #[error("node.state_dir: {0}")]
@@ -84,7 +84,7 @@ fn list(errors: &[ConfigError]) -> String {
 /// Everything of an edge that can be made without binding.
 pub struct Prepared {
     config: Config,
-    identity: Option<Identity>,
+    membership: Option<Membership>,
     certificates: Certificates,
     origins: Origins,
     cdn_id: CdnId,
@@ -106,15 +106,8 @@ impl Prepared {
     /// [`StartError`], the configuration's faults of one kind all at once.
     pub fn new(config: Config) -> Result<Self, StartError> {
         StateDir::check(&config.node.state_dir)?;
-        let identity = match &config.cluster {
-            None => None,
-            Some(cluster) => Some(Identity::load(
-                &cluster.identity,
-                &cluster.root,
-                &cluster.name,
-            )?),
-        };
-        if let Some(identity) = &identity
+        let membership = config.cluster.as_ref().map(Membership::load).transpose()?;
+        if let Some(identity) = membership.as_ref().map(Membership::identity)
             && config.shield.is_some()
             && !identity.roles().contains(&NodeRole::Edge)
         {
@@ -142,7 +135,7 @@ impl Prepared {
         let origins = Origins::new(&config).map_err(StartError::Config)?;
         Ok(Self {
             config,
-            identity,
+            membership,
             certificates,
             origins,
             cdn_id,
@@ -197,7 +190,7 @@ impl Edge {
     pub fn start(prepared: Prepared) -> Result<Running, StartError> {
         let Prepared {
             config,
-            identity,
+            membership,
             certificates,
             origins,
             cdn_id,
@@ -207,8 +200,11 @@ impl Edge {
             tracing::warn!("{warning}");
         }
         let state = StateDir::open(&config.node.state_dir)?;
-        let secret = match &identity {
-            Some(identity) => *identity.cluster_secret(),
+        let secret = match &membership {
+            Some(membership) => {
+                membership.begin()?;
+                *membership.identity().cluster_secret()
+            }
             None => state::secret(&config.node.state_dir)?,
         };
         // Before anything listens: what is there may take a second to load.
@@ -327,7 +323,7 @@ impl Edge {
             cid_keys: CidKeys::random(),
             registry: registry.clone(),
             config,
-            identity,
+            membership: membership.clone(),
             certificates,
             tls,
             origins,
@@ -337,10 +333,22 @@ impl Edge {
         });
         let workers = Workers::spawn(count, "worker", move |id| {
             let plan = Arc::clone(&plan);
-            async move { plan.work(id).await }
+            async move {
+                match &plan.membership {
+                    // One keeps up with the revocation list for all.
+                    Some(membership) if id.0 == 0 => membership.beside(plan.work(id)).await,
+                    _ => plan.work(id).await,
+                }
+            }
         })?;
         let admin = admin
-            .map(|admin| admin.offering(storage.calls(&cache)))
+            .map(|admin| {
+                let calls = storage.calls(&cache);
+                admin.offering(match &membership {
+                    Some(membership) => membership.calls(calls),
+                    None => calls,
+                })
+            })
             .map(|admin| admin.serve(registry.clone(), readiness.clone()))
             .transpose()?;
         readiness.ready();

@@ -7,13 +7,12 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
-use stoq::identity::Identity;
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::{
-    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, Transport, WorkerSocket,
+    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket,
 };
 use stoq_cache::upstream::Upstream;
-use stoq_mesh::{ChunkKeyIds, Node, Origins, ShieldClient, between_nodes};
+use stoq_mesh::{ChunkKeyIds, Membership, Node, Origins, ShieldClient, between_nodes};
 use stoq_node::config::Config;
 use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
 
@@ -79,7 +78,7 @@ impl Doors {
 /// What the workers share.
 pub(crate) struct Plan {
     pub(crate) config: Config,
-    pub(crate) identity: Option<Identity>,
+    pub(crate) membership: Option<Membership>,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -166,11 +165,11 @@ impl Plan {
     fn endpoint_config(&self) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {
         Ok(EndpointConfig {
             server: Some(TlsServer::new(Arc::clone(&self.tls.quic))?),
-            transport: Transport {
+            transport: TransportConfig {
                 idle_timeout: self.config.limits.timeouts.idle,
                 // A client that does not read holds at most this of ours: 2 MiB carry 400 Mbit/s over 40 ms.
                 send_window: 2 << 20,
-                ..Transport::default()
+                ..TransportConfig::default()
             },
             limits: AdmissionLimits {
                 max_connections: self.config.limits.connections,
@@ -184,7 +183,8 @@ impl Plan {
     fn shield_client(
         &self,
     ) -> Result<Option<Arc<dyn Upstream>>, Box<dyn std::error::Error + Send + Sync>> {
-        let Some(identity) = self.identity.as_ref().filter(|_| !self.shield.is_empty()) else {
+        let membership = self.membership.as_ref();
+        let Some(membership) = membership.filter(|_| !self.shield.is_empty()) else {
             return Ok(None);
         };
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
@@ -198,7 +198,8 @@ impl Plan {
         let counters = Arc::clone(endpoint.counters());
         self.registry
             .add_counters("stoq_quic", move |each| counters.visit(each));
-        let pool = Pool::new(endpoint, identity.clone(), PoolConfig::default());
+        let identity = membership.identity().clone();
+        let pool = Pool::new(endpoint, identity, PoolConfig::default());
         let shared = Arc::clone(&self.shared);
         let ids: ChunkKeyIds = Arc::new(move |name| {
             let site = shared.sites.iter().find(|site| &*site.name == name);

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 use stoq::peer::{PeerServer, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
-use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Transport};
+use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig};
 use stoq_cache::content::{ChunkId, ManifestId, Profile};
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
@@ -100,8 +100,11 @@ fn pair(asker: Role, script: Box<Script>) -> Pair {
     ));
     let server = PeerServer::new(endpoint, shield, handler, ServeConfig::default());
     let served = tokio::spawn(async move { server.serve().await });
-    let endpoint =
-        Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)), Transport::default()).unwrap();
+    let endpoint = Endpoint::client(
+        SocketAddr::from(([127, 0, 0, 1], 0)),
+        TransportConfig::default(),
+    )
+    .unwrap();
     let pool = Pool::new(endpoint, edge, PoolConfig::default());
     let client = ShieldClient::new(
         pool,

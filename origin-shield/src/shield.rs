@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stoq::hello::RoleRule;
-use stoq::identity::{Identity, IdentityError, Role as NodeRole};
+use stoq::identity::{IdentityError, Role as NodeRole};
 use stoq::peer::{PeerServer, ServeConfig};
 use stoq::quic::{
     AdmissionLimits, CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering,
@@ -17,7 +17,9 @@ use stoq::quic::{
 };
 use stoq_cache::engine::{Cache, CacheConfig, CacheSite};
 use stoq_cache::http::policy::SitePolicy;
-use stoq_mesh::{EXCHANGES_MAX, ObjectMetrics, ObjectServer, Origins, Storage, between_nodes};
+use stoq_mesh::{
+    EXCHANGES_MAX, Membership, ObjectMetrics, ObjectServer, Origins, Storage, between_nodes,
+};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::metrics::Registry;
 use stoq_node::{
@@ -37,7 +39,7 @@ pub enum StartError {
     #[error("{}", list(.0))]
     Config(Vec<ConfigError>),
     /// The identity cannot be used.
-    #[error("cluster.identity, cluster.root: {0}")]
+    #[error("[cluster]: {0}")]
     Identity(#[from] IdentityError),
     /// The state directory cannot be used.
     #[error("node.state_dir: {0}")]
@@ -68,7 +70,7 @@ fn list(errors: &[ConfigError]) -> String {
 /// Everything of a shield that can be made without binding: what `check` looks at and `run` goes on from.
 pub struct Prepared {
     config: Config,
-    identity: Identity,
+    membership: Membership,
     tls: TlsServer,
     origins: Origins,
 }
@@ -94,7 +96,8 @@ impl Prepared {
             );
             return Err(StartError::Config(vec![error]));
         };
-        let identity = Identity::load(&cluster.identity, &cluster.root, &cluster.name)?;
+        let membership = Membership::load(cluster)?;
+        let identity = membership.identity();
         if !identity.roles().contains(&NodeRole::Shield) {
             let message = format!(
                 "{} has no role shield: issue it with `cluster init --node NAME:shield`",
@@ -109,7 +112,7 @@ impl Prepared {
         let origins = Origins::new(&config).map_err(StartError::Config)?;
         Ok(Self {
             config,
-            identity,
+            membership,
             tls,
             origins,
         })
@@ -152,12 +155,13 @@ impl Shield {
     pub fn start(prepared: Prepared) -> Result<Running, StartError> {
         let Prepared {
             config,
-            identity,
+            membership,
             tls,
             origins,
         } = prepared;
         let state = StateDir::open(&config.node.state_dir)?;
-        let secret = *identity.cluster_secret();
+        membership.begin()?;
+        let secret = *membership.identity().cluster_secret();
         // Before anything listens: what is there may take a second to load.
         let storage =
             Storage::open(&config, secret).map_err(|error| StartError::Config(vec![error]))?;
@@ -211,7 +215,7 @@ impl Shield {
             cid_keys: CidKeys::random(),
             _state: state,
             groups,
-            identity,
+            membership: membership.clone(),
             tls,
             origins,
             cache: cache.clone(),
@@ -221,11 +225,17 @@ impl Shield {
         });
         let workers = Workers::spawn(count, "worker", move |id| {
             let shared = Arc::clone(&shared);
-            async move { shared.work(id).await }
+            async move {
+                match id.0 {
+                    // One keeps up with the revocation list for all.
+                    0 => shared.membership.beside(shared.work(id)).await,
+                    _ => shared.work(id).await,
+                }
+            }
         })
         .map_err(StartError::Runtime)?;
         let admin = admin
-            .map(|admin| admin.offering(storage.calls(&cache)))
+            .map(|admin| admin.offering(membership.calls(storage.calls(&cache))))
             .map(|admin| admin.serve(registry.clone(), readiness.clone()))
             .transpose()
             .map_err(StartError::Runtime)?;
@@ -320,7 +330,7 @@ impl Running {
 /// What the workers share.
 struct Shared {
     groups: Vec<SocketGroup>,
-    identity: Identity,
+    membership: Membership,
     tls: TlsServer,
     cid_keys: CidKeys,
     limits: AdmissionLimits,
@@ -366,7 +376,7 @@ impl Shared {
             };
             let server = PeerServer::new(
                 endpoint.clone(),
-                self.identity.clone(),
+                self.membership.identity().clone(),
                 handler.clone(),
                 serve,
             );

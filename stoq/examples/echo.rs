@@ -22,7 +22,7 @@ use stoq::peer::{
 };
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::{
-    CidKeys, Endpoint, EndpointConfig, PathStats, SocketGroup, SocketOptions, Transport,
+    CidKeys, Endpoint, EndpointConfig, PathStats, SocketGroup, SocketOptions, TransportConfig,
 };
 
 const ECHO: u16 = 1;
@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     // The node that asks.
     let edge = node("edge-1", Role::Edge)?;
     let pool = Pool::new(
-        Endpoint::client(LOOPBACK, Transport::default())?,
+        Endpoint::client(LOOPBACK, TransportConfig::default())?,
         edge,
         PoolConfig::default(),
     );

@@ -8,8 +8,8 @@ use thiserror::Error;
 use crate::identity::{PeerIdentity, Role};
 use crate::wire::{CloseCode, Hello};
 
-/// The capabilities of this version: none yet. A bit gets its meaning in the [wire document](crate::wire).
-pub const CAPABILITIES: u64 = 0;
+/// All capabilities that this version knows. A bit gets its meaning in the [wire document](crate::wire).
+pub const CAPABILITIES: u64 = Hello::DATAGRAMS;
 
 /// Which peers may take part.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -146,6 +146,7 @@ mod tests {
 
     use super::*;
     use crate::identity::NodeId;
+    use crate::wire::Versions;
 
     fn peer(roles: &[Role]) -> PeerIdentity {
         PeerIdentity::for_test(
@@ -160,7 +161,7 @@ mod tests {
         Hello {
             version_min,
             version_max,
-            ..Hello::new("edge-1", &[Role::Edge])
+            ..Hello::new("edge-1", &[Role::Edge], Versions::default())
         }
     }
 
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn hello_claims_nothing_beyond_the_certificate() {
         let (ours, rule) = (range(1, 1), RoleRule::AnyOf(vec![Role::Shield]));
-        let shield = Hello::new("edge-1", &[Role::Shield]);
+        let shield = Hello::new("edge-1", &[Role::Shield], Versions::default());
         let code = |theirs: &Hello, held: &[Role]| {
             agree(&ours, theirs, &peer(held), &rule).map_err(|e| e.code())
         };
@@ -233,7 +234,10 @@ mod tests {
             Err(CloseCode::WrongRole)
         );
         assert_eq!(
-            code(&Hello::new("edge-2", &[Role::Shield]), &[Role::Shield]),
+            code(
+                &Hello::new("edge-2", &[Role::Shield], Versions::default()),
+                &[Role::Shield]
+            ),
             Err(CloseCode::Claim)
         );
         assert!(code(&shield, &[Role::Edge, Role::Shield]).is_ok());

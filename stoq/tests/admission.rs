@@ -6,10 +6,10 @@ mod pair;
 
 use std::{net::SocketAddr, time::Duration};
 
-use pair::{Pair, client, server, tls};
+use pair::{Pair, client, server, tls, tls_for};
 use stoq::quic::{
     AdmissionLimits, CidKeys, ConnectError, Connection, Endpoint, EndpointConfig, TlsClient,
-    Transport,
+    TransportConfig,
 };
 use tokio::net::UdpSocket;
 
@@ -47,7 +47,7 @@ async fn newcomer_above_the_retry_limit_proves_its_address_and_gets_in() {
         retry_above: 0,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let accept = async { endpoint.accept().await.unwrap().establish().await.unwrap() };
     let (server, client) = tokio::join!(accept, from.connect(addr, "localhost", &tls));
     echo_once(&client.unwrap(), &server).await;
@@ -62,7 +62,7 @@ async fn newcomer_beyond_the_handshake_limit_is_refused() {
         max_handshakes: 1,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     // Nobody accepts it yet, so for the server this handshake is in progress.
     let first = from.connect(addr, "localhost", &tls).await.unwrap();
     assert_refused(from.connect(addr, "localhost", &tls).await);
@@ -79,7 +79,7 @@ async fn newcomer_beyond_the_connection_limit_is_refused_until_one_leaves() {
         max_connections: 1,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let first = from.connect(addr, "localhost", &tls).await.unwrap();
     assert_refused(from.connect(addr, "localhost", &tls).await);
     assert_eq!(endpoint.counters().refused_connections.get(), 1);
@@ -87,6 +87,84 @@ async fn newcomer_beyond_the_connection_limit_is_refused_until_one_leaves() {
     drop(endpoint.accept().await);
     endpoint.wait_idle().await;
     from.connect(addr, "localhost", &tls).await.unwrap();
+}
+
+#[tokio::test]
+async fn newcomer_beyond_its_prefixs_limit_is_refused_while_others_get_in() {
+    let (endpoint, addr, tls) = server_with(AdmissionLimits {
+        max_per_prefix: 2,
+        ..Default::default()
+    });
+    let from = client(TransportConfig::default());
+    let connect = async || {
+        let accept = async { endpoint.accept().await.unwrap().establish().await.unwrap() };
+        let (server, client) = tokio::join!(accept, from.connect(addr, "localhost", &tls));
+        (server, client.unwrap())
+    };
+    let (first, second) = (connect().await, connect().await);
+    // From half of the limit on, newcomers prove their address: the second did, and the third.
+    assert_eq!(endpoint.counters().retries_sent.get(), 1);
+    assert_refused(from.connect(addr, "localhost", &tls).await);
+    assert_eq!(endpoint.counters().retries_sent.get(), 2);
+    assert_eq!(endpoint.counters().refused_prefix.get(), 1);
+
+    // Another address of the loopback is another prefix.
+    let elsewhere =
+        Endpoint::client("127.0.0.2:0".parse().unwrap(), TransportConfig::default()).unwrap();
+    let other = elsewhere.connect(addr, "localhost", &tls).await.unwrap();
+    let server = endpoint.accept().await.unwrap().establish().await.unwrap();
+    echo_once(&other, &server).await;
+
+    // One leaves, another comes.
+    drop(first);
+    connect().await;
+    echo_once(&second.1, &second.0).await;
+}
+
+#[tokio::test]
+async fn an_address_that_proves_nothing_gets_at_most_three_times_what_it_sent() {
+    // A certificate so long that the first answer alone would be more.
+    let names = (0..600).map(|number| format!("host-{number}.example"));
+    let (tls_server, tls) = tls_for(b"test", names.collect());
+    let mut config = EndpointConfig::new(CidKeys::random());
+    config.server = Some(tls_server);
+    config.limits.handshake_timeout = Duration::from_secs(2);
+    let endpoint = server(config);
+    let addr = endpoint.local_addr().unwrap();
+    // A path that carries the client's first flight and answers nothing, as one does that was only named as source.
+    let path = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let middle = path.local_addr().unwrap();
+    let from = client(TransportConfig::default());
+    let attempt = tokio::spawn(async move { from.connect(middle, "localhost", &tls).await });
+    let mut datagram = [0; 2000];
+    let (mut sent, mut received) = (0, 0);
+    let (len, client) = path.recv_from(&mut datagram).await.unwrap();
+    path.send_to(&datagram[..len], addr).await.unwrap();
+    sent += len;
+    // A hello with a post-quantum key share has two datagrams.
+    let (len, _) = path.recv_from(&mut datagram).await.unwrap();
+    path.send_to(&datagram[..len], addr).await.unwrap();
+    sent += len;
+    let give_up = endpoint.accept().await.unwrap().establish();
+    // The server repeats itself meanwhile, as far as it may.
+    let listen = async {
+        loop {
+            let (len, who) = path.recv_from(&mut datagram).await.unwrap();
+            if who != client {
+                received += len;
+            }
+        }
+    };
+    tokio::select! {
+        result = give_up => assert_eq!(result.unwrap_err(), ConnectError::HandshakeTimeout),
+        () = listen => {}
+    }
+    println!("{sent} bytes sent, {received} received");
+    assert!(
+        received > 0 && received <= 3 * sent,
+        "{received} for {sent}"
+    );
+    attempt.abort();
 }
 
 #[tokio::test]
@@ -120,7 +198,7 @@ async fn endpoint_made_without_a_server_takes_connections_once_it_has_one() {
     let addr = endpoint.local_addr().unwrap();
     let (tls_server, tls_client) = tls(b"test");
     endpoint.set_server(Some(tls_server));
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     from.connect(addr, "localhost", &tls_client).await.unwrap();
 }
 
@@ -157,7 +235,7 @@ async fn silent_client_is_cut_off_at_the_handshake_timeout() {
     // A path that carries the client's first flight and nothing back.
     let path = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let middle = path.local_addr().unwrap();
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let attempt = tokio::spawn(async move { from.connect(middle, "localhost", &tls).await });
     let mut datagram = [0; 2000];
     let (len, _) = path.recv_from(&mut datagram).await.unwrap();
@@ -175,7 +253,7 @@ async fn handshake_dropped_midway_counts_as_failed_and_frees_its_place() {
         max_handshakes: 1,
         ..Default::default()
     });
-    let from = client(Transport::default());
+    let from = client(TransportConfig::default());
     let first = from.connect(addr, "localhost", &tls).await.unwrap();
     drop(endpoint.accept().await.unwrap());
     first.closed().await;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use pair::{client, server};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use stoq::quic::{CidKeys, Endpoint, EndpointConfig, ReadError, TlsClient, TlsServer, Transport};
+use stoq::quic::{
+    CidKeys, Endpoint, EndpointConfig, ReadError, TlsClient, TlsServer, TransportConfig,
+};
 
 /// A server that answers each stream with what it read, and a client of it. `early`: the server takes early data.
 /// Last the same TLS without memory of the tickets it gave.
@@ -56,7 +58,7 @@ fn echo(early: bool) -> (Endpoint, Endpoint, TlsClient, TlsServer) {
     });
     let forgetful = tls(early);
     let tls = TlsClient::new(Arc::new(trusting)).unwrap();
-    (server, client(Transport::default()), tls, forgetful)
+    (server, client(TransportConfig::default()), tls, forgetful)
 }
 
 /// A connection, what it read on a stream opened at once, and whether early data was tried and taken.

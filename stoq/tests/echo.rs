@@ -7,7 +7,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 use bytes::Bytes;
 use pair::Pair;
 use stoq::quic::{
-    ConnectError, ConnectionError, DatagramError, ReadError, TlsClient, TlsError, Transport,
+    ConnectError, ConnectionError, DatagramError, ReadError, TlsClient, TlsError, TransportConfig,
     WriteError,
 };
 
@@ -225,9 +225,9 @@ async fn datagrams_travel_when_both_sides_take_them_and_are_refused_otherwise() 
         Err(DatagramError::Unsupported)
     );
 
-    let pair = Pair::with(Transport {
+    let pair = Pair::with(TransportConfig {
         datagrams: true,
-        ..Transport::default()
+        ..TransportConfig::default()
     })
     .await;
     let size = pair.client.max_datagram_size().unwrap();
@@ -243,9 +243,9 @@ async fn datagrams_travel_when_both_sides_take_them_and_are_refused_otherwise() 
 
 #[tokio::test]
 async fn peer_may_not_open_more_streams_than_allowed_until_one_ends() {
-    let pair = Pair::with(Transport {
+    let pair = Pair::with(TransportConfig {
         max_uni_streams: 1,
-        ..Transport::default()
+        ..TransportConfig::default()
     })
     .await;
     let mut first = pair.client.open_uni().await.unwrap();

@@ -12,7 +12,7 @@ use http::{Request, Response};
 use pair::Pair;
 use stoq::{
     h3::{BidiStream, Body, Connection, OpenStreams, Payload},
-    quic::Transport,
+    quic::TransportConfig,
 };
 
 type ServerStream<B> = server::RequestStream<BidiStream<B>, B>;
@@ -72,7 +72,7 @@ fn pattern(len: usize) -> Bytes {
 }
 
 async fn bodies_arrive_whole<B: Body + From<Bytes> + Send + 'static>() {
-    let pair = Pair::with(Transport::default()).await;
+    let pair = Pair::with(TransportConfig::default()).await;
     let server = serve::<B, _>(pair.server.clone(), async |request, mut stream| {
         stream.send_response(Response::new(())).await.unwrap();
         let len: usize = request
@@ -111,7 +111,7 @@ async fn handed_over_bodies_arrive_whole() {
 
 #[tokio::test]
 async fn response_dropped_unfinished_is_an_error_at_the_client() {
-    let pair = Pair::with(Transport::default()).await;
+    let pair = Pair::with(TransportConfig::default()).await;
     let server = serve::<Bytes, _>(pair.server.clone(), async |_, mut stream| {
         stream.send_response(Response::new(())).await.unwrap();
         stream.send_data(pattern(1000)).await.unwrap();
@@ -128,7 +128,7 @@ async fn response_dropped_unfinished_is_an_error_at_the_client() {
 
 #[tokio::test]
 async fn request_body_arrives_and_an_unread_one_is_stopped_without_error() {
-    let pair = Pair::with(Transport::default()).await;
+    let pair = Pair::with(TransportConfig::default()).await;
     let server = serve::<Bytes, _>(pair.server.clone(), async |request, mut stream| {
         let mut received = 0;
         if request.uri().path() == "/read" {

@@ -21,7 +21,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use pair::{client, server, tls, tls_client};
-use stoq::quic::{AdmissionLimits, CidKeys, Connection, EndpointConfig, Transport};
+use stoq::quic::{AdmissionLimits, CidKeys, Connection, EndpointConfig, TransportConfig};
 use tokio::time::timeout;
 
 /// Connections before the first measurement, so that tables and pools have their size.
@@ -49,10 +49,10 @@ fn connections() -> usize {
 }
 
 /// Nothing is to end by itself while others are still dialled.
-fn transport() -> Transport {
-    Transport {
+fn transport() -> TransportConfig {
+    TransportConfig {
         idle_timeout: Duration::from_secs(3600),
-        ..Transport::default()
+        ..TransportConfig::default()
     }
 }
 
@@ -150,7 +150,7 @@ async fn idle_connections_cost_40_kib_each_and_answer_when_poked() {
     let endpoint = server(config);
     let addr = endpoint.local_addr().unwrap();
     // The certificate, as the server shows it.
-    let visitor = client(Transport::default());
+    let visitor = client(TransportConfig::default());
     let (shown, _) = tokio::join!(visitor.connect(addr, "localhost", &tls_client), async {
         endpoint.accept().await.unwrap().establish().await
     });

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use stoq::identity::{Identity, Role};
 use stoq::peer::{Exchange, IncomingRequest, Part, PeerConn, RecvHalf, ServeConfig};
-use stoq::quic::Transport;
+use stoq::quic::TransportConfig;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
@@ -91,10 +91,10 @@ fn nodes() -> (Server, Identity) {
     (server, node(&root, "edge-1", &[Role::Edge]))
 }
 
-fn transport() -> Transport {
-    Transport {
+fn transport() -> TransportConfig {
+    TransportConfig {
         max_bidi_streams: 2 * u32::try_from(EXCHANGES).unwrap(),
-        ..Transport::default()
+        ..TransportConfig::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cluster init`: a root, and an identity for each node.
+//! `cluster init`: a root, an identity for each node, and the log of what the root has signed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,8 +8,15 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use rustls_pki_types::UnixTime;
 use serde::Serialize;
-use stoq::identity::{ClusterRoot, Role, Validity};
+use stoq::identity::{ClusterRoot, Registrar, Role, Validity};
 use stoq_node::report::{Exit, Output};
+
+use super::join::{JoinArgs, TokenArgs, join_cluster, token};
+
+/// The root's certificate, its key and its log, in the directory of `--dir`.
+pub(super) const ROOT: &str = "root.pem";
+pub(super) const ROOT_KEY: &str = "root-key.pem";
+pub(super) const LOG: &str = "issued.log";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long a new root is valid: ten years.
@@ -22,6 +29,10 @@ const IDENTITY_VALIDITY: Duration = DAY.saturating_mul(365);
 pub(super) enum ClusterVerb {
     /// Make the cluster's root and secret, and an identity file for each node. Overwrites nothing.
     Init(Init),
+    /// Let one machine in: print a token, and wait until it was used. Run where the root key is.
+    Token(TokenArgs),
+    /// Make this machine a node, with a token.
+    Join(JoinArgs),
 }
 
 #[derive(Debug, Args)]
@@ -43,6 +54,7 @@ struct Founded {
     name: String,
     root: String,
     root_key: String,
+    log: String,
     nodes: Vec<Node>,
 }
 
@@ -59,6 +71,11 @@ impl fmt::Display for Founded {
             f,
             "{}  keep it offline: whoever has it can make nodes",
             self.root_key
+        )?;
+        writeln!(
+            f,
+            "{}  says what it signed: keep a copy elsewhere",
+            self.log
         )?;
         writeln!(f, "{}  goes to every node", self.root)?;
         for node in &self.nodes {
@@ -84,15 +101,23 @@ impl fmt::Display for Founded {
 }
 
 pub(super) fn cluster(verb: &ClusterVerb, output: &Output) -> anyhow::Result<Exit> {
-    let ClusterVerb::Init(init) = verb;
+    match verb {
+        ClusterVerb::Init(init) => found(init, output),
+        ClusterVerb::Token(args) => token(args, output),
+        ClusterVerb::Join(args) => join_cluster(args, output),
+    }
+}
+
+fn found(init: &Init, output: &Output) -> anyhow::Result<Exit> {
     let nodes = init
         .nodes
         .iter()
         .map(|text| parse(text))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let (root_path, key_path) = (init.dir.join("root.pem"), init.dir.join("root-key.pem"));
+    let (root_path, key_path) = (init.dir.join(ROOT), init.dir.join(ROOT_KEY));
+    let log_path = init.dir.join(LOG);
     let identity_path = |name: &str| init.dir.join(name).join("identity.pem");
-    for path in [&root_path, &key_path]
+    for path in [&root_path, &key_path, &log_path]
         .into_iter()
         .cloned()
         .chain(nodes.iter().map(|(name, _)| identity_path(name)))
@@ -107,32 +132,34 @@ pub(super) fn cluster(verb: &ClusterVerb, output: &Output) -> anyhow::Result<Exi
 
     let now = UnixTime::now();
     let root = ClusterRoot::generate(&init.name, Validity::starting(now, ROOT_VALIDITY))?;
+    root.save(&key_path, &root_path)?;
+    let mut registrar = Registrar::open(root, &log_path)?;
     let mut made = Vec::new();
     for (name, roles) in &nodes {
         let path = identity_path(name);
         if let Some(dir) = path.parent() {
             crate::state::create_dir(dir)?;
         }
-        root.issue(name, roles, Validity::starting(now, IDENTITY_VALIDITY))?
-            .save(&path)?;
+        let validity = Validity::starting(now, IDENTITY_VALIDITY);
+        registrar.issue(name, roles, validity, now)?.save(&path)?;
         made.push(Node {
             name: name.clone(),
             roles: roles.iter().map(ToString::to_string).collect(),
             identity: path.display().to_string(),
         });
     }
-    root.save(&key_path, &root_path)?;
     output.result(&Founded {
         ok: true,
         name: init.name.clone(),
         root: root_path.display().to_string(),
         root_key: key_path.display().to_string(),
+        log: log_path.display().to_string(),
         nodes: made,
     })?;
     Ok(Exit::Done)
 }
 
-fn parse(text: &str) -> anyhow::Result<(String, Vec<Role>)> {
+pub(super) fn parse(text: &str) -> anyhow::Result<(String, Vec<Role>)> {
     let Some((name, roles)) = text.split_once(':') else {
         bail!("--node {text}: want NAME:ROLE, such as edge-1:edge");
     };

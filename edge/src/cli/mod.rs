@@ -3,9 +3,11 @@
 //! Results go to standard output, as text or with `--json` as one JSON object; the log and all complaints go to
 //! standard error. So a script reads the one and an operator the other.
 
+mod cert;
 mod check;
 mod cluster;
 mod config;
+mod join;
 mod quickstart;
 mod run;
 mod store;
@@ -20,7 +22,7 @@ use stoq_node::report::{Exit, Output};
 /// An edge server: HTTP/3, HTTP/2 and HTTP/1.1 in front of a chunked cache.
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer;
-/// `store`: damage, or a volume that ails).
+/// `store`: damage, or a volume that ails; `cert list`: the node is revoked).
 #[derive(Debug, Parser)]
 #[command(name = "stoq-edge", version, max_term_width = 100)]
 struct Cli {
@@ -54,9 +56,12 @@ enum Verb {
     /// Look at what is kept on disk: of the node while it runs, else of its volumes.
     #[command(subcommand)]
     Store(store::StoreArgs),
-    /// Found a cluster.
+    /// Found a cluster, or let a machine into one.
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
+    /// Look at this node's certificates, or at the log of what a root has signed.
+    #[command(subcommand)]
+    Cert(cert::CertArgs),
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +82,7 @@ pub fn main() -> ExitCode {
         (Some(Verb::Config(verb)), false, _) => config::config(&verb, &output),
         (Some(Verb::Store(args)), false, _) => store::store(&args, &output),
         (Some(Verb::Cluster(verb)), false, _) => cluster::cluster(&verb, &output),
+        (Some(Verb::Cert(args)), false, _) => cert::cert(&args, &output),
         (None, true, Some(config)) => check::check(&config, &output),
         (Some(_), true, _) => usage("-t stands alone: `stoq-edge -t --config FILE`"),
         (None, ..) => usage("a verb is missing"),

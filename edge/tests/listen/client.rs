@@ -13,7 +13,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use stoq::quic::{Connection, Endpoint, TlsClient, Transport};
+use stoq::quic::{Connection, Endpoint, TlsClient, TransportConfig};
 use stoq_edge::tls::crypto_provider;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -60,7 +60,7 @@ impl Client {
         match version {
             Version::HTTP_3 => {
                 let any = SocketAddr::from(([127, 0, 0, 1], 0));
-                let endpoint = Endpoint::client(any, Transport::default())?;
+                let endpoint = Endpoint::client(any, TransportConfig::default())?;
                 let tls = TlsClient::new(tls(rig, b"h3"))?;
                 let connection = endpoint.connect(rig.https, "localhost", &tls).await?;
                 let adapted = stoq::h3::Connection::new(connection.clone());

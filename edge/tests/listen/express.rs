@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use stoq::h3::{frame, qpack};
-use stoq::quic::{Connection, Endpoint, ReadError, RecvStream, SendStream, TlsClient, Transport};
+use stoq::quic::{
+    Connection, Endpoint, ReadError, RecvStream, SendStream, TlsClient, TransportConfig,
+};
 use stoq_edge::service::End;
 
 use crate::client::tls;
@@ -19,7 +21,7 @@ struct Bare {
 }
 
 impl Bare {
-    async fn connect(rig: &Rig, transport: Transport) -> Self {
+    async fn connect(rig: &Rig, transport: TransportConfig) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let endpoint = Endpoint::client(any, transport).unwrap();
         let tls = TlsClient::new(tls(rig, b"h3")).unwrap();
@@ -127,7 +129,7 @@ fn answer(mut bytes: &[u8]) -> (String, Vec<u8>) {
 #[tokio::test]
 async fn a_stored_hit_is_the_same_however_its_request_arrives() {
     let rig = Rig::start();
-    let client = Bare::connect(&rig, Transport::default()).await;
+    let client = Bare::connect(&rig, TransportConfig::default()).await;
     let whole = request("/stored-hit");
     let unknown_frame = [&[0x21, 2, 7, 7][..], &whole].concat();
     let trailing_frame = [&whole[..], &[0x21, 1, 7]].concat();
@@ -161,7 +163,7 @@ async fn a_repeated_pseudo_field_is_malformed() {
     const MESSAGE_ERROR: u64 = 0x10e;
     let rig = Rig::start();
     for first in [true, false] {
-        let client = Bare::connect(&rig, Transport::default()).await;
+        let client = Bare::connect(&rig, TransportConfig::default()).await;
         if !first {
             let whole = client.ask(&[&request("/stored-hit")]).await;
             assert_eq!(answer(&whole).0, "200");
@@ -192,9 +194,9 @@ async fn a_repeated_pseudo_field_is_malformed() {
 #[tokio::test]
 async fn an_answer_larger_than_the_window_is_finished_from_a_task() {
     let rig = Rig::start();
-    let narrow = Transport {
+    let narrow = TransportConfig {
         stream_window: 300,
-        ..Transport::default()
+        ..TransportConfig::default()
     };
     let client = Bare::connect(&rig, narrow).await;
     for _ in 0..3 {
@@ -214,9 +216,9 @@ async fn an_answer_larger_than_the_window_is_finished_from_a_task() {
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_of_a_stored_hit_is_accounted_for() {
     let rig = Rig::start();
-    let narrow = Transport {
+    let narrow = TransportConfig {
         stream_window: 300,
-        ..Transport::default()
+        ..TransportConfig::default()
     };
     let client = Bare::connect(&rig, narrow).await;
     client.ask(&[&request("/hit")]).await;
@@ -244,7 +246,7 @@ async fn a_client_that_leaves_in_the_middle_of_a_stored_hit_is_accounted_for() {
 async fn a_farewell_covers_the_streams_that_went_the_short_way() {
     const ASKED: u64 = 150;
     let rig = Rig::start();
-    let client = Bare::connect(&rig, Transport::default()).await;
+    let client = Bare::connect(&rig, TransportConfig::default()).await;
     let mut control = client.control().await;
     for _ in 0..ASKED {
         client.ask(&[&request("/stored-hit")]).await;

@@ -15,7 +15,7 @@ use http::{HeaderValue, Request};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use stoq::h3::{OpenStreams, RecvStream, SendStream};
-use stoq::quic::{Connection, Endpoint, TlsClient, Transport};
+use stoq::quic::{Connection, Endpoint, TlsClient, TransportConfig};
 use tokio::task::AbortHandle;
 
 use super::answer::{Answer, Source};
@@ -78,7 +78,7 @@ impl QuicClient {
         }
         let tls = TlsClient::new(Arc::new(target.tls(Version::Http3)?))
             .map_err(|error| ClientError::Target(error.to_string()))?;
-        let endpoint = Endpoint::client(any_address(address), Transport::default())
+        let endpoint = Endpoint::client(any_address(address), TransportConfig::default())
             .map_err(|error| ClientError::Connect(format!("{address}: {error}")))?;
         let started = Instant::now();
         let connection = endpoint

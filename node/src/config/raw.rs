@@ -130,6 +130,9 @@ pub(super) struct RawCluster {
     pub(super) name: At<String>,
     pub(super) identity: At<String>,
     pub(super) root: At<String>,
+    pub(super) revoked: At<String>,
+    pub(super) audit: At<String>,
+    pub(super) leaf_rotation: At<Time>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     num::NonZero,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,7 +25,7 @@ use super::{
         Scheme, Shield, Timeouts,
     },
     source::{Position, Sources},
-    units::{Count, Size, Time, format_size},
+    units::{Count, Size, Time, format_duration, format_size},
 };
 
 /// A worker's number is six bits of a connection ID.
@@ -55,6 +56,9 @@ const VARIANTS: usize = 16;
 const VARIANTS_MAX: usize = 256;
 const LOG_FILTER: &str = "info";
 const CLUSTER_NAME: &str = "stoq";
+const LEAF_ROTATION: Duration = Duration::from_secs(24 * 3600);
+const LEAF_ROTATION_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(36 * 3600);
 
 /// Resolves and checks.
 pub(super) fn resolve(
@@ -403,6 +407,9 @@ impl Resolver<'_> {
             name: CLUSTER_NAME.to_owned(),
             identity: state_dir.join("identity.pem"),
             root: state_dir.join("root.pem"),
+            revoked: None,
+            audit: None,
+            leaf_rotation: LEAF_ROTATION,
         };
         let Some(table) = &raw.cluster else {
             return (role == Role::Shield).then(default);
@@ -411,7 +418,21 @@ impl Resolver<'_> {
             name,
             identity,
             root,
+            leaf_rotation,
+            ..
         } = default();
+        let leaf_rotation = time(&table.leaf_rotation, leaf_rotation);
+        if let Some(value) = &table.leaf_rotation
+            && !LEAF_ROTATION_RANGE.contains(&leaf_rotation)
+        {
+            let message = format!(
+                "{} is not from {} to {}: a leaf is valid for at most 72h, and the next is to come well before",
+                format_duration(leaf_rotation),
+                format_duration(*LEAF_ROTATION_RANGE.start()),
+                format_duration(*LEAF_ROTATION_RANGE.end()),
+            );
+            self.fail(value, "cluster.leaf_rotation", message);
+        }
         Some(Cluster {
             name: self.or(&table.name, "cluster.name", || name, hosts::token),
             identity: table
@@ -422,6 +443,15 @@ impl Resolver<'_> {
                 .root
                 .as_ref()
                 .map_or(root, |path| self.path(path, "cluster.root")),
+            revoked: table
+                .revoked
+                .as_ref()
+                .map(|path| self.path(path, "cluster.revoked")),
+            audit: table
+                .audit
+                .as_ref()
+                .map(|path| self.path(path, "cluster.audit")),
+            leaf_rotation,
         })
     }
 

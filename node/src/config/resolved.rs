@@ -343,6 +343,12 @@ pub struct Cluster {
     pub identity: PathBuf,
     /// The cluster root's certificate. Default: `root.pem` in the state directory.
     pub root: PathBuf,
+    /// The list of revoked nodes, followed while the node runs. Default: none.
+    pub revoked: Option<PathBuf>,
+    /// Where refusals of peers are written. Default: nowhere but the log.
+    pub audit: Option<PathBuf>,
+    /// How often the node issues itself another leaf certificate. Default 24 h.
+    pub leaf_rotation: Duration,
 }
 
 /// `[shield]`: where misses go before the origin.

@@ -80,6 +80,13 @@ impl Config {
             out.key("name", quoted(&cluster.name));
             out.key("identity", path(&cluster.identity));
             out.key("root", path(&cluster.root));
+            if let Some(revoked) = &cluster.revoked {
+                out.key("revoked", path(revoked));
+            }
+            if let Some(audit) = &cluster.audit {
+                out.key("audit", path(audit));
+            }
+            out.key("leaf_rotation", time(cluster.leaf_rotation));
         }
         if let Some(shield) = &self.shield {
             out.table("[shield]");

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use stoq::quic::{
     CidKeys, Connection, EarlyData, Endpoint, EndpointConfig, RecvStream, SendStream, SocketGroup,
-    SocketOptions, TlsClient, TlsServer, Transport,
+    SocketOptions, TlsClient, TlsServer, TransportConfig,
 };
 use tokio::sync::oneshot;
 
@@ -26,11 +26,11 @@ pub(crate) struct Conn {
 }
 
 /// The defaults but for what the row asks for.
-pub(crate) fn transport(work: Work) -> Transport {
-    Transport {
+pub(crate) fn transport(work: Work) -> TransportConfig {
+    TransportConfig {
         mtu_max: work.mtu(),
         max_bidi_streams: work.streams(),
-        ..Transport::default()
+        ..TransportConfig::default()
     }
 }
 

@@ -17,6 +17,8 @@ use super::root::{CLUSTER_URI, NODE_URI, ROLE_URI, RootCertificate, Validity, ur
 use super::tls::SERVER_NAME;
 
 /// How far two clocks may differ: a certificate is accepted five minutes before its start and after its end.
+///
+/// Nobody relies on the second half of it: connections are replaced while a third of their leaves' lives is left.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 /// The longest validity of a leaf: 72 h.
@@ -38,6 +40,8 @@ pub struct PeerIdentity {
     /// The earlier end of its leaf's and its identity's validity. No exchange starts later than
     /// [`CLOCK_TOLERANCE`] after it.
     pub not_after: UnixTime,
+    /// Two thirds into its leaf's life: from here on a connection is to be replaced by one under a later leaf.
+    pub renew_after: UnixTime,
 }
 
 impl PeerIdentity {
@@ -53,6 +57,7 @@ impl PeerIdentity {
             name: name.to_owned(),
             roles: roles.to_vec(),
             not_after,
+            renew_after: not_after,
         }
     }
 
@@ -130,6 +135,7 @@ pub fn check(
         name: node_name(&identity)?,
         roles: roles(&identity)?,
         not_after: leaf_validity.not_after.min(identity_validity.not_after),
+        renew_after: leaf_validity.renew_after(),
     })
 }
 
@@ -151,7 +157,7 @@ fn parse<'a>(link: Link, der: &'a CertificateDer<'_>) -> Result<X509Certificate<
     }
 }
 
-fn within(link: Link, validity: Validity, now: UnixTime) -> Result<(), Refusal> {
+pub(super) fn within(link: Link, validity: Validity, now: UnixTime) -> Result<(), Refusal> {
     let (now, tolerance) = (now.as_secs(), CLOCK_TOLERANCE.as_secs());
     if now.saturating_add(tolerance) < validity.not_before.as_secs() {
         return Err(Refusal::NotYetValid {

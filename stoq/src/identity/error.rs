@@ -6,6 +6,8 @@ use rustls_pki_types::UnixTime;
 use thiserror::Error;
 use x509_parser::time::ASN1Time;
 
+use super::id::{NodeId, NodeIdError};
+use super::leaf::RotationError;
 use super::names::NameError;
 use super::role::RoleError;
 use crate::wire::CloseCode;
@@ -57,6 +59,14 @@ pub enum Refusal {
         /// The cluster in our root.
         ours: String,
     },
+    /// The operator has taken this node's place in the cluster away.
+    #[error("the peer \"{name}\" ({node_id}) is on the revocation list")]
+    Revoked {
+        /// The peer.
+        node_id: NodeId,
+        /// Its name, as the root signed it.
+        name: String,
+    },
     /// The end of a validity lies in the past, by more than [`CLOCK_TOLERANCE`](super::CLOCK_TOLERANCE).
     #[error("the peer's {link} expired on {}", date(*not_after))]
     Expired {
@@ -93,6 +103,7 @@ impl Refusal {
             Self::Expired { .. } => CloseCode::Expired,
             Self::NotYetValid { .. } => CloseCode::NotYetValid,
             Self::LeafLifetime { .. } => CloseCode::LeafLifetime,
+            Self::Revoked { .. } => CloseCode::Revoked,
         }
     }
 }
@@ -126,8 +137,44 @@ pub enum IdentityError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Larger than any identity file can be.
-    #[error("{path}: larger than {max} bytes; this is not an identity or root file")]
+    /// A file that others could change, and with it whom this node trusts.
+    #[error("{path}: mode {mode:04o} lets others change it; run: chmod go-w {path}")]
+    Writable {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file of another user, who could change it at any time.
+    #[error(
+        "{path}: belongs to user {owner}, this process runs as {ours}; run: chown {ours} {path}"
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// The user id of its owner.
+        owner: u32,
+        /// The user id of this process.
+        ours: u32,
+    },
+    /// A folder in which everyone may replace the file.
+    #[error("{path}: mode {mode:04o} lets everyone replace files in it; run: chmod o-w {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A pipe, a device or a directory.
+    #[error("{0}: not a regular file")]
+    NotAFile(PathBuf),
+    /// Not what was written: a bit has changed on the disk or on the way.
+    #[error(
+        "damaged: its content is not what its check was made of; restore it, or issue the file anew"
+    )]
+    Damaged,
+    /// Larger than any file of its kind can be.
+    #[error("{path}: larger than {max} bytes; this is not the file that is meant")]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -199,6 +246,20 @@ pub enum IdentityError {
     /// The TLS configuration does not fit QUIC.
     #[error("cannot set up TLS for QUIC: {0}")]
     Quic(#[from] crate::quic::TlsError),
+    /// A line of a revocation list that is no node id.
+    #[error("line {line}: {source}")]
+    RevokedLine {
+        /// Counted from 1.
+        line: usize,
+        /// What stands there.
+        source: NodeIdError,
+    },
+    /// A revocation list longer than is kept.
+    #[error("more than 65536 revoked nodes; found the cluster anew, with another root")]
+    TooManyRevoked,
+    /// The interval at which leaves are issued does not go with their longest validity.
+    #[error(transparent)]
+    Rotation(#[from] RotationError),
     /// The system gives no wall time.
     #[error("the system clock gives no time after 1970")]
     NoClock,

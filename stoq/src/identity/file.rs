@@ -39,19 +39,31 @@ impl IdentityFile {
         })
     }
 
+    /// From a key made here and what a desk has signed for it.
+    pub(crate) fn joined(
+        key: KeyPair,
+        certificate: CertificateDer<'static>,
+        secret: [u8; 32],
+    ) -> Result<Self, IdentityError> {
+        Self::new(key, certificate, secret)
+    }
+
     /// # Errors
-    /// A block is missing, repeated or malformed, or key and certificate do not belong together.
+    /// A block is missing, repeated or malformed, key and certificate do not belong together, or something has changed
+    /// since the file was written.
     pub fn from_pem(text: &str) -> Result<Self, IdentityError> {
         let blocks = Blocks::parse(text)?;
         let key = ed25519(blocks.only(PRIVATE_KEY)?)?;
         let certificate = CertificateDer::from(blocks.only(CERTIFICATE)?.to_vec());
-        Self::new(key, certificate, secret(blocks.only(SECRET)?)?)
+        let file = Self::new(key, certificate, secret(blocks.only(SECRET)?)?)?;
+        blocks.intact()?;
+        Ok(file)
     }
 
     /// The whole file, private key included.
     #[must_use]
     pub fn to_pem(&self) -> String {
-        pem_file::encode(&[
+        pem_file::encode_checked(&[
             (PRIVATE_KEY, self.key.serialized_der()),
             (CERTIFICATE, &self.certificate),
             (SECRET, &self.secret),
@@ -69,9 +81,15 @@ impl IdentityFile {
     /// Reads the file.
     ///
     /// # Errors
-    /// As [`from_pem`](Self::from_pem), with the file named; or others may read it.
+    /// As [`from_pem`](Self::from_pem), with the file named; or others may read or replace it, or own it.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         Self::from_pem(&pem_file::read_private(path)?).map_err(|error| error.at(path))
+    }
+
+    /// The identity certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
     }
 
     pub(super) fn into_parts(self) -> (KeyPair, CertificateDer<'static>, [u8; 32]) {

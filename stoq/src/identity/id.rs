@@ -1,6 +1,11 @@
 //! The name of a node that nobody can choose: a hash of its public key.
 
 use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use super::hex;
 
 /// BLAKE3 of the identity key's SubjectPublicKeyInfo (DER). Stable for the life of the key, whatever
 /// certificates are issued for it; two nodes share one only if they share a private key.
@@ -34,6 +39,21 @@ impl fmt::Debug for NodeId {
     }
 }
 
+/// A text that is no node id.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("\"{0}\" is no node id: 64 hexadecimal digits are")]
+pub struct NodeIdError(String);
+
+impl FromStr for NodeId {
+    type Err = NodeIdError;
+
+    fn from_str(text: &str) -> Result<Self, NodeIdError> {
+        hex::decode(text)
+            .map(Self)
+            .ok_or_else(|| NodeIdError(text.chars().take(80).collect()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,5 +64,14 @@ mod tests {
         assert_eq!(id.to_string().len(), 64);
         assert!(id.to_string().starts_with(&id.short()));
         assert_eq!(id.short().len(), 8);
+    }
+
+    #[test]
+    fn text_and_id_are_inverse() {
+        let id = NodeId::of_spki(b"a key");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in ["", &id.short(), &format!("{id}0"), &"g".repeat(64)] {
+            assert!(bad.parse::<NodeId>().is_err(), "{bad}");
+        }
     }
 }

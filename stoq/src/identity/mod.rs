@@ -13,29 +13,53 @@
 //! Trust comes from the cluster root alone; the system's root store plays no part. Roles are read from the
 //! identity certificate, which only the root can sign, never from the leaf, which the node signs itself.
 //!
-//! Not here: what a role permits (the layers above decide), revocation, and enrolment by token. Enrolment will
-//! sign a joiner's public key where [`ClusterRoot::issue`] now makes the key as well.
+//! What certificates cannot say is in [`Trust`]: the clock, the [`Revocations`], how often leaves are issued
+//! ([`Rotation`]), and who is told of refusals ([`AuditSink`]). Between a node's leaves there is no break: the next one is
+//! shown from a third of a leaf's life on, and a connection is replaced before its last third begins.
+//!
+//! What a clock may be off by is [`CLOCK_TOLERANCE`]. Not here: which exchanges a role permits
+//! ([`KindRules`](crate::peer::KindRules)).
 
+mod audit;
+mod audit_file;
 mod check;
+mod desk;
 mod error;
 mod file;
+mod hex;
 mod id;
+mod issue_log;
 mod leaf;
 mod names;
 mod node;
 mod pem_file;
+mod registrar;
+mod revoked;
 mod role;
 mod root;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trust;
 
+pub(crate) use audit::rfc3339;
+pub use audit::{AuditEvent, AuditSink, AuditWhat, NoAudit};
+pub use audit_file::{AuditFile, AuditLimits};
 pub use check::{CLOCK_TOLERANCE, LEAF_LIFETIME_MAX, PeerIdentity, check};
+pub(crate) use desk::{DESK_NAME, check_desk, joiner_key, joiner_papers};
 pub use error::{IdentityError, Link, Refusal};
 pub use file::IdentityFile;
-pub use id::NodeId;
+pub use id::{NodeId, NodeIdError};
+pub use issue_log::{Head, IssueLog, IssueLogError, Issued, LineFault};
+pub use leaf::{Rotation, RotationError};
 pub use names::{NAME_BYTES_MAX, NameError};
+pub(crate) use node::Term;
 pub use node::{Identity, RefusalCounters};
+pub use registrar::Registrar;
+pub use revoked::{REVOKED_MAX, Revocations};
 pub use role::{ROLES_MAX, Role, RoleError};
+pub(crate) use root::possible;
 pub use root::{ClusterRoot, RootCertificate, Validity};
+pub(crate) use tls::provider;
 pub use tls::{ALPN, SERVER_NAME};
+pub use trust::Trust;

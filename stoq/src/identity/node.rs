@@ -1,25 +1,29 @@
 //! A node's identity in use.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
+use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::check::{LEAF_LIFETIME_MAX, PeerIdentity, check};
-use super::error::{IdentityError, Refusal};
+use super::audit::{AuditEvent, AuditWhat};
+use super::check::{PeerIdentity, check};
+use super::error::{IdentityError, Link, Refusal};
 use super::file::IdentityFile;
 use super::id::NodeId;
 use super::leaf::{Leaf, LeafIssuer};
+use super::revoked::Revocations;
 use super::role::Role;
 use super::root::{RootCertificate, Validity};
+use super::trust::Trust;
 use crate::counter::counters;
 
 /// This node, as its cluster knows it: keys, certificates, root, and the clock they are judged by.
 ///
-/// Cheap to clone; the clones are one node. Issues its leaves itself, each at half the life of the last, when a
+/// Cheap to clone; the clones are one node. Issues its leaves itself, as its [`Rotation`](super::Rotation) says, when a
 /// handshake asks for one; no task runs for it.
 #[derive(Clone)]
 pub struct Identity {
@@ -31,7 +35,7 @@ pub struct Identity {
 pub(super) struct Inner {
     pub(super) root: RootCertificate,
     pub(super) leaves: LeafIssuer,
-    pub(super) clock: Arc<dyn TimeProvider>,
+    pub(super) trust: Trust,
     pub(super) refusals: RefusalCounters,
     secret: [u8; 32],
 }
@@ -40,6 +44,7 @@ impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inner")
             .field("cluster", &self.root.cluster())
+            .field("trust", &self.trust)
             .finish_non_exhaustive()
     }
 }
@@ -60,6 +65,19 @@ impl Identity {
     /// A file is unreadable, malformed, readable by others, or for another cluster than `cluster`; or the identity
     /// was signed by another root or is not valid now.
     pub fn load(identity: &Path, root: &Path, cluster: &str) -> Result<Self, IdentityError> {
+        Self::load_with(identity, root, cluster, Trust::default())
+    }
+
+    /// As [`load`](Self::load), with a clock, rotation, revocation list and audit of the caller's.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        identity: &Path,
+        root: &Path,
+        cluster: &str,
+        trust: Trust,
+    ) -> Result<Self, IdentityError> {
         let certificate = RootCertificate::load(root)?;
         if certificate.cluster() != cluster {
             let error = IdentityError::Cluster {
@@ -69,7 +87,7 @@ impl Identity {
             return Err(error.at(root));
         }
         let file = IdentityFile::load(identity)?;
-        Self::new(file, certificate).map_err(|error| error.at(identity))
+        Self::with_trust(file, certificate, trust).map_err(|error| error.at(identity))
     }
 
     /// From parts already in memory, with the system's clock.
@@ -77,7 +95,7 @@ impl Identity {
     /// # Errors
     /// Peers would refuse the identity, or no leaf can be issued.
     pub fn new(file: IdentityFile, root: RootCertificate) -> Result<Self, IdentityError> {
-        Self::with_clock(file, root, Arc::new(DefaultTimeProvider))
+        Self::with_trust(file, root, Trust::default())
     }
 
     /// As [`new`](Self::new), with a clock of the caller's: certificates are issued and judged by it.
@@ -89,16 +107,32 @@ impl Identity {
         root: RootCertificate,
         clock: Arc<dyn TimeProvider>,
     ) -> Result<Self, IdentityError> {
+        let trust = Trust {
+            clock,
+            ..Trust::default()
+        };
+        Self::with_trust(file, root, trust)
+    }
+
+    /// As [`new`](Self::new), with a clock, rotation, revocation list and audit of the caller's.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_trust(
+        file: IdentityFile,
+        root: RootCertificate,
+        trust: Trust,
+    ) -> Result<Self, IdentityError> {
         let (key, certificate, secret) = file.into_parts();
         let bounds = validity_of(&certificate)?;
-        let leaves = LeafIssuer::new(key, certificate, bounds, LEAF_LIFETIME_MAX);
-        let now = clock.current_time().ok_or(IdentityError::NoClock)?;
+        let leaves = LeafIssuer::new(key, certificate, bounds, trust.rotation);
+        let now = trust.clock.current_time().ok_or(IdentityError::NoClock)?;
         let leaf = leaves.current(now)?;
         let own = check(&leaf.certified.cert, &root, now).map_err(IdentityError::Unusable)?;
         let inner = Inner {
             root,
             leaves,
-            clock,
+            trust,
             refusals: RefusalCounters::default(),
             secret,
         };
@@ -150,38 +184,195 @@ impl Identity {
         &self.inner.refusals
     }
 
-    /// Judges a peer by the certificates of an established connection, now. Counted when refused.
+    /// Judges the peer at `addr` by the certificates of an established connection, now. Counted and audited when
+    /// refused.
     ///
     /// # Errors
-    /// As [`check`].
-    pub fn check_peer(&self, certs: &[CertificateDer<'_>]) -> Result<PeerIdentity, Refusal> {
+    /// As [`check`], or it is on the revocation list.
+    pub fn check_peer(
+        &self,
+        certs: &[CertificateDer<'_>],
+        addr: SocketAddr,
+    ) -> Result<PeerIdentity, Refusal> {
         // Without a clock nothing can be known to be valid; the epoch is before every start.
         let now = self
             .now()
             .unwrap_or_else(|| UnixTime::since_unix_epoch(std::time::Duration::ZERO));
-        check(certs, &self.inner.root, now)
-            .inspect_err(|refusal| self.inner.refusals.count(refusal))
+        self.inner.judge(certs, now, Some(addr))
+    }
+
+    /// Judges a peer of a living connection once more, before an exchange. Cheap: looks at the clock and the
+    /// revocation list. The caller closes the connection, and audits it, if it is refused.
+    ///
+    /// # Errors
+    /// [`Refusal::Expired`] or [`Refusal::Revoked`].
+    pub fn recheck(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
+        self.recheck_revoked(peer)?;
+        if self.now().is_some_and(|now| peer.valid_at(now)) {
+            return Ok(());
+        }
+        Err(Refusal::Expired {
+            link: Link::Leaf,
+            not_after: peer.not_after,
+        })
+    }
+
+    /// As [`recheck`](Self::recheck), without a look at the clock: for exchanges under way, which may outlive a certificate.
+    pub(crate) fn recheck_revoked(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
+        if self.revocations().contains(&peer.node_id) {
+            return Err(revoked(peer));
+        }
+        Ok(())
+    }
+
+    /// Who is refused whatever it shows. Changes to it are felt at once.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.inner.trust.revocations
+    }
+
+    /// Tells the audit of something a peer was refused for.
+    pub(crate) fn audit(
+        &self,
+        what: AuditWhat,
+        peer: &PeerIdentity,
+        addr: SocketAddr,
+        detail: &str,
+    ) {
+        let event = AuditEvent::new(self.now(), what, detail)
+            .of(peer)
+            .seen_at(Some(addr));
+        self.inner.trust.audit.record(&event);
+    }
+
+    /// Counts, and tells the audit of, somebody whom TLS refused for showing no certificate at all.
+    pub(crate) fn audit_stranger(&self, addr: SocketAddr) {
+        let refusal = Refusal::NoCertificate;
+        self.inner.refusals.count(&refusal);
+        let what = AuditWhat::Handshake(refusal.code());
+        let event = AuditEvent::new(self.now(), what, &refusal.to_string());
+        self.inner.trust.audit.record(&event.seen_at(Some(addr)));
     }
 
     /// The time by this node's clock; `None` if it has none.
     #[must_use]
     pub fn now(&self) -> Option<UnixTime> {
-        self.inner.clock.current_time()
+        self.inner.trust.clock.current_time()
+    }
+
+    /// Issues a leaf now, whether it is due or not. Handshakes from here on show it; the connections that this node
+    /// dialled before are replaced at their next use, without a break in their exchanges.
+    ///
+    /// # Errors
+    /// No leaf can be issued.
+    pub fn rotate(&self) -> Result<Validity, IdentityError> {
+        let now = self.now().ok_or(IdentityError::NoClock)?;
+        Ok(self.inner.leaves.rotate(now)?.validity)
+    }
+
+    /// The validity of the leaf that a handshake would show now.
+    ///
+    /// # Errors
+    /// No leaf can be issued.
+    pub fn leaf_validity(&self) -> Result<Validity, IdentityError> {
+        Ok(self.leaf_now()?.validity)
+    }
+
+    /// When this node's own identity certificate is valid.
+    ///
+    /// # Errors
+    /// The certificate does not parse, which was found out when it was loaded.
+    pub fn identity_validity(&self) -> Result<Validity, IdentityError> {
+        match self.leaf_now()?.certified.cert.get(1) {
+            Some(identity) => validity_of(identity),
+            None => Err(IdentityError::Missing("CERTIFICATE")),
+        }
     }
 
     pub(super) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 
-    /// The end of the leaf that a handshake would show now.
-    pub(crate) fn leaf_end(&self) -> Result<UnixTime, IdentityError> {
-        Ok(self.leaf_now()?.validity.not_after)
+    /// How long a connection may last that is made now.
+    pub(crate) fn term(&self) -> Result<Term, IdentityError> {
+        let leaf = self.leaf_now()?;
+        Ok(Term {
+            renew_after: leaf.validity.renew_after(),
+            end: leaf.validity.not_after,
+            epoch: leaf.epoch,
+        })
+    }
+
+    pub(crate) fn leaf_epoch(&self) -> u64 {
+        self.inner.leaves.epoch()
     }
 
     pub(super) fn leaf_now(&self) -> Result<Leaf, IdentityError> {
         self.inner
             .leaves
             .current(self.now().ok_or(IdentityError::NoClock)?)
+    }
+}
+
+/// How long a connection may last, for the certificates it was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Term {
+    /// From here on it is to be replaced.
+    pub(crate) renew_after: UnixTime,
+    /// From here on it lives on tolerance only and takes no exchange.
+    pub(crate) end: UnixTime,
+    epoch: u64,
+}
+
+impl Term {
+    /// The shorter one of ours and the peer's.
+    pub(crate) fn with(self, peer: &PeerIdentity, now: UnixTime) -> Self {
+        let end = self.end.min(peer.not_after);
+        let renew_after = self.renew_after.min(peer.renew_after);
+        Self {
+            end,
+            // Of a leaf that is in its last third already, and so the last of its identity, a new connection gets no more.
+            renew_after: if renew_after < now { end } else { renew_after },
+            ..self
+        }
+    }
+
+    /// Whether a connection should give way to a new one.
+    pub(crate) fn is_due(&self, identity: &Identity) -> bool {
+        self.epoch != identity.leaf_epoch()
+            || identity.now().is_some_and(|now| now > self.renew_after)
+    }
+}
+
+impl Inner {
+    /// The whole judgement about a peer: its certificates, then the revocation list.
+    pub(super) fn judge(
+        &self,
+        certs: &[CertificateDer<'_>],
+        now: UnixTime,
+        addr: Option<SocketAddr>,
+    ) -> Result<PeerIdentity, Refusal> {
+        let judged = check(certs, &self.root, now).and_then(|peer| {
+            match self.trust.revocations.contains(&peer.node_id) {
+                true => Err(revoked(&peer)),
+                false => Ok(peer),
+            }
+        });
+        judged.inspect_err(|refusal| {
+            self.refusals.count(refusal);
+            let what = AuditWhat::Handshake(refusal.code());
+            let event = AuditEvent::new(Some(now), what, &refusal.to_string());
+            self.trust
+                .audit
+                .record(&event.claiming(certs).seen_at(addr));
+        })
+    }
+}
+
+fn revoked(peer: &PeerIdentity) -> Refusal {
+    Refusal::Revoked {
+        node_id: peer.node_id,
+        name: peer.name.clone(),
     }
 }
 
@@ -194,7 +385,7 @@ fn validity_of(certificate: &CertificateDer<'_>) -> Result<Validity, IdentityErr
 counters! {
     /// Peers refused by their certificates, in the handshake or after it.
     RefusalCounters {
-        /// Peers without a certificate; in the handshake TLS refuses them before they are counted here.
+        /// Peers without a certificate.
         refused_no_certificate,
         /// Peers whose certificates have the wrong shape.
         refused_malformed_certificate,
@@ -208,6 +399,8 @@ counters! {
         refused_not_yet_valid,
         /// Peers whose leaf is valid for more than 72 h.
         refused_leaf_lifetime,
+        /// Peers on the revocation list.
+        refused_revoked,
     }
 }
 
@@ -221,6 +414,7 @@ impl RefusalCounters {
             Refusal::Expired { .. } => &self.refused_expired,
             Refusal::NotYetValid { .. } => &self.refused_not_yet_valid,
             Refusal::LeafLifetime { .. } => &self.refused_leaf_lifetime,
+            Refusal::Revoked { .. } => &self.refused_revoked,
         };
         counter.inc();
     }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SerialNumber, date_time_ymd,
+    KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SerialNumber, SigningKey,
+    SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::audit::rfc3339;
 use super::error::IdentityError;
 use super::file::IdentityFile;
 use super::names;
@@ -47,6 +49,12 @@ impl Validity {
         }
     }
 
+    /// Its first and its last second for people: RFC 3339, UTC.
+    #[must_use]
+    pub fn dates(&self) -> [String; 2] {
+        [rfc3339(self.not_before), rfc3339(self.not_after)]
+    }
+
     pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
         let seconds = |time: x509_parser::time::ASN1Time| {
             UnixTime::since_unix_epoch(Duration::from_secs(
@@ -66,6 +74,14 @@ impl Validity {
                 .as_secs()
                 .saturating_sub(self.not_before.as_secs()),
         )
+    }
+
+    /// Two thirds into it.
+    pub(super) fn renew_after(&self) -> UnixTime {
+        let left = self.length().as_secs() / 3;
+        UnixTime::since_unix_epoch(Duration::from_secs(
+            self.not_after.as_secs().saturating_sub(left),
+        ))
     }
 
     pub(super) fn put(&self, params: &mut CertificateParams) -> Result<(), IdentityError> {
@@ -166,6 +182,24 @@ impl RootCertificate {
         pem_file::encode(&[(CERTIFICATE, &self.der)])
     }
 
+    /// The 32 bytes of its key; `None` if that is of another algorithm than Ed25519, which no root of ours is.
+    pub(super) fn ed25519_key(&self) -> Option<[u8; 32]> {
+        let (_, parsed) = X509Certificate::from_der(&self.der).ok()?;
+        let key = parsed.public_key();
+        if key.algorithm.algorithm != x509_parser::oid_registry::OID_SIG_ED25519 {
+            return None;
+        }
+        key.subject_public_key.data.as_ref().try_into().ok()
+    }
+
+    /// Writes the root file (0644) in one step.
+    ///
+    /// # Errors
+    /// It cannot be written; it is named.
+    pub fn save(&self, path: &Path) -> Result<(), IdentityError> {
+        pem_file::write_public(path, &self.to_pem())
+    }
+
     pub(super) fn anchor(&self) -> &TrustAnchor<'static> {
         &self.anchor
     }
@@ -229,12 +263,18 @@ impl ClusterRoot {
     /// Reads a root from its private PEM (see [`to_pem_key`](Self::to_pem_key)) and its certificate.
     ///
     /// # Errors
-    /// A block is missing, repeated or malformed, or key and certificate do not belong together.
+    /// A block is missing, repeated or malformed, key and certificate do not belong together, or something has changed
+    /// since the file was written.
     pub fn from_pem(key_pem: &str, certificate_pem: &str) -> Result<Self, IdentityError> {
+        Self::from_blocks(key_pem, RootCertificate::from_pem(certificate_pem)?)
+    }
+
+    fn from_blocks(key_pem: &str, certificate: RootCertificate) -> Result<Self, IdentityError> {
         let blocks = Blocks::parse(key_pem)?;
         let key = ed25519(blocks.only(PRIVATE_KEY)?)?;
-        let secret = secret(blocks.only(SECRET)?)?;
-        Self::from_parts(key, secret, RootCertificate::from_pem(certificate_pem)?)
+        let root = Self::from_parts(key, secret(blocks.only(SECRET)?)?, certificate)?;
+        blocks.intact()?;
+        Ok(root)
     }
 
     fn from_parts(
@@ -253,7 +293,7 @@ impl ClusterRoot {
     /// The private half as PEM: root key and cluster secret. Whoever holds it can sign any identity.
     #[must_use]
     pub fn to_pem_key(&self) -> String {
-        pem_file::encode(&[
+        pem_file::encode_checked(&[
             (PRIVATE_KEY, self.key.serialized_der()),
             (SECRET, &self.secret),
         ])
@@ -271,22 +311,17 @@ impl ClusterRoot {
     /// A file cannot be written; it is named.
     pub fn save(&self, key_path: &Path, certificate_path: &Path) -> Result<(), IdentityError> {
         pem_file::write_private(key_path, &self.to_pem_key())?;
-        pem_file::write_public(certificate_path, &self.to_pem_cert())
+        self.certificate.save(certificate_path)
     }
 
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// As [`from_pem`](Self::from_pem), with the file named; or the key file is readable by others.
+    /// As [`from_pem`](Self::from_pem), with the file named; or others may read or replace the key file, or own it.
     pub fn load(key_path: &Path, certificate_path: &Path) -> Result<Self, IdentityError> {
         let text = pem_file::read_private(key_path)?;
         let certificate = RootCertificate::load(certificate_path)?;
-        let read = || {
-            let blocks = Blocks::parse(&text)?;
-            let key = ed25519(blocks.only(PRIVATE_KEY)?)?;
-            Self::from_parts(key, secret(blocks.only(SECRET)?)?, certificate)
-        };
-        read().map_err(|error| error.at(key_path))
+        Self::from_blocks(&text, certificate).map_err(|error| error.at(key_path))
     }
 
     /// The public half.
@@ -310,7 +345,36 @@ impl ClusterRoot {
         IdentityFile::new(key, certificate, self.secret)
     }
 
-    /// Signs an identity for a public key made elsewhere.
+    /// Signs an identity for a public key made elsewhere, given as SubjectPublicKeyInfo (DER).
+    pub(super) fn sign_key(
+        &self,
+        spki: &[u8],
+        node: &str,
+        roles: &[Role],
+        validity: Validity,
+    ) -> Result<CertificateDer<'static>, IdentityError> {
+        let key = SubjectPublicKeyInfo::from_der(spki)?;
+        if key.algorithm() != &PKCS_ED25519 {
+            return Err(IdentityError::Key("of another algorithm".into()));
+        }
+        self.sign(&key, node, roles, validity)
+    }
+
+    /// Signs bytes that are no certificate; `context` tells what kind they are of.
+    pub(super) fn sign_bytes(
+        &self,
+        context: &[u8],
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.key.sign(&[context, bytes].concat())?)
+    }
+
+    /// The 32 bytes that all nodes share.
+    pub(crate) fn cluster_secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// Signs an identity for a public key.
     fn sign(
         &self,
         key: &impl PublicKeyData,
@@ -318,10 +382,7 @@ impl ClusterRoot {
         roles: &[Role],
         validity: Validity,
     ) -> Result<CertificateDer<'static>, IdentityError> {
-        names::plain("node name", node)?;
-        if roles.len() > ROLES_MAX {
-            return Err(IdentityError::TooManyRoles(roles.len()));
-        }
+        possible(node, roles)?;
         let mut params = params(node, validity)?;
         // The node signs its leaves with this key and nothing below them.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -335,16 +396,35 @@ impl ClusterRoot {
             uri(NODE_URI, node)?,
         ];
         for role in roles {
-            if let Role::Fetch(site) = role {
-                names::site(site)?;
-            }
             params
                 .subject_alt_names
                 .push(uri(ROLE_URI, &role.to_string())?);
         }
+        self.sign_params(&params, key)
+    }
+
+    pub(super) fn sign_params(
+        &self,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<CertificateDer<'static>, IdentityError> {
         let issuer = Issuer::from_ca_cert_der(self.certificate.der(), &self.key)?;
         Ok(params.signed_by(key, &issuer)?.der().clone())
     }
+}
+
+/// Whether a node of this name with these roles can be.
+pub(crate) fn possible(node: &str, roles: &[Role]) -> Result<(), IdentityError> {
+    names::plain("node name", node)?;
+    if roles.len() > ROLES_MAX {
+        return Err(IdentityError::TooManyRoles(roles.len()));
+    }
+    for role in roles {
+        if let Role::Fetch(site) = role {
+            names::site(site)?;
+        }
+    }
+    Ok(())
 }
 
 /// Parameters that all certificates of the house share.

@@ -32,7 +32,7 @@ fn root() -> ClusterRoot {
 /// What a node with this identity shows at `now`.
 fn chain(file: IdentityFile, bounds: Validity, now: UnixTime) -> Vec<CertificateDer<'static>> {
     let (key, certificate, _) = file.into_parts();
-    LeafIssuer::new(key, certificate, bounds, LEAF_LIFETIME_MAX)
+    LeafIssuer::new(key, certificate, bounds, Rotation::DAILY)
         .current(now)
         .unwrap()
         .certified
@@ -233,7 +233,7 @@ fn identity_cannot_make_further_identities() {
         below_key,
         below.der().clone(),
         days(10, 375),
-        LEAF_LIFETIME_MAX,
+        Rotation::DAILY,
     )
     .current(at(20))
     .unwrap();
@@ -256,12 +256,11 @@ fn leaf_may_not_be_valid_for_longer_than_72_h() {
         .issue("edge-1", &[], days(10, 375))
         .unwrap()
         .into_parts();
-    let long = LeafIssuer::new(
-        key,
-        certificate,
-        days(10, 375),
-        LEAF_LIFETIME_MAX + Duration::from_secs(1),
-    );
+    let rotation = Rotation {
+        validity: LEAF_LIFETIME_MAX + Duration::from_secs(1),
+        ..Rotation::DAILY
+    };
+    let long = LeafIssuer::new(key, certificate, days(10, 375), rotation);
     let certs = long.current(at(20)).unwrap().certified.cert.clone();
     assert_eq!(
         check(&certs, root.certificate(), at(20)),
@@ -270,17 +269,21 @@ fn leaf_may_not_be_valid_for_longer_than_72_h() {
 }
 
 #[test]
-fn leaf_is_renewed_at_half_its_life_and_never_outlives_the_identity() {
+fn leaf_is_renewed_at_its_time_and_never_outlives_the_identity() {
     let root = root();
     let (key, certificate, _) = root
         .issue("edge-1", &[], days(10, 30))
         .unwrap()
         .into_parts();
-    let leaves = LeafIssuer::new(key, certificate, days(10, 30), LEAF_LIFETIME_MAX);
+    let leaves = LeafIssuer::new(key, certificate, days(10, 30), Rotation::DAILY);
     let first = leaves.current(at(20)).unwrap();
     assert_eq!(first.validity, days(20, 23));
-    assert_eq!(leaves.current(at(21)).unwrap().validity, first.validity);
-    assert_eq!(leaves.current(at(22)).unwrap().validity, days(22, 25));
+    let just_before = UnixTime::since_unix_epoch(Duration::from_secs(21 * DAY - 1));
+    assert_eq!(
+        leaves.current(just_before).unwrap().validity,
+        first.validity
+    );
+    assert_eq!(leaves.current(at(21)).unwrap().validity, days(21, 24));
     // A clock set back: the leaf at hand would be from the future.
     assert_eq!(leaves.current(at(15)).unwrap().validity, days(15, 18));
     let last = leaves.current(at(29)).unwrap();
@@ -290,6 +293,8 @@ fn leaf_is_renewed_at_half_its_life_and_never_outlives_the_identity() {
         last.validity,
         "a new one could not last longer"
     );
+    assert_eq!(leaves.rotate(at(29)).unwrap().epoch, 1);
+    assert_eq!(leaves.current(at(29)).unwrap().epoch, 1);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Mutual TLS 1.3 with nothing but the house's own certificates.
 //!
 //! The provider is given explicitly; whatever the process installed as its default is not looked at. Sessions are
-//! not resumed: all nodes answer to one server name, so a client would offer one node's ticket to another. Tickets
-//! come with 0-RTT and a store of their own; [`check`] after the handshake is what makes them safe then.
+//! not resumed: all nodes answer to one server name, so a client would offer one node's ticket to another. Who wants
+//! tickets takes them from [`early`](crate::early), which keeps them apart; [`check`] after the handshake is what makes
+//! them safe then.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,7 +20,6 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::check::check;
 use super::error::{IdentityError, Refusal};
 use super::node::{Identity, Inner};
 use crate::quic::{TlsClient, TlsServer};
@@ -31,7 +32,7 @@ pub const ALPN: &[u8] = b"stoq/1";
 
 /// AES first: where the CPU has AES instructions it is nearly twice as fast as ChaCha20, and SHA-384 would be a
 /// sixth of a handshake.
-fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites = vec![
         aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
@@ -41,8 +42,8 @@ fn provider() -> CryptoProvider {
     provider
 }
 
-/// Where a verifier leaves the refusal that TLS itself can only tell as an alert.
-pub(crate) type Verdict = Arc<OnceLock<Refusal>>;
+/// Whom is dialled, and where the verifier leaves the refusal that TLS itself can only tell as an alert.
+pub(crate) type Verdict = (SocketAddr, Arc<OnceLock<Refusal>>);
 
 impl Identity {
     /// For an endpoint that takes connections of other nodes. Covers every leaf to come: it needs no reload.
@@ -62,7 +63,7 @@ impl Identity {
         Ok(TlsClient::new(self.client_config(ALPN)?)?)
     }
 
-    /// The rustls configuration to accept nodes of this cluster with this ALPN. A peer that [`check`] refuses fails
+    /// The rustls configuration to accept nodes of this cluster with this ALPN. A peer that [`check`](super::check()) refuses fails
     /// the handshake.
     ///
     /// # Errors
@@ -70,11 +71,13 @@ impl Identity {
     pub fn server_config(&self, alpn: &[u8]) -> Result<Arc<ServerConfig>, IdentityError> {
         self.leaf_now()?;
         let node = Arc::new(Papers::new(self, None));
-        let mut config =
-            ServerConfig::builder_with_details(Arc::new(provider()), self.inner().clock.clone())
-                .with_protocol_versions(&[&rustls::version::TLS13])?
-                .with_client_cert_verifier(node.clone())
-                .with_cert_resolver(node);
+        let mut config = ServerConfig::builder_with_details(
+            Arc::new(provider()),
+            self.inner().trust.clock.clone(),
+        )
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(node.clone())
+        .with_cert_resolver(node);
         config.alpn_protocols = vec![alpn.to_vec()];
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
@@ -95,12 +98,14 @@ impl Identity {
     ) -> Result<Arc<ClientConfig>, IdentityError> {
         self.leaf_now()?;
         let node = Arc::new(Papers::new(self, verdict));
-        let mut config =
-            ClientConfig::builder_with_details(Arc::new(provider()), self.inner().clock.clone())
-                .with_protocol_versions(&[&rustls::version::TLS13])?
-                .dangerous()
-                .with_custom_certificate_verifier(node.clone())
-                .with_client_cert_resolver(node);
+        let mut config = ClientConfig::builder_with_details(
+            Arc::new(provider()),
+            self.inner().trust.clock.clone(),
+        )
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(node.clone())
+        .with_client_cert_resolver(node);
         config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
@@ -130,7 +135,7 @@ impl Papers {
         if !schemes.contains(&SignatureScheme::ED25519) {
             return None;
         }
-        let now = self.node.clock.current_time()?;
+        let now = self.node.trust.clock.current_time()?;
         match self.node.leaves.current(now) {
             Ok(leaf) => Some(leaf.certified),
             Err(error) => {
@@ -149,13 +154,14 @@ impl Papers {
         let mut chain = Vec::with_capacity(1 + others.len());
         chain.push(leaf.clone());
         chain.extend(others.iter().cloned());
-        check(&chain, &self.node.root, now)
+        let addr = self.verdict.as_ref().map(|(addr, _)| *addr);
+        self.node
+            .judge(&chain, now, addr)
             .map(drop)
             .map_err(|refusal| {
-                self.node.refusals.count(&refusal);
                 tracing::warn!(%refusal, "peer refused in the handshake");
                 let alert = alert_of(&refusal);
-                if let Some(verdict) = &self.verdict {
+                if let Some((_, verdict)) = &self.verdict {
                     let _ = verdict.set(refusal);
                 }
                 Error::InvalidCertificate(alert)
@@ -180,6 +186,7 @@ fn alert_of(refusal: &Refusal) -> CertificateError {
         Refusal::NotYetValid { .. } => CertificateError::NotValidYet,
         Refusal::Cluster { .. } => CertificateError::ApplicationVerificationFailure,
         Refusal::LeafLifetime { .. } => CertificateError::InvalidPurpose,
+        Refusal::Revoked { .. } => CertificateError::Revoked,
         Refusal::Malformed { .. } | Refusal::NoCertificate => CertificateError::BadEncoding,
     }
 }

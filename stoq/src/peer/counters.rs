@@ -29,6 +29,8 @@ counters! {
         ended_before_hello,
         /// Connections closed because the peer's certificate expired meanwhile.
         closed_expired,
+        /// Connections closed because the peer was put on the revocation list meanwhile.
+        closed_revoked,
         /// Connections closed because the peer broke the protocol.
         closed_protocol,
         /// Connections cut off at the end of a drain's grace, exchanges under way included.
@@ -41,12 +43,28 @@ counters! {
         requests_cancelled,
         /// Requests whose deadline passed before the handler returned.
         requests_past_deadline,
-        /// Requests whose handler panicked.
+        /// Requests and messages whose handler panicked.
         requests_panicked,
-        /// Streams reset because their request did not come in time.
+        /// Messages handed to the handler; each ends in one of the next three, or its handler panicked.
+        messages_started,
+        /// Messages whose handler returned.
+        messages_returned,
+        /// Messages lost with their connection before the handler returned.
+        messages_cancelled,
+        /// Messages whose deadline passed before the handler returned.
+        messages_past_deadline,
+        /// Requests and messages acted on before the end of the handshake.
+        early_requests,
+        /// Requests and messages that came as early data and waited for the end of the handshake.
+        early_waited,
+        /// Connections that began with early data and whose handshake never ended: recordings, or clients that left.
+        early_unproven,
+        /// Streams reset because their request or message did not come in time.
         refused_request_timeout,
-        /// Streams reset because they did not begin with a request.
+        /// Streams reset because they did not begin with a request, or with a message on a stream for those.
         refused_request_malformed,
+        /// Streams reset because none of the peer's roles permits the kind of request.
+        refused_request_role,
     }
 }
 
@@ -65,10 +83,17 @@ impl PeerCounters {
             | CloseCode::Cluster
             | CloseCode::Expired
             | CloseCode::NotYetValid
-            | CloseCode::LeafLifetime => &self.refused_certificate,
-            CloseCode::Done | CloseCode::Idle | CloseCode::Drained | CloseCode::Protocol => {
-                &self.closed_protocol
-            }
+            | CloseCode::LeafLifetime
+            | CloseCode::Revoked => &self.refused_certificate,
+            CloseCode::Done
+            | CloseCode::Idle
+            | CloseCode::Drained
+            | CloseCode::Protocol
+            | CloseCode::TokenUnknown
+            | CloseCode::TokenUsed
+            | CloseCode::TokenExpired
+            | CloseCode::JoinMalformed
+            | CloseCode::JoinFailed => &self.closed_protocol,
         };
         counter.inc();
     }

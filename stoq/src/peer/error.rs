@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::hello::HelloRefusal;
 use crate::identity::{IdentityError, Refusal};
-use crate::quic::{ConnectError, ConnectionError, ReadError, WriteError};
+use crate::transport::{ConnectError, ConnectionError, ReadError, WriteError};
 use crate::wire::{CloseCode, EncodeError, StreamCode, WireError};
 
 /// Why there is no connection to a peer.
@@ -125,7 +125,10 @@ pub enum ExchangeError {
     Protocol(#[from] WireError),
     /// What was to be sent does not fit a frame. The fault is the caller's; nothing was sent.
     #[error(transparent)]
-    TooLarge(#[from] EncodeError),
+    TooLarge(EncodeError),
+    /// The version agreed on with the peer has no such thing. Nothing was sent.
+    #[error("the peer's version is too old: {0}")]
+    TooOld(EncodeError),
     /// The peer is going away and takes no further exchange; nothing was sent.
     #[error("the peer is draining")]
     Draining,
@@ -135,6 +138,9 @@ pub enum ExchangeError {
     /// The peer's certificates are no longer valid; nothing was sent.
     #[error("the peer's certificate has expired since the connection was made")]
     Expired,
+    /// The peer was put on the revocation list; nothing was sent.
+    #[error("the peer has been revoked since the connection was made")]
+    Revoked,
     /// The message was finished or given up before, by this side.
     #[error("already finished")]
     Finished,
@@ -147,8 +153,22 @@ impl ExchangeError {
     pub fn not_sent(&self) -> bool {
         matches!(
             self,
-            Self::Draining | Self::NoStream(_) | Self::Expired | Self::TooLarge(_)
+            Self::Draining
+                | Self::NoStream(_)
+                | Self::Expired
+                | Self::Revoked
+                | Self::TooLarge(_)
+                | Self::TooOld(_)
         )
+    }
+}
+
+impl From<EncodeError> for ExchangeError {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::Length { .. } => Self::TooLarge(error),
+            EncodeError::Version { .. } => Self::TooOld(error),
+        }
     }
 }
 
@@ -157,7 +177,7 @@ impl From<ReadError> for ExchangeError {
         match error {
             ReadError::Reset(code) => Self::Cancelled { code },
             ReadError::Connection(error) => Self::Connection(error),
-            // STOQ sends no early data.
+            // What was not taken early is sent anew on other streams; nobody reads from these.
             ReadError::Stopped | ReadError::TooLong { .. } | ReadError::EarlyDataRejected => {
                 Self::Finished
             }

@@ -10,8 +10,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::error::ExchangeError;
 use super::frames::{FrameReader, FrameWriter};
-use crate::quic::{RecvStream, SendStream};
-use crate::wire::{Frame, StreamCode, WireError};
+use super::witness::Report;
+use crate::transport::{RecvStream, SendStream};
+use crate::wire::{Frame, StreamCode, Urgency, WireError};
 
 /// A piece of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) deadline: Option<Instant>,
     /// The code told to the other side if a half is dropped before its end.
     give_up: AtomicU64,
+    report: Report,
     /// Dropped with the second half.
     _place: Box<dyn Send + Sync>,
 }
@@ -51,11 +53,13 @@ impl Shared {
     pub(super) fn new(
         deadline: Option<Instant>,
         give_up: StreamCode,
+        report: Report,
         place: impl Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             deadline,
             give_up: AtomicU64::new(give_up.code()),
+            report,
             _place: Box::new(place),
         })
     }
@@ -69,16 +73,14 @@ impl Shared {
         &self,
         work: impl Future<Output = Result<T, ExchangeError>>,
     ) -> Result<T, ExchangeError> {
-        let Some(deadline) = self.deadline else {
-            return work.await;
-        };
-        match timeout_at(deadline, work).await {
-            Ok(result) => result,
-            Err(_) => {
+        let result = match self.deadline {
+            None => work.await,
+            Some(deadline) => timeout_at(deadline, work).await.unwrap_or_else(|_| {
                 self.give_up_with(StreamCode::Deadline);
                 Err(ExchangeError::Deadline)
-            }
-        }
+            }),
+        };
+        result.inspect_err(|error| self.report.failed(error))
     }
 }
 
@@ -101,7 +103,7 @@ pub struct SendHalf {
 }
 
 impl SendHalf {
-    pub(super) fn new(stream: SendStream, version: u8, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(stream: Box<dyn SendStream>, version: u8, shared: Arc<Shared>) -> Self {
         Self {
             writer: FrameWriter::new(stream, version),
             shared,
@@ -111,6 +113,11 @@ impl SendHalf {
 
     pub(super) async fn request(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
         self.write(frame).await
+    }
+
+    /// Gives what is sent from here on another place among the streams of the connection.
+    pub fn set_urgency(&mut self, urgency: Urgency) {
+        self.writer.stream().set_priority(urgency.priority());
     }
 
     /// Sends the head. At most 64 KiB.
@@ -130,7 +137,7 @@ impl SendHalf {
         self.write(&Frame::Message { kind, payload }).await
     }
 
-    /// Sends body bytes, any number of them, without copying. Returns when QUIC has taken them, which it
+    /// Sends body bytes, any number of them, without copying. Returns when the transport has taken them, which it
     /// does only as fast as the other side reads.
     ///
     /// # Errors
@@ -144,7 +151,7 @@ impl SendHalf {
     /// Says that the message is whole.
     ///
     /// # Errors
-    /// As [`head`](Self::head). `Ok` means that QUIC has the end, not that the other side has it.
+    /// As [`head`](Self::head). `Ok` means that the transport has the end, not that the other side has it.
     pub async fn finish(mut self) -> Result<(), ExchangeError> {
         self.last(&Frame::End).await
     }
@@ -206,7 +213,7 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    pub(super) fn new(stream: RecvStream, version: u8, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(stream: Box<dyn RecvStream>, version: u8, shared: Arc<Shared>) -> Self {
         Self::from_reader(FrameReader::new(stream, version), shared)
     }
 
@@ -232,6 +239,7 @@ impl RecvHalf {
             .in_time(self.reader.next())
             .await
             .inspect_err(|error| self.blame(error))?;
+        self.shared.report.answered();
         match frame {
             Some(Frame::Data(bytes)) => Ok(Some(Part::Data(bytes))),
             Some(Frame::Head(control)) => Ok(Some(Part::Head(control))),
@@ -246,12 +254,24 @@ impl RecvHalf {
                 Ok(None)
             }
             None => Err(ExchangeError::Finished),
-            Some(frame @ (Frame::Hello(_) | Frame::GoAway { .. } | Frame::Request { .. })) => {
+            Some(
+                frame @ (Frame::Hello(_)
+                | Frame::GoAway { .. }
+                | Frame::Request(_)
+                | Frame::Tell(_)),
+            ) => {
                 let error = ExchangeError::Protocol(WireError::Unexpected(frame.name()));
                 self.blame(&error);
                 Err(error)
             }
         }
+    }
+
+    /// A part that has no place in the form of this exchange.
+    pub(super) fn misplaced(&self, what: &'static str) -> ExchangeError {
+        let error = ExchangeError::Protocol(WireError::Unexpected(what));
+        self.blame(&error);
+        error
     }
 
     fn blame(&self, error: &ExchangeError) {

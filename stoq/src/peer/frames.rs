@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::error::ExchangeError;
-use crate::quic::{RecvStream, SendStream};
+use crate::transport::{RecvStream, SendStream};
 use crate::wire::{DATA_BYTES_MAX, Decoder, Frame, WireError, encode};
 
 /// Most bytes taken from a stream at once: 256 KiB. What is not taken stays within the stream's window.
@@ -12,13 +12,13 @@ const CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Reads frames. Holds one chunk and, of a control payload that straddles chunks, at most 64 KiB.
 #[derive(Debug)]
 pub(super) struct FrameReader {
-    stream: RecvStream,
+    stream: Box<dyn RecvStream>,
     decoder: Decoder,
     chunk: Bytes,
 }
 
 impl FrameReader {
-    pub(super) fn new(stream: RecvStream, version: u8) -> Self {
+    pub(super) fn new(stream: Box<dyn RecvStream>, version: u8) -> Self {
         Self {
             stream,
             decoder: Decoder::new(version),
@@ -47,8 +47,8 @@ impl FrameReader {
         }
     }
 
-    pub(super) fn stream(&mut self) -> &mut RecvStream {
-        &mut self.stream
+    pub(super) fn stream(&mut self) -> &mut dyn RecvStream {
+        &mut *self.stream
     }
 
     /// The same stream from its next byte on, under the version agreed on meanwhile.
@@ -63,12 +63,12 @@ impl FrameReader {
 /// Writes frames.
 #[derive(Debug)]
 pub(super) struct FrameWriter {
-    stream: SendStream,
+    stream: Box<dyn SendStream>,
     version: u8,
 }
 
 impl FrameWriter {
-    pub(super) fn new(stream: SendStream, version: u8) -> Self {
+    pub(super) fn new(stream: Box<dyn SendStream>, version: u8) -> Self {
         Self { stream, version }
     }
 
@@ -94,8 +94,8 @@ impl FrameWriter {
         Ok(self.stream.finish()?)
     }
 
-    pub(super) fn stream(&mut self) -> &mut SendStream {
-        &mut self.stream
+    pub(super) fn stream(&mut self) -> &mut dyn SendStream {
+        &mut *self.stream
     }
 
     pub(super) fn with_version(self, version: u8) -> Self {

@@ -1,4 +1,4 @@
-//! From an established QUIC connection to a peer that both sides agree to talk to.
+//! From an established link to a peer that both sides agree to talk to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use tokio::time::timeout;
 use super::error::{ExchangeError, PeerError};
 use super::frames::{FrameReader, FrameWriter};
 use crate::hello::{Agreement, CAPABILITIES, HelloRefusal, RoleRule, agree};
-use crate::identity::{Identity, PeerIdentity};
-use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
-use crate::wire::{CloseCode, Frame, Hello, VERSION};
+use crate::identity::{AuditWhat, Identity, PeerIdentity, Refusal};
+use crate::transport::{BiStream, ConnectionError, Link};
+use crate::wire::{CloseCode, Frame, Hello, MESSAGES_SINCE, VERSION, Versions};
 
 /// A peer that was let in, or lets us in.
 #[derive(Debug, Clone)]
@@ -26,6 +26,15 @@ pub struct PeerInfo {
     pub capabilities: u64,
 }
 
+impl PeerInfo {
+    pub(super) fn agreement(&self) -> Agreement {
+        Agreement {
+            version: self.version,
+            capabilities: self.capabilities,
+        }
+    }
+}
+
 /// A connection past its hello. The control stream lives as long as the connection.
 #[derive(Debug)]
 pub(super) struct Greeted {
@@ -39,98 +48,133 @@ enum Failure {
     Ended(ConnectionError),
 }
 
-/// Judges the peer by its certificates, then exchanges hellos. When it fails the connection is closed with the code
-/// that says why.
-pub(super) async fn greet(
-    conn: &Connection,
-    identity: &Identity,
-    rule: &RoleRule,
-    limit: Duration,
-) -> Result<Greeted, PeerError> {
-    let addr = conn.remote_addr();
-    let certs = conn.peer_certificates().unwrap_or_default();
-    // Once more after the handshake: a resumed session has not passed the verifier.
-    let peer = identity.check_peer(&certs).map_err(|refusal| {
-        close(conn, refusal.code(), &refusal.to_string());
-        PeerError::Refused { addr, refusal }
-    })?;
-    let ours = Hello {
-        capabilities: CAPABILITIES,
-        ..Hello::new(identity.name(), identity.roles())
-    };
-    let greeted = timeout(limit, hellos(conn, &ours, &peer, rule)).await;
-    match greeted.unwrap_or(Err(Failure::Refuse(HelloRefusal::Timeout(limit)))) {
-        Ok((agreement, control_out, control_in)) => {
-            let Agreement {
-                version,
-                capabilities,
-            } = agreement;
-            let info = PeerInfo {
-                identity: peer,
-                addr,
-                version,
-                capabilities,
-            };
-            Ok(Greeted {
-                info,
-                control_in,
-                control_out,
-            })
+/// How this side greets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manners<'a> {
+    pub(super) identity: &'a Identity,
+    /// Which peers are let in.
+    pub(super) rule: &'a RoleRule,
+    pub(super) versions: Versions,
+    /// For the hello.
+    pub(super) limit: Duration,
+}
+
+/// What there is of the control stream when the greeting begins.
+#[derive(Debug)]
+pub(super) enum Control {
+    /// Nothing.
+    None,
+    /// The client's, which came before the handshake's end.
+    Accepted(BiStream),
+    /// Ours, with our hello on it, sent before the handshake's end.
+    Begun(FrameWriter, FrameReader),
+}
+
+impl Manners<'_> {
+    fn hello(&self, conn: &dyn Link) -> Hello {
+        let datagrams = match conn.max_datagram_size() {
+            Some(_) if self.versions.max() >= MESSAGES_SINCE => Hello::DATAGRAMS,
+            _ => 0,
+        };
+        Hello {
+            capabilities: CAPABILITIES & datagrams,
+            ..Hello::new(self.identity.name(), self.identity.roles(), self.versions)
         }
-        Err(Failure::Refuse(refusal)) => {
-            tracing::warn!(%addr, peer = %peer.name, %refusal, "peer refused");
+    }
+
+    /// Opens the control stream and says hello, before anything is known of the peer.
+    pub(super) async fn begin(&self, conn: &dyn Link) -> Result<Control, ExchangeError> {
+        let (send, recv) = conn.open_bi().await?;
+        let mut writer = FrameWriter::new(send, VERSION);
+        writer.write(&Frame::Hello(self.hello(conn))).await?;
+        Ok(Control::Begun(writer, FrameReader::new(recv, VERSION)))
+    }
+
+    /// Judges the peer by its certificates, then exchanges hellos. When it fails the connection is closed with the code
+    /// that says why.
+    pub(super) async fn greet(
+        &self,
+        conn: &dyn Link,
+        control: Control,
+    ) -> Result<Greeted, PeerError> {
+        let addr = conn.remote_addr();
+        let certs = conn.peer_certificates().unwrap_or_default();
+        // Once more after the handshake: a resumed session has not passed the verifier.
+        let peer = self.identity.check_peer(&certs, addr).map_err(|refusal| {
             close(conn, refusal.code(), &refusal.to_string());
-            Err(PeerError::Hello { addr, refusal })
+            PeerError::Refused { addr, refusal }
+        })?;
+        let greeted = timeout(self.limit, self.hellos(conn, control, &peer)).await;
+        let slow = Err(Failure::Refuse(HelloRefusal::Timeout(self.limit)));
+        match greeted.unwrap_or(slow) {
+            Ok((agreement, control_out, control_in)) => {
+                let Agreement {
+                    version,
+                    capabilities,
+                } = agreement;
+                let info = PeerInfo {
+                    identity: peer,
+                    addr,
+                    version,
+                    capabilities,
+                };
+                Ok(Greeted {
+                    info,
+                    control_in,
+                    control_out,
+                })
+            }
+            Err(Failure::Refuse(refusal)) => {
+                tracing::warn!(%addr, peer = %peer.name, %refusal, "peer refused");
+                let what = AuditWhat::Hello(refusal.code());
+                let text = refusal.to_string();
+                self.identity.audit(what, &peer, addr, &text);
+                close(conn, refusal.code(), &refusal.to_string());
+                Err(PeerError::Hello { addr, refusal })
+            }
+            Err(Failure::Ended(error)) => Err(PeerError::ended(addr, error)),
         }
-        Err(Failure::Ended(error)) => Err(PeerError::ended(addr, error)),
     }
-}
 
-async fn hellos(
-    conn: &Connection,
-    ours: &Hello,
-    peer: &PeerIdentity,
-    rule: &RoleRule,
-) -> Result<(Agreement, FrameWriter, FrameReader), Failure> {
-    let (send, recv) = control_stream(conn).await.map_err(Failure::Ended)?;
-    let (mut writer, mut reader) = (
-        FrameWriter::new(send, VERSION),
-        FrameReader::new(recv, VERSION),
-    );
-    if conn.is_client() {
-        writer
-            .write(&Frame::Hello(ours.clone()))
-            .await
-            .map_err(failure)?;
-    }
-    let theirs = match reader.next().await.map_err(failure)? {
-        Some(Frame::Hello(hello)) => hello,
-        // Not its content, which is the peer's to choose.
-        other => {
-            let name = other.map_or("the end of the stream", |frame| frame.name());
-            let refusal = HelloRefusal::Malformed(format!("{name} came in its place"));
-            return Err(Failure::Refuse(refusal));
+    async fn hellos(
+        &self,
+        conn: &dyn Link,
+        control: Control,
+        peer: &PeerIdentity,
+    ) -> Result<(Agreement, FrameWriter, FrameReader), Failure> {
+        let ours = self.hello(conn);
+        let control = match control {
+            Control::None if conn.is_client() => self.begin(conn).await.map_err(failure)?,
+            Control::None => Control::Accepted(conn.accept_bi().await.map_err(Failure::Ended)?),
+            some => some,
+        };
+        let (mut writer, mut reader, said) = match control {
+            Control::Begun(writer, reader) => (writer, reader, true),
+            Control::Accepted((send, recv)) => (
+                FrameWriter::new(send, VERSION),
+                FrameReader::new(recv, VERSION),
+                false,
+            ),
+            Control::None => return Err(Failure::Ended(ConnectionError::LocallyClosed)),
+        };
+        let theirs = match reader.next().await.map_err(failure)? {
+            Some(Frame::Hello(hello)) => hello,
+            // Not its content, which is the peer's to choose.
+            other => {
+                let name = other.map_or("the end of the stream", |frame| frame.name());
+                let refusal = HelloRefusal::Malformed(format!("{name} came in its place"));
+                return Err(Failure::Refuse(refusal));
+            }
+        };
+        let agreement = agree(&ours, &theirs, peer, self.rule).map_err(Failure::Refuse)?;
+        if !said {
+            writer.write(&Frame::Hello(ours)).await.map_err(failure)?;
         }
-    };
-    let agreement = agree(ours, &theirs, peer, rule).map_err(Failure::Refuse)?;
-    if !conn.is_client() {
-        writer
-            .write(&Frame::Hello(ours.clone()))
-            .await
-            .map_err(failure)?;
-    }
-    Ok((
-        agreement,
-        writer.with_version(agreement.version),
-        reader.under(agreement.version),
-    ))
-}
-
-async fn control_stream(conn: &Connection) -> Result<(SendStream, RecvStream), ConnectionError> {
-    if conn.is_client() {
-        conn.open_bi().await
-    } else {
-        conn.accept_bi().await
+        Ok((
+            agreement,
+            writer.with_version(agreement.version),
+            reader.under(agreement.version),
+        ))
     }
 }
 
@@ -141,6 +185,15 @@ fn failure(error: ExchangeError) -> Failure {
     }
 }
 
-pub(super) fn close(conn: &Connection, code: CloseCode, reason: &str) {
+/// Closes a living connection whose peer is not trusted any more, and has it in the audit.
+pub(super) fn distrust(conn: &dyn Link, identity: &Identity, info: &PeerInfo, refusal: &Refusal) {
+    let (code, detail) = (refusal.code(), refusal.to_string());
+    tracing::warn!(addr = %info.addr, %refusal, "connection closed");
+    let what = AuditWhat::Connection(code);
+    identity.audit(what, &info.identity, info.addr, &detail);
+    close(conn, code, &detail);
+}
+
+pub(super) fn close(conn: &dyn Link, code: CloseCode, reason: &str) {
     conn.close(code.code(), reason.as_bytes());
 }

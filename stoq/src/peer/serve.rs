@@ -8,23 +8,39 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::counters::PeerCounters;
+use super::datagrams::Datagrams;
 use super::error::ExchangeError;
 use super::exchange::{RecvHalf, SendHalf, Shared};
 use super::frames::{FrameReader, FrameWriter};
-use super::greet::{Greeted, PeerInfo, close};
+use super::greet::{Greeted, PeerInfo, close, distrust};
 use super::handler::{Handler, IncomingRequest};
-use crate::identity::Identity;
-use crate::quic::{Connection, ConnectionError, RecvStream, SendStream};
-use crate::wire::{CloseCode, Frame, StreamCode};
+use super::kinds::KindRules;
+use super::witness::Report;
+use crate::identity::{AuditWhat, Identity, Refusal};
+use crate::transport::{
+    BiStream, ConnectionError, HandshakeEnd, Link, RecvStream, SendStream, WriteError,
+};
+use crate::wire::{CloseCode, Frame, MESSAGES_SINCE, Opening, StreamCode};
 
 /// What the requests of one connection have in common.
 pub(super) struct Served {
-    pub(super) conn: Connection,
+    pub(super) conn: Arc<dyn Link>,
     pub(super) info: PeerInfo,
     pub(super) identity: Identity,
     pub(super) handler: Arc<dyn Handler>,
+    pub(super) kinds: Arc<KindRules>,
     pub(super) counters: Arc<PeerCounters>,
     pub(super) request_timeout: Duration,
+    pub(super) datagrams: Datagrams,
+    /// Whether the handshake has ended: that the peer is who it was when its session began, here and now.
+    pub(super) proven: watch::Sender<bool>,
+}
+
+/// How much of one connection is handled at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) exchanges: usize,
+    pub(super) messages: usize,
 }
 
 /// What a drain needs to know: when its grace is over.
@@ -34,27 +50,71 @@ pub(super) type DrainWatch = watch::Receiver<Option<Instant>>;
 pub(super) async fn serve(
     served: Arc<Served>,
     control: Control,
-    exchanges: usize,
+    mut end: HandshakeEnd,
+    bounds: Bounds,
     mut drain: DrainWatch,
 ) {
     let Control {
         mut input,
         mut output,
     } = control;
-    let places = Arc::new(Semaphore::new(exchanges.max(1)));
+    let places = Arc::new(Semaphore::new(bounds.exchanges.max(1)));
+    let message_places = Arc::new(Semaphore::new(bounds.messages.max(1)));
     let mut requests = JoinSet::new();
     let mut grace: Option<Instant> = *drain.borrow_and_update();
     if grace.is_some() {
         say_goodbye(&mut output, grace).await;
     }
+    let mut revoked = served.identity.revocations().replaced();
+    // The list may have been replaced since the peer was checked.
+    revoked.mark_changed();
+    let mut proven = false;
     loop {
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
-            next = next_stream(&served.conn, &places) => match next {
+            ended = end.reached(), if !proven => match ended {
+                Ok(()) => {
+                    proven = true;
+                    served.proven.send_replace(true);
+                }
+                Err(error) => {
+                    served.counters.early_unproven.inc();
+                    tracing::debug!(peer = %served.info.identity.name, %error, "early data without its handshake");
+                    break;
+                }
+            },
+            // The sender lives as long as the identity.
+            _ = revoked.changed() => {
+                if !served.trusts(served.identity.recheck_revoked(&served.info.identity)) {
+                    break;
+                }
+            }
+            next = next_stream(&*served.conn, &places) => match next {
                 Ok((place, (send, recv))) => {
                     let served = served.clone();
                     requests.spawn(async move { served.request(send, recv, place).await });
                 }
+                Err(_) => break,
+            },
+            next = next_message(&*served.conn, &message_places) => match next {
+                Ok((place, recv)) if served.info.version >= MESSAGES_SINCE => {
+                    let served = served.clone();
+                    requests.spawn(async move { served.message(recv, place).await });
+                }
+                Ok(_) => {
+                    served.counters.closed_protocol.inc();
+                    close(&*served.conn, CloseCode::Protocol, "a stream that its version has not");
+                    break;
+                }
+                Err(_) => break,
+            },
+            // None is sent early, so what comes before is nobody's to act on, and waits.
+            next = served.datagrams.next(), if proven => match next {
+                Ok(datagram) if served.kinds.permits(datagram.kind, &served.info.identity) => {
+                    served.handler.datagram(&served.info, datagram, &served.datagrams);
+                }
+                // Counted alone: a line for each would let a peer fill the audit.
+                Ok(_) => served.counters.refused_request_role.inc(),
                 Err(_) => break,
             },
             heard = input.next() => match heard {
@@ -62,7 +122,7 @@ pub(super) async fn serve(
                 Err(ExchangeError::Connection(_)) => break,
                 Ok(_) | Err(_) => {
                     served.counters.closed_protocol.inc();
-                    close(&served.conn, CloseCode::Protocol, "control stream");
+                    close(&*served.conn, CloseCode::Protocol, "control stream");
                     break;
                 }
             },
@@ -74,7 +134,7 @@ pub(super) async fn serve(
             }
             () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {
                 served.counters.closed_at_drain_end.inc();
-                close(&served.conn, CloseCode::Drained, "");
+                close(&*served.conn, CloseCode::Drained, "");
                 break;
             }
         }
@@ -114,12 +174,20 @@ async fn say_goodbye(output: &mut FrameWriter, grace: Option<Instant>) {
 }
 
 async fn next_stream(
-    conn: &Connection,
+    conn: &dyn Link,
     places: &Arc<Semaphore>,
-) -> Result<(Option<OwnedSemaphorePermit>, (SendStream, RecvStream)), ConnectionError> {
+) -> Result<(Option<OwnedSemaphorePermit>, BiStream), ConnectionError> {
     // The place comes first: a peer with all places taken waits, its streams unread.
     let place = places.clone().acquire_owned().await.ok();
     Ok((place, conn.accept_bi().await?))
+}
+
+async fn next_message(
+    conn: &dyn Link,
+    places: &Arc<Semaphore>,
+) -> Result<(Option<OwnedSemaphorePermit>, Box<dyn RecvStream>), ConnectionError> {
+    let place = places.clone().acquire_owned().await.ok();
+    Ok((place, conn.accept_uni().await?))
 }
 
 fn count_panic(counters: &PeerCounters, ended: &Result<(), JoinError>) {
@@ -130,44 +198,58 @@ fn count_panic(counters: &PeerCounters, ended: &Result<(), JoinError>) {
 }
 
 impl Served {
+    /// Whether the peer may go on. If not, the connection is closed: once, however many notice.
+    fn trusts(&self, judged: Result<(), Refusal>) -> bool {
+        let Err(refusal) = judged else {
+            return true;
+        };
+        if self.conn.close_reason().is_none() {
+            match refusal.code() {
+                CloseCode::Revoked => self.counters.closed_revoked.inc(),
+                _ => self.counters.closed_expired.inc(),
+            }
+            distrust(&*self.conn, &self.identity, &self.info, &refusal);
+        }
+        false
+    }
+
     async fn request(
         &self,
-        send: SendStream,
-        recv: RecvStream,
+        send: Box<dyn SendStream>,
+        recv: Box<dyn RecvStream>,
         place: Option<OwnedSemaphorePermit>,
     ) {
+        let came_early = recv.is_0rtt();
         let mut reader = FrameReader::new(recv, self.info.version);
-        let first = timeout(self.request_timeout, reader.next()).await;
-        let (kind, time_left, control) = match first {
-            Ok(Ok(Some(Frame::Request {
-                kind,
-                time_left,
-                control,
-            }))) => (kind, time_left, control),
-            Ok(Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })) => return,
-            Ok(_) => {
-                self.counters.refused_request_malformed.inc();
-                return refuse(send, reader, StreamCode::Protocol);
-            }
-            Err(_) => {
-                self.counters.refused_request_timeout.inc();
-                return refuse(send, reader, StreamCode::Deadline);
-            }
+        let request = |frame| match frame {
+            Frame::Request(opening) => Some(opening),
+            _ => None,
         };
-        if !self
-            .identity
-            .now()
-            .is_some_and(|now| self.info.identity.valid_at(now))
-        {
-            self.counters.closed_expired.inc();
-            return close(&self.conn, CloseCode::Expired, "");
-        }
-        let deadline = time_left.map(|left| Instant::now() + left);
+        let opening = match self.opening(&mut reader, request).await {
+            Ok(opening) => opening,
+            Err(Some(code)) => return refuse(send, reader, code),
+            Err(None) => return,
+        };
+        let deadline = opening.time_left.map(|left| Instant::now() + left);
+        let early = match self.admit(came_early, &opening).await {
+            Ok(early) => early,
+            Err(Some(code)) => return refuse(send, reader, code),
+            Err(None) => return,
+        };
+        let Opening {
+            kind,
+            marks,
+            control,
+            ..
+        } = opening;
+        send.set_priority(marks.urgency.priority());
         let given_up = send.stopped();
-        let shared = Shared::new(deadline, StreamCode::Unfinished, place);
+        let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
         let request = IncomingRequest {
             kind,
             control,
+            marks,
+            early,
             deadline,
             body: RecvHalf::from_reader(reader, shared.clone()),
             reply: SendHalf::new(send, self.info.version, shared.clone()),
@@ -187,8 +269,67 @@ impl Served {
     }
 }
 
+impl Served {
+    /// The first frame of a stream, which must be such as `wanted` takes.
+    ///
+    /// # Errors
+    /// The code with which the stream is to be refused; none where it, or the connection, has ended already.
+    pub(super) async fn opening(
+        &self,
+        reader: &mut FrameReader,
+        wanted: impl FnOnce(Frame) -> Option<Opening>,
+    ) -> Result<Opening, Option<StreamCode>> {
+        match timeout(self.request_timeout, reader.next()).await {
+            Ok(Err(ExchangeError::Connection(_) | ExchangeError::Cancelled { .. })) => Err(None),
+            Ok(first) => first.ok().flatten().and_then(wanted).ok_or_else(|| {
+                self.counters.refused_request_malformed.inc();
+                Some(StreamCode::Protocol)
+            }),
+            Err(_) => {
+                self.counters.refused_request_timeout.inc();
+                Err(Some(StreamCode::Deadline))
+            }
+        }
+    }
+
+    /// Whether what begins so may go to the handler now, and whether that is before the end of the handshake. Waits for it
+    /// where it has to be after.
+    ///
+    /// # Errors
+    /// The code with which the stream is to be refused; none where the connection has ended.
+    pub(super) async fn admit(
+        &self,
+        came_early: bool,
+        opening: &Opening,
+    ) -> Result<bool, Option<StreamCode>> {
+        if !self.trusts(self.identity.recheck(&self.info.identity)) {
+            return Err(None);
+        }
+        let (kind, peer) = (opening.kind, &self.info.identity);
+        if !self.kinds.permits(kind, peer) {
+            self.counters.refused_request_role.inc();
+            let what = AuditWhat::Exchange(StreamCode::Forbidden);
+            let detail = format!("kind {kind} asked for");
+            self.identity.audit(what, peer, self.info.addr, &detail);
+            return Err(Some(StreamCode::Forbidden));
+        }
+        if !came_early || *self.proven.borrow() {
+            return Ok(false);
+        }
+        if opening.marks.replay_safe && self.handler.replay_safe(opening.kind) {
+            self.counters.early_requests.inc();
+            return Ok(true);
+        }
+        self.counters.early_waited.inc();
+        let mut proven = self.proven.subscribe();
+        // The sender is in `self`. A handshake that fails ends the connection, and this task with it.
+        let ended = proven.wait_for(|proven| *proven).await;
+        ended.map(|_| false).map_err(|_| None)
+    }
+}
+
 /// Ready when the peer does not want the answer any more, or is gone.
-async fn stopped(given_up: impl Future<Output = Result<Option<u64>, crate::quic::WriteError>>) {
+async fn stopped(given_up: impl Future<Output = Result<Option<u64>, WriteError>>) {
     // `None`: the answer was finished and has arrived. What the handler still does then is its own business.
     if let Ok(None) = given_up.await {
         std::future::pending::<()>().await;
@@ -196,7 +337,7 @@ async fn stopped(given_up: impl Future<Output = Result<Option<u64>, crate::quic:
 }
 
 /// Ready at the deadline. The code is set here, since the handler is dropped before anything that follows.
-async fn past(deadline: Option<Instant>, shared: &Shared) {
+pub(super) async fn past(deadline: Option<Instant>, shared: &Shared) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
@@ -204,7 +345,7 @@ async fn past(deadline: Option<Instant>, shared: &Shared) {
     shared.give_up_with(StreamCode::Deadline);
 }
 
-fn refuse(mut send: SendStream, mut reader: FrameReader, code: StreamCode) {
+fn refuse(mut send: Box<dyn SendStream>, mut reader: FrameReader, code: StreamCode) {
     send.reset(code.code());
     reader.stream().stop(code.code());
 }

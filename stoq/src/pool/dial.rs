@@ -2,44 +2,46 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::backoff::BackoffRange;
-use super::table::{Outcome, Step, Table};
-use super::{PoolCounters, PoolError};
+use super::slot::Outcome;
+use super::table::{Rules, Step, Table};
+use super::{PeerHealth, PoolCounters, PoolError};
 use crate::identity::Identity;
 use crate::peer::{DialConfig, PeerConn};
-use crate::quic::Endpoint;
+use crate::transport::Transport;
 
 /// What the clones of a pool and its dials share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    endpoint: Endpoint,
+    transport: Arc<dyn Transport>,
     identity: Identity,
     config: DialConfig,
     table: Mutex<Table>,
-    counters: PoolCounters,
+    counters: Arc<PoolCounters>,
 }
 
 impl Shared {
     pub(super) fn new(
-        endpoint: Endpoint,
+        transport: Arc<dyn Transport>,
         identity: Identity,
         config: DialConfig,
-        peers_max: usize,
-        range: BackoffRange,
+        rules: Rules,
         seed: u64,
     ) -> Self {
-        let table = Mutex::new(Table::new(peers_max, range, seed));
+        let counters = Arc::<PoolCounters>::default();
+        let table = Mutex::new(Table::new(rules, seed, counters.clone()));
         Self {
-            endpoint,
+            transport,
             identity,
             config,
             table,
-            counters: PoolCounters::default(),
+            counters,
         }
     }
 
@@ -48,16 +50,29 @@ impl Shared {
         addr: SocketAddr,
         now: Instant,
     ) -> Result<PeerConn, PoolError> {
-        let step = self.ask(addr, now);
+        let step = self.table.lock().ask(addr, now);
         let mut outcome = match step {
             Step::Use(conn) => {
                 self.counters.reused.inc();
+                return Ok(conn);
+            }
+            Step::UseAndDial(conn, sender) => {
+                self.counters.reused.inc();
+                self.counters.dials_for_more.inc();
+                self.start(addr, sender);
+                return Ok(conn);
+            }
+            Step::UseAndReplace(conn, sender) => {
+                self.counters.reused.inc();
+                self.counters.replacements_started.inc();
+                self.start(addr, sender);
                 return Ok(conn);
             }
             Step::Refuse(error) => {
                 match &error {
                     PoolError::BackingOff { .. } => self.counters.refused_backing_off.inc(),
                     PoolError::TooManyPeers(_) => self.counters.refused_too_many_peers.inc(),
+                    PoolError::Unanswering { .. } => self.counters.refused_unanswering.inc(),
                     PoolError::Dial(_) | PoolError::Closed => {}
                 }
                 return Err(error);
@@ -83,14 +98,6 @@ impl Shared {
         }
     }
 
-    fn ask(&self, addr: SocketAddr, now: Instant) -> Step {
-        let mut table = self.table.lock();
-        let before = table.evicted;
-        let step = table.ask(addr, now);
-        self.counters.evicted.add(table.evicted - before);
-        step
-    }
-
     /// Dials in a task, so that it does not end with whoever happened to ask first. It is bounded by the timeouts of
     /// handshake and hello, and aborted when the pool is closed.
     fn start(self: &Arc<Self>, addr: SocketAddr, sender: watch::Sender<Outcome>) {
@@ -98,7 +105,7 @@ impl Shared {
         let shared = self.clone();
         let task = tokio::spawn(async move {
             let result =
-                PeerConn::dial(&shared.endpoint, &shared.identity, addr, &shared.config).await;
+                PeerConn::dial(&*shared.transport, &shared.identity, addr, &shared.config).await;
             let counter = if result.is_ok() {
                 &shared.counters.dials_completed
             } else {
@@ -115,7 +122,29 @@ impl Shared {
     }
 
     pub(super) fn close(&self) {
-        self.table.lock().close();
+        let conns = self.table.lock().close();
+        conns.iter().for_each(PeerConn::close);
+    }
+
+    pub(super) async fn drain(&self, grace: Duration) {
+        let conns = self.table.lock().close();
+        conns.iter().for_each(PeerConn::retire);
+        let ends = join_all(conns.iter().map(PeerConn::closed));
+        if timeout(grace, ends).await.is_err() {
+            let late = conns.iter().filter(|conn| !conn.is_closed());
+            late.for_each(|conn| {
+                self.counters.closed_at_drain_end.inc();
+                conn.close();
+            });
+        }
+    }
+
+    pub(super) fn want(&self, addr: SocketAddr, connections: usize) -> bool {
+        self.table.lock().want(addr, connections)
+    }
+
+    pub(super) fn health(&self, addr: SocketAddr, now: Instant) -> Option<PeerHealth> {
+        self.table.lock().health(addr, now)
     }
 
     pub(super) fn len(&self) -> usize {

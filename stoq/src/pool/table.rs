@@ -2,68 +2,66 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::PoolError;
-use super::backoff::{Backoff, BackoffRange};
+use super::backoff::BackoffRange;
+use super::breaker::{Admission, BreakerRule};
+use super::slot::{Outcome, Slot};
+use super::{CONNECTIONS_MAX, PeerHealth, PoolCounters, PoolError};
 use crate::peer::{PeerConn, PeerError};
-
-/// What a dial came to; `None` while it is under way.
-pub(super) type Outcome = Option<Result<PeerConn, PeerError>>;
-
-#[derive(Debug)]
-enum State {
-    Dialing {
-        outcome: watch::Receiver<Outcome>,
-        task: Option<AbortHandle>,
-    },
-    Connected(PeerConn),
-    Resting(PeerError),
-}
-
-#[derive(Debug)]
-struct Slot {
-    backoff: Backoff,
-    state: State,
-}
 
 /// What is to be done for one who asks for an address.
 #[derive(Debug)]
 pub(super) enum Step {
     Use(PeerConn),
+    /// As well, so that there is one more for those to come.
+    UseAndDial(PeerConn, watch::Sender<Outcome>),
+    /// As well, so that there is another before the certificates of one end.
+    UseAndReplace(PeerConn, watch::Sender<Outcome>),
     Wait(watch::Receiver<Outcome>),
     /// The asker is the first: dial, and give the outcome to the sender and to [`Table::dialled`].
     Dial(watch::Sender<Outcome>),
     Refuse(PoolError),
 }
 
+/// What a table goes by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) peers_max: usize,
+    pub(super) connections: usize,
+    pub(super) backoff: BackoffRange,
+    pub(super) breaker: BreakerRule,
+}
+
 #[derive(Debug)]
 pub(super) struct Table {
     slots: HashMap<SocketAddr, Slot>,
-    peers_max: usize,
-    range: BackoffRange,
+    rules: Rules,
     dice: StdRng,
     closed: bool,
-    /// Connections closed to make room.
-    pub(super) evicted: u64,
+    counters: Arc<PoolCounters>,
 }
 
 impl Table {
-    pub(super) fn new(peers_max: usize, range: BackoffRange, seed: u64) -> Self {
-        let dice = StdRng::seed_from_u64(seed);
+    pub(super) fn new(rules: Rules, seed: u64, counters: Arc<PoolCounters>) -> Self {
+        let rules = Rules {
+            peers_max: rules.peers_max.max(1),
+            connections: rules.connections.clamp(1, CONNECTIONS_MAX),
+            ..rules
+        };
         Self {
             slots: HashMap::new(),
-            peers_max: peers_max.max(1),
-            range,
-            dice,
+            rules,
+            dice: StdRng::seed_from_u64(seed),
             closed: false,
-            evicted: 0,
+            counters,
         }
     }
 
@@ -71,57 +69,27 @@ impl Table {
         if self.closed {
             return Step::Refuse(PoolError::Closed);
         }
-        if let Some(slot) = self.slots.get_mut(&addr) {
-            match &slot.state {
-                State::Connected(conn) if conn.refresh() => return Step::Use(conn.clone()),
-                State::Dialing { outcome, .. } => match outcome.has_changed() {
-                    Ok(_) => return Step::Wait(outcome.clone()),
-                    // Its task ended without an outcome, which only a panic or a stopped runtime does.
-                    Err(_) if outcome.borrow().is_some() => return Step::Wait(outcome.clone()),
-                    Err(_) => {}
-                },
-                State::Resting(last) => {
-                    if let Some(retry_in) = slot.backoff.wait(now) {
-                        return Step::Refuse(PoolError::BackingOff {
-                            retry_in,
-                            last: last.clone(),
-                        });
-                    }
-                }
-                State::Connected(_) => {}
+        let full = self.slots.len() >= self.rules.peers_max;
+        if full && !self.slots.contains_key(&addr) && !self.make_room(now) {
+            return Step::Refuse(PoolError::TooManyPeers(self.rules.peers_max));
+        }
+        let (rules, dice, counters) = (self.rules, &mut self.dice, &self.counters);
+        let slot = self.slots.entry(addr).or_insert_with(|| {
+            Slot::new(rules.connections, rules.breaker, dice.random(), counters)
+        });
+        match slot.admit(now) {
+            Admission::Pass => {}
+            Admission::Probe => counters.breaker_probes.inc(),
+            Admission::Refuse { retry_in } => {
+                return Step::Refuse(PoolError::Unanswering { retry_in });
             }
-            let (sender, outcome) = watch::channel(None);
-            slot.state = State::Dialing {
-                outcome,
-                task: None,
-            };
-            return Step::Dial(sender);
         }
-        if self.slots.len() >= self.peers_max && !self.make_room(now) {
-            return Step::Refuse(PoolError::TooManyPeers(self.peers_max));
-        }
-        let (sender, outcome) = watch::channel(None);
-        let state = State::Dialing {
-            outcome,
-            task: None,
-        };
-        self.slots.insert(
-            addr,
-            Slot {
-                backoff: Backoff::default(),
-                state,
-            },
-        );
-        Step::Dial(sender)
+        slot.step(now)
     }
 
     pub(super) fn dialling(&mut self, addr: SocketAddr, handle: AbortHandle) {
-        if let Some(Slot {
-            state: State::Dialing { task, .. },
-            ..
-        }) = self.slots.get_mut(&addr)
-        {
-            *task = Some(handle);
+        if let Some(slot) = self.slots.get_mut(&addr) {
+            slot.dialling(handle);
         }
     }
 
@@ -132,70 +100,57 @@ impl Table {
         result: &Result<PeerConn, PeerError>,
         now: Instant,
     ) -> Option<Duration> {
-        if self.closed {
-            if let Ok(conn) = result {
-                conn.close();
-            }
-            return None;
-        }
-        let slot = self.slots.get_mut(&addr)?;
-        match result {
-            Ok(conn) => {
-                slot.backoff.succeeded();
-                slot.state = State::Connected(conn.clone());
-                None
-            }
-            Err(error) => {
-                slot.state = State::Resting(error.clone());
-                Some(slot.backoff.failed(now, self.range, &mut self.dice))
+        let slot = self.slots.get_mut(&addr);
+        match (result, slot) {
+            // Forgotten meanwhile: the pool is closed.
+            (Ok(conn), None) => conn.close(),
+            (Err(_), None) => {}
+            (Ok(conn), Some(slot)) => slot.connected(conn),
+            (Err(error), Some(slot)) => {
+                return Some(slot.failed(error, now, self.rules.backoff, &mut self.dice));
             }
         }
+        None
     }
 
-    /// Forgets an address that is of no use, else the connection unused for longest. `false` if all are in use.
+    /// How many connections there may be to a known address.
+    pub(super) fn want(&mut self, addr: SocketAddr, connections: usize) -> bool {
+        let slot = self.slots.get_mut(&addr);
+        slot.map(|slot| slot.want(connections.clamp(1, CONNECTIONS_MAX)))
+            .is_some()
+    }
+
+    pub(super) fn health(&self, addr: SocketAddr, now: Instant) -> Option<PeerHealth> {
+        self.slots.get(&addr).map(|slot| slot.health(now))
+    }
+
+    /// Forgets an address that is of no use, else the one unused for longest. `false` if all are in use.
     fn make_room(&mut self, now: Instant) -> bool {
         let before = self.slots.len();
-        self.slots.retain(|_, slot| match &slot.state {
-            State::Dialing { .. } => true,
-            State::Connected(conn) => conn.is_open(),
-            State::Resting(_) => slot.backoff.wait(now).is_some(),
-        });
+        self.slots.retain(|_, slot| !slot.is_spent(now));
         if self.slots.len() < before {
             return true;
         }
         let oldest = self
             .slots
             .iter()
-            .filter_map(|(addr, slot)| match &slot.state {
-                State::Connected(conn) => conn.idle_since().map(|since| (since, *addr)),
-                State::Dialing { .. } | State::Resting(_) => None,
-            })
+            .filter_map(|(addr, slot)| slot.idle_since().map(|since| (since, *addr)))
             .min();
-        let Some((_, addr)) = oldest else {
+        let Some(slot) = oldest.and_then(|(_, addr)| self.slots.remove(&addr)) else {
             return false;
         };
-        if let Some(Slot {
-            state: State::Connected(conn),
-            ..
-        }) = self.slots.remove(&addr)
-        {
+        for conn in slot.into_conns() {
             conn.retire();
-            self.evicted += 1;
+            self.counters.evicted.inc();
         }
         true
     }
 
-    pub(super) fn close(&mut self) {
+    /// Gives no more, and hands over all connections there are. Dials under way are given up.
+    pub(super) fn close(&mut self) -> Vec<PeerConn> {
         self.closed = true;
-        for (_, slot) in self.slots.drain() {
-            match slot.state {
-                State::Connected(conn) => conn.close(),
-                State::Dialing {
-                    task: Some(task), ..
-                } => task.abort(),
-                State::Dialing { task: None, .. } | State::Resting(_) => {}
-            }
-        }
+        let slots = std::mem::take(&mut self.slots).into_values();
+        slots.flat_map(Slot::into_conns).collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,7 +1,8 @@
 //! Who is let in: limits on connections and handshakes, and what happens at each.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -12,7 +13,9 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::adapt::{Shared, Windows};
 use super::counters::Counters;
+use super::transport::TransportConfig;
 
 /// Limits of one endpoint, that is of one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +23,16 @@ pub struct AdmissionLimits {
     /// Connections at once, in any state. Default 65,536, at about 40 KiB each when idle: 2.5 GiB. A newcomer
     /// beyond it is refused.
     pub max_connections: usize,
-    /// Handshakes in progress above which a newcomer must first prove its address (Retry), which costs it a
-    /// round trip and us no state. Default 256: about 80 ms of work at 300 µs a handshake.
+    /// Connections at once, in any state, whose client began at one address (IPv4) or in one /64 (IPv6). Default 65,536: no
+    /// more than all together. A newcomer beyond it is refused. From half of it on a newcomer must first prove its
+    /// address, so that nobody fills another's share with invented ones.
+    ///
+    /// A connection counts until its last [`Connection`](super::Connection) is dropped, and for where it began, also
+    /// where its client moves. About 100 bytes a connection where it is less than `max_connections`; else nothing.
+    pub max_per_prefix: usize,
+    /// Handshakes in progress from which on a newcomer must first prove its address (Retry), which costs it a
+    /// round trip and us no state; until they are fewer than half as many. Default 256: about 80 ms of work at 300 µs a
+    /// handshake.
     pub retry_above: usize,
     /// Handshakes in progress at once. Default 1,024. A newcomer beyond it is refused, proven address or not.
     pub max_handshakes: usize,
@@ -34,6 +45,7 @@ impl Default for AdmissionLimits {
     fn default() -> Self {
         Self {
             max_connections: 65_536,
+            max_per_prefix: 65_536,
             retry_above: 256,
             max_handshakes: 1_024,
             handshake_timeout: Duration::from_secs(10),
@@ -46,7 +58,11 @@ impl Default for AdmissionLimits {
 struct Knock {
     open: bool,
     connections: usize,
+    /// Connections of its prefix; 0 where they are not counted.
+    neighbours: usize,
     handshakes: usize,
+    /// Newcomers were asked to prove their address last.
+    retrying: bool,
     /// The client has shown that it receives at the address it sends from.
     validated: bool,
 }
@@ -57,19 +73,36 @@ enum Verdict {
     Retry,
     RefuseDraining,
     RefuseConnections,
+    RefusePrefix,
     RefuseHandshakes,
 }
 
 impl AdmissionLimits {
+    /// Whether connections are counted by prefix.
+    fn counts_prefixes(&self) -> bool {
+        self.max_per_prefix < self.max_connections
+    }
+
+    /// Whether newcomers are to prove their address. Between the two bounds it stays as it was, so that it does not
+    /// change with each handshake.
+    fn retries(&self, knock: Knock) -> bool {
+        let until = self.retry_above.div_ceil(2);
+        knock.handshakes >= self.retry_above || (knock.retrying && knock.handshakes >= until)
+    }
+
     fn decide(&self, knock: Knock) -> Verdict {
+        let full = self.counts_prefixes() && knock.neighbours >= self.max_per_prefix;
+        let crowded = self.counts_prefixes() && knock.neighbours >= self.max_per_prefix.div_ceil(2);
         if !knock.open {
             Verdict::RefuseDraining
         } else if knock.connections >= self.max_connections {
             Verdict::RefuseConnections
         } else if knock.handshakes >= self.max_handshakes {
             Verdict::RefuseHandshakes
-        } else if knock.handshakes >= self.retry_above && !knock.validated {
+        } else if !knock.validated && (self.retries(knock) || crowded) {
             Verdict::Retry
+        } else if full {
+            Verdict::RefusePrefix
         } else {
             Verdict::Accept
         }
@@ -84,38 +117,60 @@ pub(super) struct Door {
     open: AtomicBool,
     closed: AtomicBool,
     handshakes: Arc<AtomicUsize>,
+    retrying: AtomicBool,
+    prefixes: Arc<Prefixes>,
     /// Let in, not yet taken by `accept`. At most `max_handshakes`, since each holds a [`HalfOpen`].
     admitted: Mutex<VecDeque<Admitted>>,
     arrival: Notify,
+    transport: TransportConfig,
+    shared: Shared,
+    /// What newcomers are served with; `None` while they are refused.
+    serving: Mutex<Option<quinn::ServerConfig>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Admitted {
+    pub(super) place: Option<Place>,
+    pub(super) windows: Option<Windows>,
+    pub(super) shared: Shared,
     pub(super) connecting: quinn::Connecting,
     pub(super) half_open: HalfOpen,
     pub(super) since: tokio::time::Instant,
 }
 
 impl Door {
-    pub(super) fn new(limits: AdmissionLimits, open: bool, counters: Arc<Counters>) -> Self {
+    /// Closed until it is told what to [`serve`](Self::serve).
+    pub(super) fn new(
+        limits: AdmissionLimits,
+        counters: Arc<Counters>,
+        transport: TransportConfig,
+        shared: Shared,
+    ) -> Self {
         Self {
             limits,
             counters,
-            open: AtomicBool::new(open),
+            transport,
+            shared,
+            serving: Mutex::default(),
+            open: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             handshakes: Arc::default(),
+            retrying: AtomicBool::new(false),
+            prefixes: Arc::default(),
             admitted: Mutex::default(),
             arrival: Notify::new(),
         }
     }
 
-    pub(super) fn set_open(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
+    /// Lets newcomers in, on this configuration; or refuses them.
+    pub(super) fn serve(&self, config: Option<quinn::ServerConfig>) {
+        self.open.store(config.is_some(), Ordering::Relaxed);
+        *self.serving.lock() = config;
     }
 
     /// Wakes everyone in [`next`](Self::next) for good.
     pub(super) fn close(&self) {
-        self.set_open(false);
+        self.serve(None);
         self.closed.store(true, Ordering::Release);
         self.admitted.lock().clear();
         self.arrival.notify_waiters();
@@ -125,13 +180,26 @@ impl Door {
     /// at once also while nobody accepts.
     pub(super) async fn answer(&self, endpoint: &quinn::Endpoint) {
         while let Some(incoming) = endpoint.accept().await {
-            let verdict = self.limits.decide(Knock {
+            let prefix = prefix(incoming.remote_address().ip());
+            let counted = self.limits.counts_prefixes();
+            let knock = Knock {
                 open: self.open.load(Ordering::Relaxed),
                 connections: endpoint.open_connections(),
+                neighbours: if counted {
+                    self.prefixes.count(prefix)
+                } else {
+                    0
+                },
                 handshakes: self.handshakes.load(Ordering::Relaxed),
+                retrying: self.retrying.load(Ordering::Relaxed),
                 validated: incoming.remote_address_validated() || !incoming.may_retry(),
-            });
-            match verdict {
+            };
+            let retrying = self.limits.retries(knock);
+            if retrying && !knock.retrying {
+                self.counters.retry_phases.inc();
+            }
+            self.retrying.store(retrying, Ordering::Relaxed);
+            match self.limits.decide(knock) {
                 Verdict::Accept => self.admit(incoming),
                 Verdict::Retry => {
                     // Cannot fail: `may_retry` was asked above.
@@ -147,6 +215,10 @@ impl Door {
                     self.counters.refused_connections.inc();
                     incoming.refuse();
                 }
+                Verdict::RefusePrefix => {
+                    self.counters.refused_prefix.inc();
+                    incoming.refuse();
+                }
                 Verdict::RefuseHandshakes => {
                     self.counters.refused_handshakes.inc();
                     incoming.refuse();
@@ -158,11 +230,31 @@ impl Door {
 
     fn admit(&self, incoming: quinn::Incoming) {
         self.counters.attempts_accepted.inc();
-        match incoming.accept() {
+        let place = self.limits.counts_prefixes().then(|| {
+            let prefix = prefix(incoming.remote_address().ip());
+            Place::take(&self.prefixes, prefix)
+        });
+        let learnt = self
+            .shared
+            .learnt(&self.transport, incoming.remote_address().ip());
+        let windows = Windows::of(learnt.as_ref().unwrap_or(&self.transport));
+        let own = learnt.and_then(|transport| {
+            let mut config = self.serving.lock().clone()?;
+            config.transport_config(transport.config(&self.shared.histograms));
+            Some(config)
+        });
+        let accepted = match own {
+            Some(config) => incoming.accept_with(Arc::new(config)),
+            None => incoming.accept(),
+        };
+        match accepted {
             Ok(connecting) => {
                 let half_open = HalfOpen::new(&self.handshakes, &self.counters);
                 let since = tokio::time::Instant::now();
                 self.admitted.lock().push_back(Admitted {
+                    place,
+                    windows,
+                    shared: self.shared.clone(),
                     connecting,
                     half_open,
                     since,
@@ -188,6 +280,63 @@ impl Door {
                 return Some(admitted);
             }
             arrival.await;
+        }
+    }
+}
+
+/// An IPv4 address, or the first 64 bits of an IPv6 address: what one client is likely to have at its disposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Prefix {
+    V4(u32),
+    V6(u64),
+}
+
+fn prefix(addr: IpAddr) -> Prefix {
+    match addr.to_canonical() {
+        IpAddr::V4(addr) => Prefix::V4(addr.to_bits()),
+        IpAddr::V6(addr) => {
+            let [a, b, c, d, ..] = addr.segments();
+            let upper = [a, b, c, d].into_iter();
+            Prefix::V6(upper.fold(0, |bits, segment| bits << 16 | u64::from(segment)))
+        }
+    }
+}
+
+/// Connections by prefix. No more prefixes than connections.
+#[derive(Debug, Default)]
+struct Prefixes(Mutex<HashMap<Prefix, usize>>);
+
+impl Prefixes {
+    fn count(&self, prefix: Prefix) -> usize {
+        self.0.lock().get(&prefix).copied().unwrap_or(0)
+    }
+}
+
+/// A connection's place among those of its prefix, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    prefixes: Arc<Prefixes>,
+    prefix: Prefix,
+}
+
+impl Place {
+    fn take(prefixes: &Arc<Prefixes>, prefix: Prefix) -> Self {
+        *prefixes.0.lock().entry(prefix).or_default() += 1;
+        Self {
+            prefixes: Arc::clone(prefixes),
+            prefix,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.prefixes.0.lock();
+        if let Entry::Occupied(mut count) = counts.entry(self.prefix) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 }
@@ -239,35 +388,100 @@ impl Drop for HalfOpen {
 mod tests {
     use super::*;
 
+    const LIMITS: AdmissionLimits = AdmissionLimits {
+        max_connections: 10,
+        max_per_prefix: 5,
+        retry_above: 2,
+        max_handshakes: 4,
+        handshake_timeout: Duration::from_secs(10),
+    };
+
     #[test]
     fn each_limit_has_its_own_answer_and_the_harder_one_wins() {
-        let limits = AdmissionLimits {
-            max_connections: 10,
-            retry_above: 2,
-            max_handshakes: 4,
-            ..AdmissionLimits::default()
-        };
-        // open, connections, handshakes, validated → verdict
+        // open, connections, of its prefix, handshakes, validated → verdict
         let table = [
-            (true, 0, 0, false, Verdict::Accept),
-            (true, 9, 1, false, Verdict::Accept),
-            (true, 9, 2, false, Verdict::Retry),
-            (true, 9, 3, true, Verdict::Accept),
-            (true, 9, 4, true, Verdict::RefuseHandshakes),
-            (true, 9, 4, false, Verdict::RefuseHandshakes),
-            (true, 10, 0, true, Verdict::RefuseConnections),
-            (true, 10, 4, false, Verdict::RefuseConnections),
-            (false, 0, 0, true, Verdict::RefuseDraining),
-            (false, 10, 4, false, Verdict::RefuseDraining),
+            (true, 0, 0, 0, false, Verdict::Accept),
+            (true, 9, 0, 1, false, Verdict::Accept),
+            (true, 9, 0, 2, false, Verdict::Retry),
+            (true, 9, 0, 3, true, Verdict::Accept),
+            (true, 9, 0, 4, true, Verdict::RefuseHandshakes),
+            (true, 9, 0, 4, false, Verdict::RefuseHandshakes),
+            (true, 10, 0, 0, true, Verdict::RefuseConnections),
+            (true, 10, 5, 4, false, Verdict::RefuseConnections),
+            (true, 5, 2, 0, false, Verdict::Accept),
+            (true, 5, 3, 0, false, Verdict::Retry),
+            (true, 5, 4, 0, true, Verdict::Accept),
+            (true, 5, 5, 0, true, Verdict::RefusePrefix),
+            (true, 5, 5, 0, false, Verdict::Retry),
+            (true, 5, 5, 4, true, Verdict::RefuseHandshakes),
+            (false, 0, 0, 0, true, Verdict::RefuseDraining),
+            (false, 10, 5, 4, false, Verdict::RefuseDraining),
         ];
-        for (open, connections, handshakes, validated, expected) in table {
+        for (open, connections, neighbours, handshakes, validated, expected) in table {
             let knock = Knock {
                 open,
                 connections,
+                neighbours,
                 handshakes,
+                retrying: false,
                 validated,
             };
-            assert_eq!(limits.decide(knock), expected, "{knock:?}");
+            assert_eq!(LIMITS.decide(knock), expected, "{knock:?}");
         }
+    }
+
+    #[test]
+    fn retries_begin_at_the_bound_and_end_below_half_of_it() {
+        for (retry_above, handshakes, retrying) in [
+            (
+                4,
+                [0, 3, 4, 3, 2, 1, 3],
+                [false, false, true, true, true, false, false],
+            ),
+            (
+                1,
+                [0, 1, 0, 1, 2, 0, 0],
+                [false, true, false, true, true, false, false],
+            ),
+            (0, [0, 1, 0, 0, 0, 0, 0], [true; 7]),
+        ] {
+            let limits = AdmissionLimits {
+                retry_above,
+                ..LIMITS
+            };
+            let mut now = false;
+            for (handshakes, expected) in handshakes.into_iter().zip(retrying) {
+                now = limits.retries(Knock {
+                    open: true,
+                    connections: 0,
+                    neighbours: 0,
+                    handshakes,
+                    retrying: now,
+                    validated: false,
+                });
+                assert_eq!(now, expected, "{retry_above}, {handshakes}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_an_ipv4_address_or_64_bits_of_an_ipv6_one() {
+        let of = |addr: &str| prefix(addr.parse().unwrap());
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("::1"), of("2001:db8::1"));
+    }
+
+    #[test]
+    fn places_given_back_leave_nothing() {
+        let prefixes = Arc::new(Prefixes::default());
+        let (one, other) = (Prefix::V4(1), Prefix::V4(2));
+        let places = [one, one, other].map(|prefix| Place::take(&prefixes, prefix));
+        assert_eq!((prefixes.count(one), prefixes.count(other)), (2, 1));
+        drop(places);
+        assert_eq!(prefixes.count(one), 0);
+        assert!(prefixes.0.lock().is_empty());
     }
 }

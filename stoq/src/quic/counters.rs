@@ -13,12 +13,16 @@ counters! {
         handshakes_failed,
         /// Handshakes of incoming connections cut off at `handshake_timeout`.
         handshakes_timed_out,
-        /// Retry packets sent because more than `retry_above` handshakes were in progress.
+        /// Retry packets sent: from `retry_above` handshakes in progress on, and from half of `max_per_prefix` on.
         retries_sent,
+        /// Times that `retry_above` handshakes in progress were reached, and newcomers were asked to prove their address.
+        retry_phases,
         /// Attempts refused because the endpoint is draining.
         refused_draining,
         /// Attempts refused at `max_connections`.
         refused_connections,
+        /// Attempts refused at `max_per_prefix`.
+        refused_prefix,
         /// Attempts refused at `max_handshakes`.
         refused_handshakes,
         /// Outgoing handshakes begun; each ends in one of the next two, or is cancelled.
@@ -37,6 +41,8 @@ counters! {
         bytes_received,
         /// Sends the kernel had no room for; they were tried again.
         sends_blocked,
+        /// Batches of packets sent in several parts, because they had grown beyond what the kernel takes at once.
+        batches_split,
         /// Sends larger than the interface takes: expected while the path's MTU is being found.
         sends_too_large,
         /// Sends that failed otherwise; their datagrams are lost and retransmitted by QUIC.

@@ -8,6 +8,7 @@ use quinn::TokioRuntime;
 use tokio::task::AbortHandle;
 
 use super::{
+    adapt::{Shared, Windows},
     admission::{AdmissionLimits, Admitted, Door, Outcome},
     cid::CidKeys,
     connection::Connection,
@@ -16,9 +17,10 @@ use super::{
     error::{ConnectError, wire_code},
     socket::WorkerSocket,
     tls::{TlsClient, TlsServer},
-    transport::Transport,
+    transport::TransportConfig,
     udp::Socket,
 };
+use crate::path::PathHistograms;
 
 /// What an [`Endpoint`] on a worker's socket is made of.
 #[derive(Debug, Clone)]
@@ -27,7 +29,7 @@ pub struct EndpointConfig {
     /// [`Endpoint::set_server`].
     pub server: Option<TlsServer>,
     /// Settings of connections in both directions.
-    pub transport: Transport,
+    pub transport: TransportConfig,
     /// Shared by the workers of a process.
     pub cid_keys: CidKeys,
     /// Who is let in.
@@ -39,7 +41,7 @@ impl EndpointConfig {
     pub fn new(cid_keys: CidKeys) -> Self {
         Self {
             server: None,
-            transport: Transport::default(),
+            transport: TransportConfig::default(),
             cid_keys,
             limits: AdmissionLimits::default(),
         }
@@ -55,8 +57,9 @@ pub struct Endpoint(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     quinn: quinn::Endpoint,
-    transport: Transport,
+    transport: TransportConfig,
     transport_config: Arc<quinn::TransportConfig>,
+    shared: Shared,
     cid_keys: CidKeys,
     door: Arc<Door>,
     counters: Arc<Counters>,
@@ -99,7 +102,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// As binding a socket.
-    pub fn client(bind: SocketAddr, transport: Transport) -> io::Result<Self> {
+    pub fn client(bind: SocketAddr, transport: TransportConfig) -> io::Result<Self> {
         let socket = WorkerSocket::client(bind)?;
         let cid_keys = CidKeys::random();
         let endpoint = quinn::EndpointConfig::new(Arc::new(cid_keys.reset_key()));
@@ -118,7 +121,7 @@ impl Endpoint {
         socket: WorkerSocket,
         mut endpoint: quinn::EndpointConfig,
         server: Option<TlsServer>,
-        transport: Transport,
+        transport: TransportConfig,
         cid_keys: CidKeys,
         limits: AdmissionLimits,
         accepts: bool,
@@ -131,9 +134,16 @@ impl Endpoint {
         let counters = Arc::new(Counters::default());
         let kernel_drops = Mutex::new(KernelDrops::of(&socket.socket));
         let socket = Arc::new(Socket::new(socket, payload_max, counters.clone())?);
-        let transport_config = transport.config();
+        let shared = Shared::default();
+        let transport_config = transport.config(&shared.histograms);
         let server = server.map(|tls| server_config(&tls, &transport_config, &cid_keys, &limits));
-        let door = Arc::new(Door::new(limits, server.is_some(), counters.clone()));
+        let door = Arc::new(Door::new(
+            limits,
+            counters.clone(),
+            transport.clone(),
+            shared.clone(),
+        ));
+        door.serve(server.clone());
         let quinn = quinn::Endpoint::new_with_abstract_socket(
             endpoint,
             server,
@@ -149,6 +159,7 @@ impl Endpoint {
         };
         Ok(Self(Arc::new(Inner {
             quinn,
+            shared,
             transport,
             transport_config,
             cid_keys,
@@ -171,7 +182,7 @@ impl Endpoint {
         })
     }
 
-    /// Connects. Waits for the handshake as long as [`Transport::idle_timeout`] allows; wrap it in a timeout to
+    /// Connects. Waits for the handshake as long as [`TransportConfig::idle_timeout`] allows; wrap it in a timeout to
     /// wait less. Dropping the future abandons the attempt.
     ///
     /// # Errors
@@ -182,8 +193,7 @@ impl Endpoint {
         server_name: &str,
         tls: &TlsClient,
     ) -> Result<Connection, ConnectError> {
-        let transport = self.0.transport_config.clone();
-        self.connect_by(addr, server_name, tls, transport).await
+        self.connect_by(addr, server_name, tls, None).await
     }
 
     /// [`connect`](Self::connect), with settings for this connection alone. Its `mtu_max`, and whether it varies the
@@ -196,14 +206,14 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
         tls: &TlsClient,
-        transport: &Transport,
+        transport: &TransportConfig,
     ) -> Result<Connection, ConnectError> {
         let mtu_max = self.0.transport.mtu_max;
-        let transport = Transport {
+        let transport = TransportConfig {
             mtu_max,
             ..transport.clone()
         };
-        self.connect_by(addr, server_name, tls, transport.config())
+        self.connect_by(addr, server_name, tls, Some(&transport))
             .await
     }
 
@@ -222,12 +232,44 @@ impl Endpoint {
         server_name: &str,
         tls: &TlsClient,
     ) -> Result<(Connection, EarlyData), ConnectError> {
+        self.connect_early_by(addr, server_name, tls, None).await
+    }
+
+    /// [`connect_early`](Self::connect_early), with settings for this connection alone, as
+    /// [`connect_with`](Self::connect_with).
+    ///
+    /// # Errors
+    /// As [`connect_early`](Self::connect_early).
+    pub async fn connect_early_with(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: &TlsClient,
+        transport: &TransportConfig,
+    ) -> Result<(Connection, EarlyData), ConnectError> {
+        let mtu_max = self.0.transport.mtu_max;
+        let transport = TransportConfig {
+            mtu_max,
+            ..transport.clone()
+        };
+        self.connect_early_by(addr, server_name, tls, Some(&transport))
+            .await
+    }
+
+    async fn connect_early_by(
+        &self,
+        addr: SocketAddr,
+        server_name: &str,
+        tls: &TlsClient,
+        own: Option<&TransportConfig>,
+    ) -> Result<(Connection, EarlyData), ConnectError> {
         let inner = &*self.0;
-        let connecting = self.begin(addr, server_name, tls, inner.transport_config.clone())?;
+        let (transport, windows) = self.settings(addr, own);
+        let connecting = self.begin(addr, server_name, tls, transport)?;
         match connecting.into_0rtt() {
             Ok((connection, accepted)) => {
                 let counters = inner.counters.clone();
-                let connection = Connection::new(connection);
+                let connection = Connection::new(connection, windows.as_ref(), &inner.shared);
                 let connected = connection.clone();
                 let accepted: BoxFuture<'static, bool> = Box::pin(async move {
                     let accepted = accepted.await;
@@ -241,7 +283,10 @@ impl Endpoint {
                 });
                 Ok((connection, EarlyData(Some(accepted))))
             }
-            Err(connecting) => Ok((self.complete(connecting).await?, EarlyData(None))),
+            Err(connecting) => {
+                let connection = self.complete(connecting, windows.as_ref()).await?;
+                Ok((connection, EarlyData(None)))
+            }
         }
     }
 
@@ -250,10 +295,29 @@ impl Endpoint {
         addr: SocketAddr,
         server_name: &str,
         tls: &TlsClient,
-        transport: Arc<quinn::TransportConfig>,
+        own: Option<&TransportConfig>,
     ) -> Result<Connection, ConnectError> {
+        let (transport, windows) = self.settings(addr, own);
         let connecting = self.begin(addr, server_name, tls, transport)?;
-        self.complete(connecting).await
+        self.complete(connecting, windows.as_ref()).await
+    }
+
+    /// The settings of a connection to `addr`: its own or the endpoint's, with what was learnt of the path to there.
+    fn settings(
+        &self,
+        addr: SocketAddr,
+        own: Option<&TransportConfig>,
+    ) -> (Arc<quinn::TransportConfig>, Option<Windows>) {
+        let inner = &*self.0;
+        let given = own.unwrap_or(&inner.transport);
+        let learnt = inner.shared.learnt(given, addr.ip());
+        match learnt.as_ref().or(own) {
+            Some(transport) => (
+                transport.config(&inner.shared.histograms),
+                Windows::of(transport),
+            ),
+            None => (inner.transport_config.clone(), Windows::of(given)),
+        }
     }
 
     fn begin(
@@ -271,11 +335,15 @@ impl Endpoint {
         Ok(connecting)
     }
 
-    async fn complete(&self, connecting: quinn::Connecting) -> Result<Connection, ConnectError> {
+    async fn complete(
+        &self,
+        connecting: quinn::Connecting,
+        windows: Option<&Windows>,
+    ) -> Result<Connection, ConnectError> {
         match connecting.await {
             Ok(connection) => {
                 self.0.counters.connects_completed.inc();
-                Ok(Connection::new(connection))
+                Ok(Connection::new(connection, windows, &self.0.shared))
             }
             Err(error) => {
                 self.0.counters.connects_failed.inc();
@@ -294,7 +362,7 @@ impl Endpoint {
         }
         let Some(tls) = server else {
             // The configuration below stays: without one, newcomers would meet silence and wait for their timeout.
-            inner.door.set_open(false);
+            inner.door.serve(None);
             return;
         };
         let config = server_config(
@@ -303,8 +371,8 @@ impl Endpoint {
             &inner.cid_keys,
             &inner.door.limits,
         );
-        inner.quinn.set_server_config(Some(config));
-        inner.door.set_open(true);
+        inner.quinn.set_server_config(Some(config.clone()));
+        inner.door.serve(Some(config));
     }
 
     /// Moves a client's endpoint to another local address, as a phone does that changes networks; its connections
@@ -364,13 +432,18 @@ impl Endpoint {
         drops.read().ok().flatten()
     }
 
+    /// What the paths of this endpoint's connections are like.
+    pub fn path_histograms(&self) -> &Arc<PathHistograms> {
+        &self.0.shared.histograms
+    }
+
     /// Connections in any state, handshaking and draining ones included.
     pub fn connection_count(&self) -> usize {
         self.0.quinn.open_connections()
     }
 
     /// The settings this endpoint was made with.
-    pub fn transport(&self) -> &Transport {
+    pub fn transport(&self) -> &TransportConfig {
         &self.0.transport
     }
 }
@@ -440,6 +513,11 @@ impl Connecting {
         self.admitted.connecting.remote_address()
     }
 
+    /// What was let in, and how long its handshake may take.
+    pub(super) fn into_parts(self) -> (Admitted, Duration) {
+        (self.admitted, self.handshake_timeout)
+    }
+
     /// Waits for the end of the handshake. Dropping the future abandons the connection.
     ///
     /// # Errors
@@ -448,16 +526,20 @@ impl Connecting {
         let Self {
             admitted:
                 Admitted {
+                    place,
                     connecting,
                     half_open,
                     since,
+                    windows,
+                    shared,
                 },
             handshake_timeout,
         } = self;
         match tokio::time::timeout_at(since + handshake_timeout, connecting).await {
             Ok(Ok(connection)) => {
                 half_open.end(Outcome::Completed);
-                Ok(Connection::new(connection))
+                let connection = Connection::new(connection, windows.as_ref(), &shared);
+                Ok(connection.in_place(place))
             }
             Ok(Err(error)) => {
                 half_open.end(Outcome::Failed);

@@ -106,6 +106,17 @@ pub enum ConnectError {
     /// The handshake did not finish within [`AdmissionLimits::handshake_timeout`](super::AdmissionLimits).
     #[error("the handshake took longer than allowed")]
     HandshakeTimeout,
+    /// The TLS configuration cannot be used for QUIC.
+    #[error(transparent)]
+    Tls(TlsError),
+    /// The operating system says that there is no way to the peer, or nobody there.
+    #[error("{message}")]
+    Io {
+        /// What kind of failure.
+        kind: std::io::ErrorKind,
+        /// The system's words.
+        message: String,
+    },
     /// The handshake failed or was refused.
     #[error(transparent)]
     Connection(#[from] ConnectionError),

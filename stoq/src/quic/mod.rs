@@ -45,16 +45,20 @@
 //! | what | bound | beyond it |
 //! |---|---|---|
 //! | connections of an endpoint | [`AdmissionLimits::max_connections`] | refused, counted |
+//! | connections of an IPv4 address or IPv6 /64 | [`AdmissionLimits::max_per_prefix`] | Retry from half of it on, then refused; counted |
 //! | handshakes in progress | [`AdmissionLimits::retry_above`], [`AdmissionLimits::max_handshakes`] | Retry, then refused; counted |
 //! | time of a handshake | [`AdmissionLimits::handshake_timeout`] | closed, counted |
-//! | streams, bytes in flight | [`Transport`] | the peer waits (flow control) |
-//! | receive buffer of an endpoint | 32 × 64 KiB, about 2.1 MB | the kernel's socket buffer, then loss |
+//! | streams, bytes in flight | [`TransportConfig`] | the peer waits (flow control) |
+//! | receive buffer of an endpoint | 32 × 64 KiB, about 2.1 MB (twice that above an `mtu_max` of 32,767) | the kernel's socket buffer, then loss |
 
+mod adapt;
 mod admission;
 mod cid;
+mod congestion;
 mod connection;
 mod counters;
 mod drops;
+mod early;
 mod endpoint;
 mod error;
 mod handshake;
@@ -66,14 +70,16 @@ mod transport;
 mod udp;
 
 pub use crate::counter::Counter;
+pub use adapt::PathSnapshot;
 pub use admission::AdmissionLimits;
 pub use cid::{CID_LEN, CidKeys};
 pub use connection::{BiAcceptor, BiOpener, Connection, PathStats, UniAcceptor, UniOpener};
 pub use counters::Counters;
+pub use early::HandshakeEnd;
 pub use endpoint::{Connecting, EarlyData, Endpoint, EndpointConfig};
 pub use error::{ConnectError, ConnectionError, DatagramError, ReadError, TlsError, WriteError};
 pub use handshake::Handshake;
 pub use socket::{SocketGroup, SocketOptions, Steering, WorkerSocket};
 pub use stream::{RecvStream, SendStream};
 pub use tls::{TlsClient, TlsServer};
-pub use transport::Transport;
+pub use transport::TransportConfig;

@@ -6,7 +6,10 @@ use std::{
     io::{self, IoSliceMut},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -16,7 +19,7 @@ use quinn::{
 };
 use tokio::io::Interest;
 
-use super::{counters::Counters, socket::WorkerSocket};
+use super::{counters::Counters, socket::WorkerSocket, transport::MTU_MIN};
 
 /// What one segmented send may carry in total. The kernel's limit is a UDP payload of 65,507 bytes; above it the
 /// whole batch is lost without an error.
@@ -34,6 +37,9 @@ pub(super) struct Socket {
     state: UdpSocketState,
     counters: Arc<Counters>,
     payload_max: usize,
+    /// The size of the last full packet sent. A guess at the size of the next, since the driver asks how many it may batch
+    /// before it says for which connection.
+    packet: AtomicUsize,
 }
 
 impl Socket {
@@ -51,7 +57,34 @@ impl Socket {
             io: tokio::net::UdpSocket::from_std(socket.socket)?,
             counters,
             payload_max: usize::from(payload_max),
+            packet: AtomicUsize::new(usize::from(MTU_MIN)),
         })
+    }
+
+    fn send_batch(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        match self.io.try_io(Interest::WRITABLE, || {
+            self.state.try_send((&self.io).into(), transmit)
+        }) {
+            Ok(()) => {
+                self.count_sent(transmit);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.counters.sends_blocked.inc();
+                Err(error)
+            }
+            // A lost datagram is QUIC's everyday business, and an error here would end every connection of the
+            // endpoint: so it is counted and the packet counts as sent.
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                self.counters.sends_too_large.inc();
+                Ok(())
+            }
+            Err(error) => {
+                self.counters.sends_failed.inc();
+                tracing::debug!(%error, destination = %transmit.destination, "send failed");
+                Ok(())
+            }
+        }
     }
 
     fn count_sent(&self, transmit: &Transmit<'_>) {
@@ -82,30 +115,30 @@ impl AsyncUdpSocket for Socket {
         })
     }
 
+    /// Sends a batch, in several where it is more than the kernel takes at once: where the guess at the packets' size was too
+    /// small. Without this such batches vanish whole, and the connection with them.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        match self.io.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.io).into(), transmit)
-        }) {
-            Ok(()) => {
-                self.count_sent(transmit);
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.counters.sends_blocked.inc();
-                Err(error)
-            }
-            // A lost datagram is QUIC's everyday business, and an error here would end every connection of the
-            // endpoint: so it is counted and the packet counts as sent.
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                self.counters.sends_too_large.inc();
-                Ok(())
-            }
-            Err(error) => {
-                self.counters.sends_failed.inc();
-                tracing::debug!(%error, destination = %transmit.destination, "send failed");
-                Ok(())
-            }
+        let packet = transmit.segment_size.unwrap_or(transmit.contents.len());
+        // Smaller ones are the ends of messages, and acknowledgements.
+        if packet >= usize::from(MTU_MIN) {
+            self.packet.store(packet, Ordering::Relaxed);
         }
+        if transmit.segment_size.is_none() || transmit.contents.len() <= BATCH_BYTES_MAX {
+            return self.send_batch(transmit);
+        }
+        self.counters.batches_split.inc();
+        for contents in transmit.contents.chunks(whole_packets(packet)) {
+            // Where the kernel has no room after the first, the driver will send all again; the other end drops what
+            // it has.
+            self.send_batch(&Transmit {
+                destination: transmit.destination,
+                ecn: transmit.ecn,
+                contents,
+                segment_size: (contents.len() > packet).then_some(packet),
+                src_ip: transmit.src_ip,
+            })?;
+        }
+        Ok(())
     }
 
     fn poll_recv(
@@ -147,18 +180,24 @@ impl AsyncUdpSocket for Socket {
     fn max_transmit_segments(&self) -> usize {
         self.state
             .max_gso_segments()
-            .min(BATCH_BYTES_MAX / self.payload_max)
+            .min(BATCH_BYTES_MAX / self.packet.load(Ordering::Relaxed).max(1))
             .max(1)
     }
 
     /// Segments of a coalesced receive, as far as they matter for the size of the receive buffer: a batch of
-    /// more, smaller ones still fits. So the buffer is 32 × 64 KiB whatever the MTU.
+    /// more, smaller ones still fits. So the buffer is 32 × 64 KiB, or twice that where a packet has more than half of it.
     fn max_receive_segments(&self) -> usize {
         self.state
             .gro_segments()
             .min(COALESCED_BYTES_MAX.div_ceil(self.payload_max))
             .max(1)
     }
+}
+
+/// Bytes of as many packets as one send can carry.
+fn whole_packets(packet: usize) -> usize {
+    let packet = packet.max(1);
+    (BATCH_BYTES_MAX / packet).max(1) * packet
 }
 
 /// Waits for room in the socket. Allocates only when there is none, so an idle connection pays a pointer.
@@ -186,5 +225,21 @@ impl fmt::Debug for WritePoller {
         f.debug_struct("WritePoller")
             .field("waiting", &self.waiting.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_batch_is_whole_packets_that_one_send_can_carry() {
+        for packet in (1..=BATCH_BYTES_MAX).step_by(7) {
+            let part = whole_packets(packet);
+            assert_eq!(part % packet, 0);
+            assert!((1..=BATCH_BYTES_MAX).contains(&part));
+            assert!(part + packet > BATCH_BYTES_MAX, "as many as fit");
+        }
+        assert!(whole_packets(0) > 0);
     }
 }

@@ -39,12 +39,24 @@ pub enum CloseCode {
     NotYetValid = 0x25,
     /// A leaf certificate valid for longer than allowed.
     LeafLifetime = 0x26,
+    /// A node on the revocation list.
+    Revoked = 0x27,
     /// The peer broke the rules of the wire.
     Protocol = 0x30,
+    /// On `stoq-join/1`: a token that was never given out, or with a wrong secret.
+    TokenUnknown = 0x40,
+    /// On `stoq-join/1`: a token that another node was let in with.
+    TokenUsed = 0x41,
+    /// On `stoq-join/1`: a token whose time is over.
+    TokenExpired = 0x42,
+    /// On `stoq-join/1`: a message that could not be read, or none in time.
+    JoinMalformed = 0x43,
+    /// On `stoq-join/1`: the identity could not be signed or logged; the token can be used again.
+    JoinFailed = 0x44,
 }
 
 impl CloseCode {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 23] = [
         Self::Done,
         Self::Idle,
         Self::Drained,
@@ -61,7 +73,13 @@ impl CloseCode {
         Self::Expired,
         Self::NotYetValid,
         Self::LeafLifetime,
+        Self::Revoked,
         Self::Protocol,
+        Self::TokenUnknown,
+        Self::TokenUsed,
+        Self::TokenExpired,
+        Self::JoinMalformed,
+        Self::JoinFailed,
     ];
 
     /// The number on the wire.
@@ -82,6 +100,7 @@ impl CloseCode {
         match alert {
             42 => Some(Self::MalformedCertificate), // bad_certificate
             43 => Some(Self::LeafLifetime),         // unsupported_certificate
+            44 => Some(Self::Revoked),              // certificate_revoked
             45 => Some(Self::Expired), // certificate_expired: also one that is not valid yet
             48 => Some(Self::Foreign), // unknown_ca
             49 => Some(Self::Cluster), // access_denied
@@ -121,7 +140,13 @@ impl CloseCode {
             Self::Expired => "certificate expired or not yet valid",
             Self::NotYetValid => "certificate not yet valid",
             Self::LeafLifetime => "leaf valid for too long",
+            Self::Revoked => "revoked",
             Self::Protocol => "protocol error",
+            Self::TokenUnknown => "unknown token",
+            Self::TokenUsed => "token already used",
+            Self::TokenExpired => "token expired",
+            Self::JoinMalformed => "enrolment malformed or too slow",
+            Self::JoinFailed => "enrolment failed",
         }
     }
 }
@@ -145,6 +170,8 @@ pub enum StreamCode {
     Unfinished = 3,
     /// The frames were not what the protocol prescribes.
     Protocol = 4,
+    /// None of the peer's roles permits this kind of exchange.
+    Forbidden = 5,
 }
 
 impl StreamCode {
@@ -162,6 +189,7 @@ impl StreamCode {
             Self::Deadline,
             Self::Unfinished,
             Self::Protocol,
+            Self::Forbidden,
         ]
         .into_iter()
         .find(|known| known.code() == code)
@@ -175,6 +203,7 @@ impl fmt::Display for StreamCode {
             Self::Deadline => "deadline passed",
             Self::Unfinished => "ended before it was whole",
             Self::Protocol => "protocol error",
+            Self::Forbidden => "not permitted by any of its roles",
         })
     }
 }
@@ -189,7 +218,7 @@ mod tests {
             assert_eq!(CloseCode::of(code.code()), Some(code));
         }
         assert_eq!(CloseCode::of(0xdead), None);
-        for code in 1..=4 {
+        for code in 1..=5 {
             assert_eq!(StreamCode::of(code).map(StreamCode::code), Some(code));
         }
     }
@@ -203,7 +232,7 @@ mod tests {
             let line = format!("//! | {:#04x} | {alert}| {code} |", code.code());
             assert!(document.contains(&line), "{line}");
         }
-        for code in (1..=4).filter_map(StreamCode::of) {
+        for code in (1..=5).filter_map(StreamCode::of) {
             assert!(
                 document.contains(&format!("{} = {code}", code.code())),
                 "{code}"

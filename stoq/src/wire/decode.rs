@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::frame::{Frame, FrameType, HEADER_BYTES, REQUEST_PREFIX_BYTES, VERSION};
+use super::frame::{Frame, FrameType, HEADER_BYTES, Opening, REQUEST_PREFIX_BYTES};
 use super::hello::Hello;
+use super::marks::Marks;
+use super::versions::{HELLO_VERSION, MESSAGES_SINCE};
 
 /// Bytes that are not the protocol. The fault is the peer's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -130,7 +132,7 @@ impl Decoder {
                     let Some(payload) = self.gather(input, left) else {
                         return Ok(None);
                     };
-                    let frame = control(of, kind, payload)?;
+                    let frame = control(self.version, of, kind, payload)?;
                     let ends = matches!(frame, Frame::End | Frame::Error { .. });
                     self.state = if ends { State::Ended } else { State::Header };
                     return Ok(Some(frame));
@@ -175,9 +177,9 @@ impl Decoder {
     fn open(&self, mut header: Bytes) -> Result<State, WireError> {
         let (version, of, kind) = (header.get_u8(), header.get_u8(), header.get_u16());
         let len = usize::try_from(header.get_u32()).unwrap_or(usize::MAX);
-        let known = FrameType::of(of).ok_or(WireError::Type(of))?;
+        let known = FrameType::of(of, self.version).ok_or(WireError::Type(of))?;
         let agreed = if known == FrameType::Hello {
-            VERSION
+            HELLO_VERSION
         } else {
             self.version
         };
@@ -206,21 +208,31 @@ impl Decoder {
 }
 
 /// The length was checked against the type's bounds when the header was read.
-fn control(of: FrameType, kind: u16, mut payload: Bytes) -> Result<Frame, WireError> {
+fn control(version: u8, of: FrameType, kind: u16, mut payload: Bytes) -> Result<Frame, WireError> {
     let number = |payload: &mut Bytes| payload.try_get_u32().map_err(|_| WireError::Truncated);
     match of {
         FrameType::Hello => Hello::decode(payload).map(Frame::Hello),
         FrameType::GoAway => Ok(Frame::GoAway {
             grace: Duration::from_millis(number(&mut payload)?.into()),
         }),
-        FrameType::Request => {
+        FrameType::Request | FrameType::Tell => {
             let millis = number(&mut payload)?;
-            let _flags = number(&mut payload)?;
-            let time_left = (millis != 0).then(|| Duration::from_millis(millis.into()));
-            Ok(Frame::Request {
+            let flags = number(&mut payload)?;
+            let opening = Opening {
                 kind,
-                time_left,
+                time_left: (millis != 0).then(|| Duration::from_millis(millis.into())),
+                // Version 1 says that the flags are ignored, whatever they are.
+                marks: if version < MESSAGES_SINCE {
+                    Marks::default()
+                } else {
+                    Marks::of(flags)
+                },
                 control: payload,
+            };
+            Ok(if of == FrameType::Tell {
+                Frame::Tell(opening)
+            } else {
+                Frame::Request(opening)
             })
         }
         FrameType::Head => Ok(Frame::Head(payload)),

@@ -6,30 +6,45 @@ use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
 use super::frame::{
-    ERROR_TEXT_BYTES_MAX, Frame, FrameType, HEADER_BYTES, REQUEST_PREFIX_BYTES, VERSION,
+    ERROR_TEXT_BYTES_MAX, Frame, FrameType, HEADER_BYTES, Opening, REQUEST_PREFIX_BYTES,
 };
+use super::versions::{HELLO_VERSION, MESSAGES_SINCE};
 
 /// A frame that the wire cannot carry. The fault is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("a payload of {len} bytes; this frame carries {min} to {max}")]
-pub struct EncodeError {
-    /// Bytes of the payload as they would be sent.
-    pub len: usize,
-    /// The fewest.
-    pub min: usize,
-    /// The most.
-    pub max: usize,
+#[non_exhaustive]
+pub enum EncodeError {
+    /// Too much, or nothing where there must be something.
+    #[error("a payload of {len} bytes; this frame carries {min} to {max}")]
+    Length {
+        /// Bytes of the payload as they would be sent.
+        len: usize,
+        /// The fewest.
+        min: usize,
+        /// The most.
+        max: usize,
+    },
+    /// The version agreed on does not have this.
+    #[error("version {version} has no {what}, which came with version {since}")]
+    Version {
+        /// Its name in the [wire document](super).
+        what: &'static str,
+        /// The version agreed on.
+        version: u8,
+        /// The first that has it.
+        since: u8,
+    },
 }
 
 /// The bytes of a frame of `version`, as two chunks to be written one after the other. The second is the payload
 /// as it was given, and may be empty.
 ///
 /// # Errors
-/// The payload is longer than its frame may carry, or a `DATA` frame has none.
+/// The payload is longer than its frame may carry, a `DATA` frame has none, or `version` does not have the frame.
 pub fn encode(version: u8, frame: &Frame) -> Result<[Bytes; 2], EncodeError> {
     let empty = Bytes::new();
     match frame {
-        Frame::Hello(hello) => head(VERSION, FrameType::Hello, 0, &hello.encode(), empty),
+        Frame::Hello(hello) => head(HELLO_VERSION, FrameType::Hello, 0, &hello.encode(), empty),
         Frame::GoAway { grace } => head(
             version,
             FrameType::GoAway,
@@ -37,17 +52,13 @@ pub fn encode(version: u8, frame: &Frame) -> Result<[Bytes; 2], EncodeError> {
             &millis(*grace).to_be_bytes(),
             empty,
         ),
-        Frame::Request {
-            kind,
-            time_left,
-            control,
-        } => {
-            let mut prefix = [0; REQUEST_PREFIX_BYTES];
-            // A deadline that is nearly over must not turn into none.
-            let left = time_left.map_or(0, |left| millis(left).max(1));
-            prefix[..4].copy_from_slice(&left.to_be_bytes());
-            head(version, FrameType::Request, *kind, &prefix, control.clone())
-        }
+        Frame::Request(opening) => open(version, FrameType::Request, opening),
+        Frame::Tell(_) if version < FrameType::Tell.since() => Err(EncodeError::Version {
+            what: frame.name(),
+            version,
+            since: FrameType::Tell.since(),
+        }),
+        Frame::Tell(opening) => open(version, FrameType::Tell, opening),
         Frame::Head(control) => head(version, FrameType::Head, 0, &[], control.clone()),
         Frame::Message { kind, payload } => {
             head(version, FrameType::Message, *kind, &[], payload.clone())
@@ -63,6 +74,20 @@ pub fn encode(version: u8, frame: &Frame) -> Result<[Bytes; 2], EncodeError> {
     }
 }
 
+fn open(version: u8, of: FrameType, opening: &Opening) -> Result<[Bytes; 2], EncodeError> {
+    // A deadline that is nearly over must not turn into none.
+    let left = opening.time_left.map_or(0, |left| millis(left).max(1));
+    let flags = if version < MESSAGES_SINCE {
+        0
+    } else {
+        opening.marks.bits()
+    };
+    let mut prefix = [0; REQUEST_PREFIX_BYTES];
+    prefix[..4].copy_from_slice(&left.to_be_bytes());
+    prefix[4..].copy_from_slice(&flags.to_be_bytes());
+    head(version, of, opening.kind, &prefix, opening.control.clone())
+}
+
 fn head(
     version: u8,
     of: FrameType,
@@ -75,7 +100,7 @@ fn head(
     let on_wire = u32::try_from(len)
         .ok()
         .filter(|_| (min..=max).contains(&len));
-    let on_wire = on_wire.ok_or(EncodeError { len, min, max })?;
+    let on_wire = on_wire.ok_or(EncodeError::Length { len, min, max })?;
     let mut bytes = BytesMut::with_capacity(HEADER_BYTES + prefix.len());
     bytes.put_u8(version);
     bytes.put_u8(of as u8);

@@ -5,9 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::hello::Hello;
-
-/// The version of the frames described in the [module's header](super).
-pub const VERSION: u8 = 1;
+use super::marks::Marks;
+use super::versions::MESSAGES_SINCE;
 
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 8;
@@ -18,10 +17,10 @@ pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
 /// Longest payload of a `DATA` frame: 1 MiB. It is passed on piece by piece, so it costs a receiver nothing.
 pub const DATA_BYTES_MAX: usize = 1024 * 1024;
 
-/// Bytes of a `REQUEST` payload before the application's.
+/// Bytes of a `REQUEST` or `TELL` payload before the application's.
 pub(super) const REQUEST_PREFIX_BYTES: usize = 8;
 
-/// Most control bytes of a request: 64 KiB less the eight bytes for deadline and flags.
+/// Most control bytes of a request, or of a message that is told: 64 KiB less the eight bytes for deadline and flags.
 pub const REQUEST_CONTROL_BYTES_MAX: usize = CONTROL_BYTES_MAX - REQUEST_PREFIX_BYTES;
 
 /// Longest text of an `ERROR` frame: 1 KiB. Longer texts are cut when sent.
@@ -39,10 +38,11 @@ pub(super) enum FrameType {
     Data = 6,
     End = 7,
     Error = 8,
+    Tell = 9,
 }
 
 impl FrameType {
-    pub(super) fn of(byte: u8) -> Option<Self> {
+    pub(super) fn of(byte: u8, version: u8) -> Option<Self> {
         [
             Self::Hello,
             Self::GoAway,
@@ -52,9 +52,25 @@ impl FrameType {
             Self::Data,
             Self::End,
             Self::Error,
+            Self::Tell,
         ]
         .into_iter()
-        .find(|known| *known as u8 == byte)
+        .find(|known| *known as u8 == byte && known.since() <= version)
+    }
+
+    /// The first version that has it.
+    pub(super) fn since(self) -> u8 {
+        match self {
+            Self::Tell => MESSAGES_SINCE,
+            Self::Hello
+            | Self::GoAway
+            | Self::Request
+            | Self::Head
+            | Self::Message
+            | Self::Data
+            | Self::End
+            | Self::Error => 1,
+        }
     }
 
     pub(super) fn payload_max(self) -> usize {
@@ -63,7 +79,9 @@ impl FrameType {
             Self::End => 0,
             Self::GoAway => 4,
             Self::Error => 4 + ERROR_TEXT_BYTES_MAX,
-            Self::Hello | Self::Request | Self::Head | Self::Message => CONTROL_BYTES_MAX,
+            Self::Hello | Self::Request | Self::Tell | Self::Head | Self::Message => {
+                CONTROL_BYTES_MAX
+            }
         }
     }
 
@@ -71,7 +89,7 @@ impl FrameType {
         match self {
             Self::Data => 1,
             Self::GoAway | Self::Error => 4,
-            Self::Request => REQUEST_PREFIX_BYTES,
+            Self::Request | Self::Tell => REQUEST_PREFIX_BYTES,
             Self::Hello => super::hello::FIXED_BYTES,
             Self::End | Self::Head | Self::Message => 0,
         }
@@ -79,8 +97,21 @@ impl FrameType {
 
     /// Whether the kind field is the application's.
     pub(super) fn has_kind(self) -> bool {
-        matches!(self, Self::Request | Self::Message)
+        matches!(self, Self::Request | Self::Tell | Self::Message)
     }
+}
+
+/// What a `REQUEST` or a `TELL` says first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// The application's number for what is asked or told.
+    pub kind: u16,
+    /// What is left until the sender gives up; whole milliseconds, `None` = it waits as long as it takes.
+    pub time_left: Option<Duration>,
+    /// How it wants to be treated. Not carried by version 1.
+    pub marks: Marks,
+    /// The application's bytes, at most [`REQUEST_CONTROL_BYTES_MAX`].
+    pub control: Bytes,
 }
 
 /// A frame. A `DATA` frame may come out of the [`Decoder`](super::Decoder) in several pieces, each a [`Frame::Data`].
@@ -95,14 +126,9 @@ pub enum Frame {
         grace: Duration,
     },
     /// Opens an exchange.
-    Request {
-        /// The application's number for what is asked.
-        kind: u16,
-        /// What is left until the requester gives up; whole milliseconds, `None` = it waits as long as it takes.
-        time_left: Option<Duration>,
-        /// The application's bytes, at most [`REQUEST_CONTROL_BYTES_MAX`].
-        control: Bytes,
-    },
+    Request(Opening),
+    /// Opens a message on a stream of its own, to which there is no answer. Not in version 1.
+    Tell(Opening),
     /// The head of a message.
     Head(Bytes),
     /// A control message within a body.
@@ -132,7 +158,8 @@ impl Frame {
         match self {
             Self::Hello(_) => "HELLO",
             Self::GoAway { .. } => "GOAWAY",
-            Self::Request { .. } => "REQUEST",
+            Self::Request(_) => "REQUEST",
+            Self::Tell(_) => "TELL",
             Self::Head(_) => "HEAD",
             Self::Message { .. } => "MESSAGE",
             Self::Data(_) => "DATA",

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::decode::WireError;
-use super::frame::VERSION;
+use super::versions::Versions;
 use crate::identity::{NAME_BYTES_MAX, ROLES_MAX, Role};
 
 /// Bytes before the name.
@@ -28,12 +28,15 @@ impl Hello {
     /// The critical half of the capabilities.
     pub const CRITICAL: u64 = 0xffff_ffff_0000_0000;
 
-    /// The hello of this version without optional capabilities.
+    /// The bit of a sender that takes [datagrams](super#datagrams).
+    pub const DATAGRAMS: u64 = 1 << 0;
+
+    /// The hello of one who speaks these versions, without capabilities.
     #[must_use]
-    pub fn new(name: &str, roles: &[Role]) -> Self {
+    pub fn new(name: &str, roles: &[Role], versions: Versions) -> Self {
         Self {
-            version_min: VERSION,
-            version_max: VERSION,
+            version_min: versions.min(),
+            version_max: versions.max(),
             capabilities: 0,
             name: name.to_owned(),
             roles: roles.to_vec(),

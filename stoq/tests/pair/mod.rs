@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use stoq::quic::{
     CidKeys, Connection, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TlsClient,
-    TlsServer, Transport,
+    TlsServer, TransportConfig,
 };
 
 /// Both ends of one connection, and their endpoints.
@@ -25,10 +25,10 @@ pub struct Pair {
 
 impl Pair {
     pub async fn connect() -> Self {
-        Self::with(Transport::default()).await
+        Self::with(TransportConfig::default()).await
     }
 
-    pub async fn with(transport: Transport) -> Self {
+    pub async fn with(transport: TransportConfig) -> Self {
         let (tls_server, tls_client) = tls(b"test");
         let mut config = EndpointConfig::new(CidKeys::random());
         config.server = Some(tls_server.clone());
@@ -70,13 +70,18 @@ pub fn server(config: EndpointConfig) -> Endpoint {
     Endpoint::new(group.take(0).unwrap(), config).unwrap()
 }
 
-pub fn client(transport: Transport) -> Endpoint {
+pub fn client(transport: TransportConfig) -> Endpoint {
     Endpoint::client("127.0.0.1:0".parse().unwrap(), transport).unwrap()
 }
 
 /// A server with a certificate for `localhost` and a client that trusts it.
 pub fn tls(alpn: &[u8]) -> (TlsServer, TlsClient) {
-    let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    tls_for(alpn, vec!["localhost".to_owned()])
+}
+
+/// The same for these names, which make the certificate long if they are many.
+pub fn tls_for(alpn: &[u8], names: Vec<String>) -> (TlsServer, TlsClient) {
+    let issued = rcgen::generate_simple_self_signed(names).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()));
     let mut server = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -13,7 +13,7 @@ use rustls_pki_types::UnixTime;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 use stoq::peer::{Handler, IncomingRequest, Part, PeerInfo, PeerServer, RecvHalf, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
-use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Transport};
+use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig};
 use tokio::task::JoinHandle;
 
 /// Nothing in these tests takes this long; only a failure waits for it.
@@ -128,7 +128,7 @@ impl Server {
             identity,
             handler,
             ServeConfig::default(),
-            Transport::default(),
+            TransportConfig::default(),
             loopback(),
         )
     }
@@ -137,13 +137,23 @@ impl Server {
         identity: &Identity,
         handler: Arc<dyn Handler>,
         config: ServeConfig,
-        transport: Transport,
+        transport: TransportConfig,
         addr: SocketAddr,
     ) -> Self {
-        let group = SocketGroup::bind(addr, 1, &SocketOptions::default()).unwrap();
         let mut endpoint = EndpointConfig::new(CidKeys::random());
         endpoint.server = Some(identity.server_tls().unwrap());
         endpoint.transport = transport;
+        Self::on(endpoint, identity, handler, config, addr)
+    }
+
+    pub(crate) fn on(
+        endpoint: EndpointConfig,
+        identity: &Identity,
+        handler: Arc<dyn Handler>,
+        config: ServeConfig,
+        addr: SocketAddr,
+    ) -> Self {
+        let group = SocketGroup::bind(addr, 1, &SocketOptions::default()).unwrap();
         let endpoint = Endpoint::new(group.take(0).unwrap(), endpoint).unwrap();
         let peers = Arc::new(PeerServer::new(
             endpoint.clone(),
@@ -174,7 +184,7 @@ pub(crate) fn loopback() -> SocketAddr {
 }
 
 pub(crate) fn client() -> Endpoint {
-    Endpoint::client(loopback(), Transport::default()).unwrap()
+    Endpoint::client(loopback(), TransportConfig::default()).unwrap()
 }
 
 pub(crate) fn pool(identity: &Identity) -> Pool {
@@ -221,4 +231,43 @@ pub(crate) fn counted(
         }
     });
     found.unwrap_or_else(|| panic!("no counter {wanted}"))
+}
+
+/// Takes any certificate.
+#[derive(Debug)]
+pub(crate) struct Anyone;
+
+impl rustls::client::danger::ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &rustls_pki_types::CertificateDer<'_>,
+        _intermediates: &[rustls_pki_types::CertificateDer<'_>],
+        _server_name: &rustls_pki_types::ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &rustls_pki_types::CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &rustls_pki_types::CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ED25519]
+    }
 }

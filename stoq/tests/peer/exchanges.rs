@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use stoq::identity::Role;
 use stoq::peer::{Exchange, ExchangeError, Handler, IncomingRequest, Part, PeerConn, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
-use stoq::quic::{ConnectionError, Endpoint, Transport};
+use stoq::quic::{ConnectionError, Endpoint, TransportConfig};
 use stoq::wire::{CloseCode, REQUEST_CONTROL_BYTES_MAX, StreamCode};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -344,7 +344,13 @@ async fn exchanges_beyond_the_bound_wait_their_turn() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, handler, config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        handler,
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let conn = soon(
         "dial",
         pool(&node(&root, "edge-1", &[Role::Edge])).get(server.addr),
@@ -443,9 +449,9 @@ async fn silent_exchange_outlives_the_idle_timeout() {
             }
         })
     };
-    let transport = Transport {
+    let transport = TransportConfig {
         idle_timeout: Duration::from_millis(300),
-        ..Transport::default()
+        ..TransportConfig::default()
     };
     let root = root("demo");
     let shield = node(&root, "shield-1", &[Role::Shield]);

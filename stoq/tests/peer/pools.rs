@@ -8,7 +8,7 @@ use bytes::Bytes;
 use stoq::identity::{Identity, LEAF_LIFETIME_MAX, Role};
 use stoq::peer::{DialConfig, Exchange, ExchangeError, PeerError, ServeConfig};
 use stoq::pool::{Pool, PoolConfig, PoolError};
-use stoq::quic::{ConnectError, Transport};
+use stoq::quic::{ConnectError, TransportConfig};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -140,7 +140,7 @@ async fn backoff_grows_and_a_success_resets_it() {
         &shield,
         echo(),
         ServeConfig::default(),
-        Transport::default(),
+        TransportConfig::default(),
         addr,
     );
     let conn = soon("success", async {
@@ -199,7 +199,7 @@ async fn peer_restart_is_survived() {
                     &shield,
                     echo(),
                     ServeConfig::default(),
-                    Transport::default(),
+                    TransportConfig::default(),
                     addr,
                 );
             }

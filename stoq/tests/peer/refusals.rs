@@ -9,11 +9,11 @@ use rustls_pki_types::UnixTime;
 use stoq::hello::{HelloRefusal, RoleRule};
 use stoq::identity::{ClusterRoot, Identity, IdentityFile, Refusal, Role, SERVER_NAME, Validity};
 use stoq::peer::{DialConfig, ExchangeError, PeerConn, PeerError, ServeConfig};
-use stoq::quic::{Connection, ConnectionError, Transport};
-use stoq::wire::{CloseCode, Frame, Hello, VERSION, encode};
+use stoq::quic::{Connection, ConnectionError, TransportConfig};
+use stoq::wire::{CloseCode, Frame, Hello, VERSION, Versions, encode};
 
 use crate::cluster::{
-    Server, Shifted, client, counted, echo, loopback, node, root, soon, until, year,
+    Anyone, Server, Shifted, client, counted, echo, loopback, node, root, soon, until, year,
 };
 
 async fn dial(identity: &Identity, server: &Server) -> Result<PeerConn, PeerError> {
@@ -103,44 +103,6 @@ async fn dial_trusting_anyone(identity: &Identity, server: &Server) -> Connectio
         .await
         .unwrap();
     soon("verdict", conn.closed()).await
-}
-
-#[derive(Debug)]
-struct Anyone;
-
-impl rustls::client::danger::ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &rustls_pki_types::CertificateDer<'_>,
-        _intermediates: &[rustls_pki_types::CertificateDer<'_>],
-        _server_name: &rustls_pki_types::ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &rustls_pki_types::CertificateDer<'_>,
-        _dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &rustls_pki_types::CertificateDer<'_>,
-        _dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ED25519]
-    }
 }
 
 /// A root for another cluster, made from the same key.
@@ -272,7 +234,13 @@ async fn wrong_role_is_refused_by_either_side() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let admin = node(&root, "ops-1", &[Role::Admin]);
     assert_eq!(
         refused_by_peer(dial(&admin, &server).await),
@@ -320,7 +288,13 @@ async fn slow_hello_is_closed_with_its_code() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let edge = node(&root, "edge-1", &[Role::Edge]);
     let nothing = silent(&edge, &server).await;
     assert_eq!(close_code(&nothing).await, CloseCode::HelloTimeout);
@@ -340,11 +314,11 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
     let root = root("demo");
     let server = Server::start(&node(&root, "shield-1", &[Role::Shield]), echo());
     let edge = node(&root, "edge-1", &[Role::Edge]);
-    let good = Hello::new("edge-1", &[Role::Edge]);
+    let good = Hello::new("edge-1", &[Role::Edge], Versions::default());
     for (first, want) in [
         (
             Frame::Hello(Hello {
-                version_min: 2,
+                version_min: VERSION + 1,
                 version_max: 9,
                 ..good.clone()
             }),
@@ -358,11 +332,11 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
             CloseCode::Capability,
         ),
         (
-            Frame::Hello(Hello::new("edge-2", &[Role::Edge])),
+            Frame::Hello(Hello::new("edge-2", &[Role::Edge], Versions::default())),
             CloseCode::Claim,
         ),
         (
-            Frame::Hello(Hello::new("edge-1", &[Role::Admin])),
+            Frame::Hello(Hello::new("edge-1", &[Role::Admin], Versions::default())),
             CloseCode::Claim,
         ),
         (
@@ -399,7 +373,8 @@ async fn hellos_that_do_not_fit_are_each_refused_with_their_own_code() {
 #[tokio::test]
 async fn client_without_a_certificate_is_refused() {
     let root = root("demo");
-    let server = Server::start(&node(&root, "shield-1", &[Role::Shield]), echo());
+    let shield = node(&root, "shield-1", &[Role::Shield]);
+    let server = Server::start(&shield, echo());
     let edge = node(&root, "edge-1", &[Role::Edge]);
     let mut config = rustls::ClientConfig::clone(&edge.client_config(b"stoq/1").unwrap());
     config.client_auth_cert_resolver = Arc::new(NoPapers);
@@ -412,6 +387,13 @@ async fn client_without_a_certificate_is_refused() {
         CloseCode::of_transport(transport_code(&verdict)),
         Some(CloseCode::NoCertificate)
     );
+    until("count", || {
+        counted(
+            |each| shield.refusals().visit(each),
+            "refused_no_certificate",
+        ) == 1
+    })
+    .await;
 }
 
 #[derive(Debug)]
@@ -439,10 +421,16 @@ async fn streams_that_begin_with_something_else_or_nothing_are_reset() {
         ..ServeConfig::default()
     };
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let server = Server::with(&shield, echo(), config, Transport::default(), loopback());
+    let server = Server::with(
+        &shield,
+        echo(),
+        config,
+        TransportConfig::default(),
+        loopback(),
+    );
     let conn = silent(&node(&root, "edge-1", &[Role::Edge]), &server).await;
     let (mut control, mut answer) = conn.open_bi().await.unwrap();
-    let hello = Frame::Hello(Hello::new("edge-1", &[Role::Edge]));
+    let hello = Frame::Hello(Hello::new("edge-1", &[Role::Edge], Versions::default()));
     control
         .write_all_chunks(&mut encode(VERSION, &hello).unwrap())
         .await

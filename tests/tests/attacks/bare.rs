@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use stoq::h3::{frame, qpack};
-use stoq::quic::{Endpoint, TlsClient, Transport};
+use stoq::quic::{Endpoint, TlsClient, TransportConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -161,7 +161,7 @@ fn tls(edge: &EdgeNode, alpn: &[u8]) -> Arc<ClientConfig> {
 
 async fn http3(edge: &EdgeNode, lines: &[(&str, &str)], body: Option<&[u8]>) -> Got {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let endpoint = Endpoint::client(any, Transport::default()).expect("an endpoint");
+    let endpoint = Endpoint::client(any, TransportConfig::default()).expect("an endpoint");
     let tls = TlsClient::new(tls(edge, b"h3")).expect("TLS for QUIC");
     let connection = endpoint
         .connect(edge.https(), "localhost", &tls)

@@ -59,6 +59,11 @@ impl Health {
         !self.closed.load(Ordering::Relaxed) && self.state.lock().writes_off.is_none()
     }
 
+    /// Whether writing is off until the device works again.
+    pub(super) fn is_ill(&self) -> bool {
+        self.state.lock().writes_off.is_some()
+    }
+
     /// Whether reads may be tried.
     pub(super) fn reads(&self) -> bool {
         self.failed_reads.load(Ordering::Relaxed) < READ_FAILURES_MAX

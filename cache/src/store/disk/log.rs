@@ -24,6 +24,9 @@ use super::{
 /// The size of an append.
 pub(super) const BUFFER_BYTES: usize = 1 << 20;
 
+/// Tombstones that wait for room; 2 MiB of names.
+const OWED_MAX: usize = 1 << 16;
+
 /// How much of the log's room a record may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
@@ -158,6 +161,8 @@ pub(super) struct Log {
     aged: Option<(u64, usize)>,
     /// Where the log ended when nothing was on its way.
     end: Position,
+    /// Names whose tombstones found no place, or were lost with a write. The next that can be had is theirs.
+    owed: VecDeque<Name>,
 }
 
 impl Log {
@@ -175,7 +180,25 @@ impl Log {
             handed_over: 0,
             aged: None,
             end,
+            owed: VecDeque::new(),
         }
+    }
+
+    /// Remembers a name whose tombstone is still to be written. Not beyond [`OWED_MAX`]: then `false`.
+    pub(super) fn owe(&mut self, name: Name) -> bool {
+        let has_room = self.owed.len() < OWED_MAX;
+        if has_room {
+            self.owed.push_back(name);
+        }
+        has_room
+    }
+
+    /// The next name whose tombstone is to be written, if there is room for one.
+    pub(super) fn next_owed(&mut self) -> Option<Name> {
+        if self.owed.is_empty() || !self.has_room(0, Claim::HEAD) {
+            return None;
+        }
+        self.owed.pop_front()
     }
 
     /// Adds a segment to those that may be opened.

@@ -124,6 +124,7 @@ impl Ring {
             sequence: self.sequence,
             name: RecordHeader::start(volume.layout.id, self.sequence, opened_at).name,
         });
+        volume.pay_tombstones();
         volume.landed.notify_waiters();
         self.last = Some(segment);
         Some(())

@@ -28,6 +28,7 @@ use super::{
     device::{BLOCK_BYTES, Device, Extent},
     format::{
         Geometry, Salt, VolumeId,
+        footer::FooterEntry,
         record::{HEADER_BYTES, RecordHeader, RecordKind},
     },
     health::Health,
@@ -208,25 +209,65 @@ impl Volume {
 
     /// Forgets a name, and lets that be known after a restart.
     pub(super) fn forget(&self, name: &Name) {
-        let tombstone = Record {
-            kind: RecordKind::Tombstone,
-            name: *name,
-            body: &[],
-            hash: xxh3_64(&[]),
-        };
         {
             // The index is changed under the log's lock, so that it agrees with the log's order.
             let mut log = self.log.lock();
             let Some(place) = self.index.get(name) else {
                 return;
             };
-            // Without room for a tombstone the name is forgotten all the same, until the next start at worst.
-            if log.append(&tombstone, Claim::HEAD).is_err() {
-                self.metrics.tombstones_lost.inc();
-            }
             self.drop_place(name, place);
+            self.owe(&mut log, *name);
         }
-        self.work.notify_one();
+        self.pay_tombstones();
+    }
+
+    /// A tombstone is to be written as soon as there is room.
+    fn owe(&self, log: &mut Log, name: Name) {
+        if !log.owe(name) {
+            // Forgotten all the same, until the next start.
+            self.metrics.tombstones_lost.inc();
+        }
+    }
+
+    /// Writes the tombstones that wait, as many as there is room for. While writing is off they wait on.
+    pub(super) fn pay_tombstones(&self) {
+        if self.health.is_ill() {
+            return;
+        }
+        let mut log = self.log.lock();
+        let mut any = false;
+        while let Some(name) = log.next_owed() {
+            any = true;
+            // What was put meanwhile comes after it in the log by itself.
+            if self.index.get(&name).is_some() {
+                continue;
+            }
+            let tombstone = Record {
+                kind: RecordKind::Tombstone,
+                name,
+                body: &[],
+                hash: xxh3_64(&[]),
+            };
+            if log.append(&tombstone, Claim::HEAD).is_err() {
+                self.owe(&mut log, name);
+                break;
+            }
+        }
+        drop(log);
+        if any {
+            self.opened.notify_one();
+            self.work.notify_one();
+        }
+    }
+
+    /// A record is gone with a write that failed.
+    pub(super) fn lose(&self, entry: &FooterEntry, segment: u32) {
+        self.metrics.lost_records.inc();
+        if entry.kind == RecordKind::Tombstone {
+            self.owe(&mut self.log.lock(), entry.name);
+        } else if let Some(place) = entry.place(segment) {
+            self.drop_place(&entry.name, place);
+        }
     }
 
     /// Appends a record and lets the index find it.

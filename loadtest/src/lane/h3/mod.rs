@@ -26,7 +26,7 @@ use bytes::{BufMut as _, Bytes};
 use stoq::h3::frame::{self, CONTROL_STREAM, SETTINGS};
 use stoq::quic::{
     Connection, ConnectionError, EarlyData, Endpoint, ReadError, RecvStream, SendStream, TlsClient,
-    Transport, WriteError,
+    TransportConfig, WriteError,
 };
 
 use tokio::task::AbortHandle;
@@ -111,13 +111,13 @@ impl H3Dialer {
     }
 }
 
-fn transport(plan: &Plan) -> Transport {
+fn transport(plan: &Plan) -> TransportConfig {
     let (stream, connection) = if plan.read_rate.is_some() {
         (16 << 10, 64 << 10)
     } else {
         (2 << 20, 32 << 20)
     };
-    Transport {
+    TransportConfig {
         // A server opens none to a client; its control and QPACK streams are three, and some grease.
         max_bidi_streams: 0,
         max_uni_streams: 8,
@@ -125,7 +125,7 @@ fn transport(plan: &Plan) -> Transport {
         connection_window: connection,
         idle_timeout: IDLE_TIMEOUT,
         keep_alive: plan.idle.and_then(|idle| idle.keep_alive),
-        ..Transport::default()
+        ..TransportConfig::default()
     }
 }
 

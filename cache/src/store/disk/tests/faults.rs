@@ -229,3 +229,33 @@ async fn what_is_stored_after_a_failure_is_found_after_a_kill() {
         rig.close().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_without_room_or_with_a_failing_device_does_not_come_back() {
+    let head = name(1 << 40);
+    for seed in 0..8 {
+        let device = Sim::new(seed, SMALL);
+        let rig = Rig::start(&device, SMALL, None).await;
+        rig.volume.room().await;
+        for name in [head, name(2 << 40)] {
+            assert_eq!(rig.volume.put(Kind::Head, name, b"old"), Put::Queued);
+        }
+        rig.close().await;
+        let rig = Rig::start(&device, SMALL, None).await;
+        // No segment is fresh yet.
+        rig.volume.forget(&head);
+        // Then there is one, and its first write fails.
+        rig.volume.room().await;
+        device.fail(once(Op::Write));
+        rig.volume.forget(&name(2 << 40));
+        rig.volume.flush().await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        rig.kill();
+        let rig = Rig::start(&device.after(Loss::Process, seed), SMALL, None).await;
+        for name in [head, name(2 << 40)] {
+            let read = rig.volume.read(Kind::Head, &name, &|_| true).await;
+            assert_eq!(read, DiskRead::Miss, "seed {seed}");
+        }
+        rig.close().await;
+    }
+}

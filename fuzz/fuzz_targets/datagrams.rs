@@ -1,0 +1,4 @@
+//! libFuzzer on [`stoq_fuzz::datagrams`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::datagrams(input));

@@ -1,0 +1,225 @@
+//! Adapting connections fill shaped links, and know what they are.
+//!
+//! A rate counts whole Ethernet frames, as `tbf` does; so do the figures here. A cell whose relay was the bottleneck says
+//! so and its rate is not judged.
+
+use std::time::Duration;
+
+use stoq::path::{Bandwidth, Controller, Distance, PathClass, WindowBounds};
+use stoq::quic::TransportConfig;
+
+use crate::lab::Lab;
+use crate::transfer::{Look, Transfer, wire_rate};
+
+/// A class may move until then, and no more.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// A link, and who sends over it.
+#[derive(Debug, Clone, Copy)]
+struct Cell {
+    mbit: u32,
+    /// There and back; the machine's own delay comes on top.
+    rtt: Duration,
+    /// Per cent, in each direction.
+    loss: f64,
+    /// `None`: as the endpoint has it.
+    controller: Option<Controller>,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    /// Share of the link's rate that was received.
+    share: f64,
+    /// As the sender has it at the end, and the receiver.
+    classes: [PathClass; 2],
+    /// Changes of each after [`SETTLED`].
+    flaps: [u64; 2],
+    faults: Vec<String>,
+}
+
+impl Cell {
+    const fn new(mbit: u32, rtt_ms: u64) -> Self {
+        Self {
+            mbit,
+            rtt: Duration::from_millis(rtt_ms),
+            loss: 0.0,
+            controller: None,
+        }
+    }
+
+    fn link(&self) -> String {
+        let mut link = format!("rate = \"{}Mbit\"", self.mbit);
+        if !self.rtt.is_zero() {
+            link += &format!(", delay = \"{}us\"", self.rtt.as_micros() / 2);
+        }
+        if self.loss > 0.0 {
+            link += &format!(", loss = \"{}%\"", self.loss);
+        }
+        link
+    }
+
+    /// Transfers for `length`, and counts from a third of it on. `None`, said aloud, without root.
+    fn run(&self, test: &str, length: Duration) -> Option<Outcome> {
+        let lab = Lab::up(test, &self.link(), "")?;
+        let transport = TransportConfig {
+            adapt: Some(WindowBounds::default()),
+            controller: self.controller,
+            ..TransportConfig::default()
+        };
+        let transfer = Transfer::begin(&lab, transport.clone(), transport);
+        let began = transfer.began;
+        transfer.go_on(length);
+        let (sender, receiver) = transfer.end();
+        let faults = lab.end();
+        let rate = wire_rate(&receiver, began + length / 3, began + length);
+        let outcome = Outcome {
+            share: rate / (f64::from(self.mbit) * 1e6),
+            classes: [class(&sender), class(&receiver)],
+            flaps: [&sender, &receiver].map(|looks| {
+                let settled = looks.iter().rfind(|look| look.at <= began + SETTLED);
+                changes(looks.last()) - changes(settled)
+            }),
+            faults,
+        };
+        let path = sender.last().unwrap().path;
+        let streams = receiver
+            .last()
+            .and_then(|look| Some(look.snapshot?.plan?.streams(1 << 20)));
+        println!(
+            "{self:?}: {:.1} % of the rate, {:.1} Mbit/s; {} by the sender, {} by the receiver, {:?} changes after 5 s; \
+             {:?} of {:?}, cwnd {} KiB, {} of {} packets lost, streams {streams:?}{}",
+            outcome.share * 100.0,
+            rate / 1e6,
+            outcome.classes[0],
+            outcome.classes[1],
+            outcome.flaps,
+            path.controller,
+            path.rtt,
+            path.cwnd >> 10,
+            path.lost_packets,
+            path.sent_packets,
+            if outcome.faults.is_empty() {
+                String::new()
+            } else {
+                format!("; INVALID: {}", outcome.faults.join("; "))
+            }
+        );
+        let seconds = (0..length.as_secs()).map(|second| {
+            let from = began + Duration::from_secs(second);
+            let rate = wire_rate(&receiver, from, from + Duration::from_secs(1));
+            format!("{:.0}", rate / 1e6)
+        });
+        println!(
+            "  Mbit/s by second: {}",
+            seconds.collect::<Vec<_>>().join(" ")
+        );
+        Some(outcome)
+    }
+
+    /// What the link is, to be found out by both ends.
+    fn expected(&self) -> PathClass {
+        PathClass {
+            distance: Distance::of(self.rtt),
+            bandwidth: Some(Bandwidth::of(u64::from(self.mbit) * 125_000)),
+        }
+    }
+
+    fn judge(&self, outcome: &Outcome) -> Vec<String> {
+        let mut wrong = Vec::new();
+        // A relay that is late takes from the rate; at 100 Mbit/s not so much that it would be another class.
+        if self.mbit > 100 && !outcome.faults.is_empty() {
+            return wrong;
+        }
+        if outcome.share < 0.95 && outcome.faults.is_empty() {
+            wrong.push(format!("{self:?}: {:.1} %", outcome.share * 100.0));
+        }
+        if outcome.classes != [self.expected(); 2] {
+            wrong.push(format!("{self:?}: classes {:?}", outcome.classes));
+        }
+        if outcome.flaps != [0, 0] {
+            wrong.push(format!("{self:?}: changes {:?}", outcome.flaps));
+        }
+        wrong
+    }
+}
+
+fn class(looks: &[Look]) -> PathClass {
+    let last = looks.last().and_then(|look| look.snapshot);
+    last.expect("a path that was measured").class
+}
+
+fn changes(look: Option<&Look>) -> u64 {
+    look.and_then(|look| look.snapshot)
+        .map_or(0, |snapshot| snapshot.changes)
+}
+
+#[test]
+fn a_shaped_link_is_filled_and_its_class_settles() {
+    const TEST: &str = "a_shaped_link_is_filled_and_its_class_settles";
+    for cell in [Cell::new(100, 0), Cell::new(100, 40)] {
+        let Some(outcome) = cell.run(TEST, Duration::from_secs(12)) else {
+            return;
+        };
+        assert_eq!(cell.judge(&outcome), Vec::<String>::new());
+    }
+}
+
+fn full(test: &str) -> bool {
+    let full = std::env::var_os("STOQ_LINKS").is_some_and(|value| value == "full");
+    if !full {
+        println!("{test}: only with STOQ_LINKS=full");
+    }
+    full
+}
+
+#[test]
+fn every_shaped_link_is_filled_and_its_class_settles() {
+    const TEST: &str = "every_shaped_link_is_filled_and_its_class_settles";
+    if !full(TEST) {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for mbit in [100, 1_000, 2_500] {
+        for rtt_ms in [0, 40, 150] {
+            for loss in [0.0, 0.1, 1.0] {
+                let cell = Cell {
+                    loss,
+                    ..Cell::new(mbit, rtt_ms)
+                };
+                let Some(outcome) = cell.run(TEST, Duration::from_secs(30)) else {
+                    return;
+                };
+                // What a controller makes of loss is printed, not claimed.
+                if loss == 0.0 {
+                    wrong.extend(cell.judge(&outcome));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn on_a_far_and_lossy_link_bbr_carries_more_than_cubic() {
+    const TEST: &str = "on_a_far_and_lossy_link_bbr_carries_more_than_cubic";
+    if !full(TEST) {
+        return;
+    }
+    let share = |controller| {
+        let cell = Cell {
+            loss: 1.0,
+            controller: Some(controller),
+            ..Cell::new(100, 40)
+        };
+        Some(cell.run(TEST, Duration::from_secs(30))?.share)
+    };
+    let Some(cubic) = share(Controller::Cubic) else {
+        return;
+    };
+    let bbr = share(Controller::Bbr).expect("root a minute ago, root now");
+    println!(
+        "1 % loss, 40 ms: bbr carries {:.1} times as much",
+        bbr / cubic
+    );
+    assert!(bbr > cubic);
+}
