@@ -55,6 +55,7 @@ fn bench(cluster: &Cluster) -> (SocketAddr, oneshot::Sender<()>) {
         socket,
         identity,
         CidKeys::random(),
+        None,
         stopped,
     )));
     (group.local_addr(), stop)

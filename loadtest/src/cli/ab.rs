@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::flags::Flags;
@@ -72,14 +71,6 @@ pub(crate) struct Args {
     /// Flags of `run` for both, after `--`: `-- -c 10 -m 32 -d 5s --insecure`.
     #[arg(last = true, value_name = "RUN FLAGS")]
     flags: Vec<String>,
-}
-
-/// The flags of `run` by themselves.
-#[derive(Debug, clap::Parser)]
-#[command(name = "stoq-bench ab … --")]
-struct RunFlags {
-    #[command(flatten)]
-    flags: Flags,
 }
 
 /// Exit code 3: a round is INVALID, and the repeats are used up, and with it the comparison.
@@ -179,11 +170,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// The flags of `run` with this URL.
 fn plan(url: &str, cacert: Option<&str>, flags: &[String]) -> anyhow::Result<Plan> {
     let cacert = cacert.map(|file| ["--cacert", file]);
-    let words = ["run", url].into_iter();
+    let words = [url].into_iter();
     let words = words.chain(cacert.into_iter().flatten());
     let words = words.chain(flags.iter().map(String::as_str));
-    let parsed = RunFlags::try_parse_from(words).map_err(|error| Usage(error.to_string()))?;
-    Ok(parsed.flags.plan()?.0)
+    Ok(Flags::of_words(words)?.plan()?.0)
 }
 
 /// Whether the server answers the first object, however it does: the run looks at the answer. A server of STOQ is taken
@@ -220,7 +210,7 @@ fn program(command: &str) -> String {
 }
 
 /// `0-1,3`.
-fn cores(list: &str) -> Option<CpuSet> {
+pub(super) fn cores(list: &str) -> Option<CpuSet> {
     let mut set = CpuSet::new();
     for part in list.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

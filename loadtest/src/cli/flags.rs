@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::Parser as _;
+
 use super::Usage;
 use super::node::NodeFlags;
 use crate::plan::{Plan, Profile, Wishes};
@@ -18,7 +20,26 @@ pub(crate) struct Flags {
     node: NodeFlags,
 }
 
+/// The flags of `run` by themselves.
+#[derive(Debug, clap::Parser)]
+#[command(name = "stoq-bench … --")]
+struct Alone {
+    #[command(flatten)]
+    flags: Flags,
+}
+
 impl Flags {
+    /// As they would stand behind `stoq-bench run`.
+    ///
+    /// # Errors
+    /// [`Usage`]: what clap says of them.
+    pub(crate) fn of_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, Usage> {
+        let parsed = Alone::try_parse_from(["run"].into_iter().chain(words));
+        parsed
+            .map(|alone| alone.flags)
+            .map_err(|error| Usage(error.to_string()))
+    }
+
     /// The plan they make, and what the run is called.
     ///
     /// # Errors

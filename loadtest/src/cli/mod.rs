@@ -15,6 +15,7 @@ mod netlab;
 mod node;
 mod report;
 mod run;
+mod stoq;
 mod stoq_server;
 mod summary;
 mod tables;
@@ -42,6 +43,8 @@ enum Verb {
     Get(Box<get::Args>),
     /// Answers STOQ bulk and RPC exchanges, for a load on the transport alone; ends with SIGINT or SIGTERM.
     StoqServer(stoq_server::Args),
+    /// Measures STOQ between two processes on this machine: bulk at several MTUs, and questions with several outstanding.
+    Stoq(stoq::Args),
     /// Builds hosts out of network namespaces, runs a load over the network between them, and removes everything. Needs root.
     Netlab(Box<netlab::Args>),
     /// Puts two results side by side: the ratio of each figure, and how far it can be trusted.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
     let done = match Command::parse().verb {
         Verb::Run(args) => run::run(&args),
         Verb::Get(args) => get::run(&args),
+        Verb::Stoq(args) => stoq::run(&args),
         Verb::StoqServer(args) => stoq_server::run(&args),
         Verb::Netlab(args) => netlab::run(&args),
         Verb::Compare(args) => compare::run(&args),

@@ -27,6 +27,9 @@ pub(crate) struct NodeFlags {
     /// For --site: the site's URLs begin with http:// instead of https://.
     #[arg(long, requires = "site")]
     site_over_http: bool,
+    /// For stoq://: largest UDP payload to send and to take, bytes [default: what nodes use].
+    #[arg(long, value_name = "BYTES", requires = "identity", value_parser = clap::value_parser!(u16).range(1200..=9000))]
+    mtu: Option<u16>,
 }
 
 impl NodeFlags {
@@ -37,7 +40,10 @@ impl NodeFlags {
             return Err(Usage(why.to_owned()).into());
         };
         let target = Target::node(url, load(identity, root)?);
-        let target = target.map_err(|error| Usage(error.to_string()))?;
+        let mut target = target.map_err(|error| Usage(error.to_string()))?;
+        if let Some(mtu) = self.mtu {
+            target = target.with_mtu(mtu);
+        }
         Ok(match &self.site {
             None => target,
             Some(name) => target.of_site(Site {
@@ -97,6 +103,10 @@ mod tests {
         let target = flags(&with_site).unwrap().target("stoq://a:1").unwrap();
         let site = target.member().unwrap().site.clone().unwrap();
         assert_eq!((&*site.name, site.https), ("www", false));
+        let jumbo = [&both[..], &["--mtu", "8952"]].concat();
+        let target = flags(&jumbo).unwrap().target("stoq://a:1").unwrap();
+        assert_eq!(target.member().unwrap().mtu, Some(8952));
+        assert!(flags(&[&both[..], &["--mtu", "9001"]].concat()).is_err());
         for url in ["stoq://a", "https://a:1"] {
             let refused = flags(&both).unwrap().target(url).unwrap_err();
             assert!(refused.is::<Usage>(), "{refused}");

@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Threads, each with its own socket and runtime.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     workers: u8,
+    /// Largest UDP payload to send and to take, bytes [default: what nodes use].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1200..=9000))]
+    mtu: Option<u16>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -58,9 +61,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             continue;
         };
         let (identity, keys, stopped) = (identity.clone(), keys.clone(), stopped.clone());
+        let mtu = args.mtu;
         let thread = std::thread::Builder::new()
             .name(format!("worker-{worker}"))
-            .spawn(move || work(socket, identity, keys, stopped))?;
+            .spawn(move || work(socket, identity, keys, mtu, stopped))?;
         threads.push(thread);
     }
     println!(
@@ -88,6 +92,7 @@ fn work(
     socket: WorkerSocket,
     identity: Identity,
     keys: CidKeys,
+    mtu: Option<u16>,
     mut stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -97,5 +102,5 @@ fn work(
         // The sender lives until the process ends; were it gone, that would be a stop too.
         drop(stopped.wait_for(|stop| *stop).await);
     };
-    Ok(runtime.block_on(Box::pin(serve(socket, identity, keys, stop)))?)
+    Ok(runtime.block_on(Box::pin(serve(socket, identity, keys, mtu, stop)))?)
 }

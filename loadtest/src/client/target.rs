@@ -39,6 +39,8 @@ pub struct Member {
     pub identity: Identity,
     /// Whose objects are asked for; `None` for the exchanges of `stoq-bench stoq-server`.
     pub site: Option<Site>,
+    /// The largest UDP payload to use, bytes; `None` for what nodes use.
+    pub mtu: Option<u16>,
 }
 
 /// A site, as the configuration of a cluster's nodes has it.
@@ -114,6 +116,7 @@ impl Target {
             trust: Trust::Cluster(Box::new(Member {
                 identity,
                 site: None,
+                mtu: None,
             })),
         })
     }
@@ -123,6 +126,15 @@ impl Target {
     pub fn of_site(mut self, site: Site) -> Self {
         if let Trust::Cluster(member) = &mut self.trust {
             member.site = Some(site);
+        }
+        self
+    }
+
+    /// UDP payloads grow to `mtu` bytes, where the target is a [`node`](Self::node) and the path and the other side carry it.
+    #[must_use]
+    pub fn with_mtu(mut self, mtu: u16) -> Self {
+        if let Trust::Cluster(member) = &mut self.trust {
+            member.mtu = Some(mtu);
         }
         self
     }

@@ -98,6 +98,8 @@ impl StoqDialer {
         } else {
             &plan.sources
         };
+        let mut transport = between_nodes();
+        transport.mtu_max = member.mtu.unwrap_or(transport.mtu_max);
         let mut endpoints = Vec::with_capacity(sources.len());
         for source in sources {
             if source.is_ipv4() != address.is_ipv4() {
@@ -105,7 +107,7 @@ impl StoqDialer {
                     "source address {source} cannot reach {address}: one is IPv4, the other IPv6"
                 ));
             }
-            let endpoint = Endpoint::client(SocketAddr::new(*source, 0), between_nodes());
+            let endpoint = Endpoint::client(SocketAddr::new(*source, 0), transport.clone());
             endpoints.push(endpoint.map_err(|error| {
                 ClientError::Target(format!("source address {source}: {error}"))
             })?);

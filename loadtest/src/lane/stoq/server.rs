@@ -36,7 +36,8 @@ pub enum ServerError {
 }
 
 /// Answers bench exchanges on one worker's socket, on the current runtime, until `stop` is done; then lets what is
-/// under way end for a second. `keys` are shared by all workers of a socket group.
+/// under way end for a second. `keys` are shared by all workers of a socket group. UDP payloads grow to `mtu` bytes, or
+/// what nodes use.
 ///
 /// # Errors
 /// [`ServerError`], before anything was served.
@@ -44,11 +45,13 @@ pub async fn serve(
     socket: WorkerSocket,
     identity: Identity,
     keys: CidKeys,
+    mtu: Option<u16>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let mut config = EndpointConfig::new(keys);
     config.server = Some(identity.server_tls()?);
     config.transport = between_nodes();
+    config.transport.mtu_max = mtu.unwrap_or(config.transport.mtu_max);
     let endpoint = Endpoint::new(socket, config)?;
     let server = PeerServer::new(
         endpoint.clone(),
