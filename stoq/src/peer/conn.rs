@@ -20,6 +20,7 @@ use super::greet::{Control, Greeted, Manners, PeerInfo, close, distrust};
 use super::witness::{Report, Witness};
 use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
+use crate::shape::Shaper;
 use crate::transport::{
     Carrier, ConnectError, ConnectionError, Handshake, HandshakeEnd, Link, PathStats, Target,
     Transport,
@@ -41,6 +42,8 @@ pub struct DialConfig {
     pub idle_close: Duration,
     /// The versions of the wire to speak. Default: all that this crate does.
     pub versions: Versions,
+    /// What the bodies of requests wait for before they are sent; see [`ServeConfig::shaper`](super::ServeConfig::shaper).
+    pub shaper: Option<Shaper>,
 }
 
 impl Default for DialConfig {
@@ -52,6 +55,7 @@ impl Default for DialConfig {
             stream_timeout: Duration::from_secs(10),
             idle_close: Duration::from_secs(30),
             versions: Versions::default(),
+            shaper: None,
         }
     }
 }
@@ -68,6 +72,7 @@ struct Inner {
     term: Term,
     stream_timeout: Duration,
     datagrams: Datagrams,
+    shaper: Option<Shaper>,
     usage: Mutex<Usage>,
     /// Open for as long as the connection: its reset would be a protocol error.
     _control_out: FrameWriter,
@@ -172,6 +177,7 @@ impl PeerConn {
             info,
             identity: identity.clone(),
             stream_timeout: config.stream_timeout,
+            shaper: config.shaper.clone(),
             usage: Mutex::new(Usage {
                 active: 0,
                 last: Instant::now(),
@@ -226,7 +232,7 @@ impl PeerConn {
         let shared = Shared::new(deadline, StreamCode::Cancelled, report, place);
         send.set_priority(ask.marks().urgency.priority());
         let version = inner.info.version;
-        let mut send = SendHalf::new(send, version, shared.clone());
+        let mut send = SendHalf::new(send, version, shared.clone()).shaped(inner.shaper.as_ref());
         let recv = RecvHalf::new(recv, version, shared);
         send.request(&ask.request(deadline)).await?;
         Ok(Exchange { send, recv })
@@ -252,7 +258,8 @@ impl PeerConn {
             .in_turn(start, deadline, inner.conn.open_uni())
             .await?;
         send.set_priority(urgency.priority());
-        let mut send = SendHalf::new(send, inner.info.version, shared);
+        let mut send =
+            SendHalf::new(send, inner.info.version, shared).shaped(inner.shaper.as_ref());
         send.request(&frame).await?;
         Ok(send)
     }

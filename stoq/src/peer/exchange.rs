@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::ExchangeError;
 use super::frames::{FrameReader, FrameWriter};
 use super::witness::Report;
+use crate::shape::{Class, Shaper};
 use crate::transport::{RecvStream, SendStream};
 use crate::wire::{Frame, StreamCode, Urgency, WireError};
 
@@ -100,6 +101,8 @@ pub struct SendHalf {
     shared: Arc<Shared>,
     /// Finished, aborted, or failed: nothing more can be written.
     ended: bool,
+    shaper: Option<Shaper>,
+    class: Class,
 }
 
 impl SendHalf {
@@ -108,7 +111,20 @@ impl SendHalf {
             writer: FrameWriter::new(stream, version),
             shared,
             ended: false,
+            shaper: None,
+            class: Class::Fill,
         }
+    }
+
+    /// Body bytes wait for this shaper's leave.
+    pub(super) fn shaped(mut self, shaper: Option<&Shaper>) -> Self {
+        self.shaper = shaper.cloned();
+        self
+    }
+
+    /// The class that body bytes are counted to from here on, where the connection is shaped. At first [`Class::Fill`].
+    pub fn set_class(&mut self, class: Class) {
+        self.class = class;
     }
 
     pub(super) async fn request(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
@@ -138,13 +154,24 @@ impl SendHalf {
     }
 
     /// Sends body bytes, any number of them, without copying. Returns when the transport has taken them, which it
-    /// does only as fast as the other side reads.
+    /// does only as fast as the other side reads, and as the node's [shaper](super::ServeConfig::shaper) allows.
     ///
     /// # Errors
     /// As [`head`](Self::head).
-    pub async fn data(&mut self, bytes: Bytes) -> Result<(), ExchangeError> {
+    pub async fn data(&mut self, mut bytes: Bytes) -> Result<(), ExchangeError> {
         self.begin()?;
-        let written = self.shared.in_time(self.writer.write_data(bytes)).await;
+        let (writer, class) = (&mut self.writer, self.class);
+        let writing = async {
+            let Some(shaper) = &self.shaper else {
+                return writer.write_data(bytes).await;
+            };
+            while !bytes.is_empty() {
+                let granted = shaper.take(class, bytes.len()).await;
+                writer.write_data(bytes.split_to(granted)).await?;
+            }
+            Ok(())
+        };
+        let written = self.shared.in_time(writing).await;
         self.end_of(written)
     }
 

@@ -17,6 +17,7 @@ use super::handler::{Handler, IncomingRequest};
 use super::kinds::KindRules;
 use super::witness::Report;
 use crate::identity::{AuditWhat, Identity, Refusal};
+use crate::shape::Shaper;
 use crate::transport::{
     BiStream, ConnectionError, HandshakeEnd, Link, RecvStream, SendStream, WriteError,
 };
@@ -32,6 +33,7 @@ pub(super) struct Served {
     pub(super) counters: Arc<PeerCounters>,
     pub(super) request_timeout: Duration,
     pub(super) datagrams: Datagrams,
+    pub(super) shaper: Option<Shaper>,
     /// Whether the handshake has ended: that the peer is who it was when its session began, here and now.
     pub(super) proven: watch::Sender<bool>,
 }
@@ -252,7 +254,8 @@ impl Served {
             early,
             deadline,
             body: RecvHalf::from_reader(reader, shared.clone()),
-            reply: SendHalf::new(send, self.info.version, shared.clone()),
+            reply: SendHalf::new(send, self.info.version, shared.clone())
+                .shaped(self.shaper.as_ref()),
         };
         self.counters.requests_started.inc();
         let mut running = Running {

@@ -17,6 +17,7 @@ use super::kinds::KindRules;
 use super::serve::{Bounds, Control, DrainWatch, Served, serve};
 use crate::hello::RoleRule;
 use crate::identity::Identity;
+use crate::shape::Shaper;
 use crate::transport::{ConnectError, ConnectionError, HandshakeEnd, Incoming, Link, Transport};
 use crate::wire::{CloseCode, Versions};
 
@@ -39,6 +40,9 @@ pub struct ServeConfig {
     pub request_timeout: Duration,
     /// The versions of the wire to speak. Default: all that this crate does.
     pub versions: Versions,
+    /// What the bodies of answers wait for before they are sent, as [`Class::Fill`](crate::shape::Class::Fill) unless the handler
+    /// [says otherwise](super::SendHalf::set_class). One for a whole node, whatever it sends by. Default: nothing.
+    pub shaper: Option<Shaper>,
 }
 
 impl Default for ServeConfig {
@@ -51,6 +55,7 @@ impl Default for ServeConfig {
             hello_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(5),
             versions: Versions::default(),
+            shaper: None,
         }
     }
 }
@@ -188,8 +193,10 @@ async fn connection(
     counters.peers_accepted.inc();
     let (info, control) = Control::split(greeted);
     let (kinds, request_timeout) = (config.kinds, config.request_timeout);
+    let shaper = config.shaper;
     let served = Arc::new(Served {
         datagrams: Datagrams::new(conn.clone(), &info),
+        shaper,
         conn,
         info,
         identity,

@@ -1,6 +1,7 @@
 //! Nodes over a network in memory: latency, loss, reordering, partitions, and time that is not waited for.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use stoq::peer::{
 };
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::TransportConfig;
+use stoq::shape::{Class, Limits, Rate, Shaper};
 use stoq::transport::memory::{Conditions, Memory, Network};
 use stoq::transport::{Carrier, ConnectionError, Link, Target, Transport};
 use stoq::wire::CloseCode;
@@ -389,4 +391,44 @@ async fn a_pool_works_over_it_and_an_address_where_nobody_is_times_out() {
     pool.close();
     assert_eq!(two.client.stats().connects_completed, 1);
     two.client.wait_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_leave_at_the_rate_of_the_node_and_serve_goes_first() {
+    const BODY: usize = 2_000_000;
+    let two = Two::new(20, echo());
+    let rate = NonZeroU64::new(1_000_000).unwrap();
+    let shaper = Shaper::new(&Limits {
+        node: Some(Rate::new(rate)),
+        ..Limits::default()
+    });
+    let config = DialConfig {
+        shaper: Some(shaper.clone()),
+        ..DialConfig::default()
+    };
+    let conn = PeerConn::dial(&two.client, &two.edge, shield_addr(), &config)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let send = async |class| {
+        let Exchange { mut send, mut recv } = conn.exchange(1, Bytes::new(), None).await.unwrap();
+        send.set_class(class);
+        let sending = async {
+            send.data(pattern(BODY)).await.unwrap();
+            let sent = begun.elapsed();
+            send.finish().await.unwrap();
+            sent
+        };
+        let (sent, heard) = tokio::join!(sending, drain(&mut recv));
+        assert_eq!(heard.unwrap().0, BODY as u64);
+        sent
+    };
+    let (fill, serve) = tokio::join!(send(Class::Fill), send(Class::Serve));
+    println!("serve {serve:?}, fill {fill:?}");
+    let (bytes, counters) = (BODY as u64, shaper.counters());
+    assert_eq!(counters.serve_bytes.get(), bytes);
+    assert_eq!(counters.fill_bytes.get(), bytes);
+    // 4 MB at 1 MB a second, less what the bucket held; serve has four fifths of it while both want.
+    assert!((3.5..=4.1).contains(&fill.as_secs_f64()), "{fill:?}");
+    assert!(serve < Duration::from_millis(2_800), "{serve:?}");
 }
