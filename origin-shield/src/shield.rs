@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoq::early::{TicketConfig, Tickets};
 use stoq::hello::RoleRule;
 use stoq::identity::{IdentityError, Role as NodeRole};
 use stoq::peer::{PeerServer, ServeConfig};
@@ -107,7 +108,7 @@ impl Prepared {
                 config.error("cluster.identity", message),
             ]));
         }
-        let tls = identity.server_tls()?;
+        let tls = Tickets::new(&TicketConfig::default()).server_tls(identity)?;
         Storage::check(&config).map_err(|error| StartError::Config(vec![error]))?;
         let origins = Origins::new(&config).map_err(StartError::Config)?;
         Ok(Self {

@@ -12,15 +12,25 @@ use tokio::time::{Instant, timeout};
 use super::slot::Outcome;
 use super::table::{Rules, Step, Table};
 use super::{PeerHealth, PoolCounters, PoolError};
+use crate::early::Sessions;
 use crate::identity::Identity;
-use crate::peer::{DialConfig, PeerConn};
+use crate::peer::{DialConfig, PeerConn, PeerError};
 use crate::transport::Transport;
+
+/// As whom peers are dialled, and whether what they gave last time is used.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// With a full handshake each time.
+    Full(Identity),
+    /// Resuming where the peer gave a ticket.
+    Resuming(Arc<Sessions>),
+}
 
 /// What the clones of a pool and its dials share.
 #[derive(Debug)]
 pub(super) struct Shared {
     transport: Arc<dyn Transport>,
-    identity: Identity,
+    way: Way,
     config: DialConfig,
     table: Mutex<Table>,
     counters: Arc<PoolCounters>,
@@ -29,7 +39,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         transport: Arc<dyn Transport>,
-        identity: Identity,
+        way: Way,
         config: DialConfig,
         rules: Rules,
         seed: u64,
@@ -38,7 +48,7 @@ impl Shared {
         let table = Mutex::new(Table::new(rules, seed, counters.clone()));
         Self {
             transport,
-            identity,
+            way,
             config,
             table,
             counters,
@@ -104,8 +114,12 @@ impl Shared {
         self.counters.dials_started.inc();
         let shared = self.clone();
         let task = tokio::spawn(async move {
-            let result =
-                PeerConn::dial(&*shared.transport, &shared.identity, addr, &shared.config).await;
+            let result = shared.dial(addr).await;
+            if let Ok(conn) = &result
+                && conn.handshake().is_some_and(|handshake| handshake.resumed)
+            {
+                shared.counters.dials_resumed.inc();
+            }
             let counter = if result.is_ok() {
                 &shared.counters.dials_completed
             } else {
@@ -119,6 +133,16 @@ impl Shared {
             sender.send_replace(Some(result));
         });
         self.table.lock().dialling(addr, task.abort_handle());
+    }
+
+    async fn dial(&self, addr: SocketAddr) -> Result<PeerConn, PeerError> {
+        let (transport, config) = (&*self.transport, &self.config);
+        match &self.way {
+            Way::Full(identity) => PeerConn::dial(transport, identity, addr, config).await,
+            Way::Resuming(sessions) => {
+                PeerConn::dial_resuming(transport, sessions, addr, config).await
+            }
+        }
     }
 
     pub(super) fn close(&self) {

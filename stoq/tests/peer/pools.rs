@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use stoq::early::{TicketConfig, Tickets};
 use stoq::identity::{Identity, LEAF_LIFETIME_MAX, Role};
 use stoq::peer::{DialConfig, Exchange, ExchangeError, PeerError, ServeConfig};
 use stoq::pool::{Pool, PoolConfig, PoolError};
-use stoq::quic::{ConnectError, TransportConfig};
+use stoq::quic::{CidKeys, ConnectError, EndpointConfig, TransportConfig};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -330,4 +331,36 @@ async fn connection_is_replaced_when_a_certificate_of_it_ends() {
     drop(recv);
     soon("end", old.closed()).await;
     assert!(new.exchange(1, Bytes::new(), None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_peer_that_gives_tickets_is_resumed_to_and_judged_anew() {
+    let root = root("demo");
+    let shield = node(&root, "shield-1", &[Role::Shield]);
+    let edge = node(&root, "edge-1", &[Role::Edge]);
+    let tickets = Tickets::new(&TicketConfig::default());
+    let mut endpoint = EndpointConfig::new(CidKeys::random());
+    endpoint.server = Some(tickets.server_tls(&shield).unwrap());
+    let server = Server::on(
+        endpoint,
+        &shield,
+        echo(),
+        ServeConfig::default(),
+        loopback(),
+    );
+    let pool = pool(&edge);
+    for dial in 0..5_u64 {
+        let conn = soon("connection", pool.get(server.addr)).await.unwrap();
+        let exchange = conn.exchange(1, Bytes::new(), None).await.unwrap();
+        let Exchange { send, mut recv } = exchange;
+        send.finish().await.unwrap();
+        assert_eq!(soon("answer", drain(&mut recv)).await.unwrap().0, 0);
+        assert_eq!(pool.counters().dials_completed.get(), dial + 1);
+        assert_eq!(pool.counters().dials_resumed.get(), dial);
+        assert_eq!(conn.peer().identity.node_id, shield.node_id());
+        conn.close();
+        soon("end", conn.closed()).await;
+    }
+    assert_eq!(tickets.counters().tickets_used.get(), 4);
+    assert_eq!(pool.counters().dials_failed.get(), 0);
 }
