@@ -1,5 +1,6 @@
 //! How a command line answers: results on standard output, as text or as one JSON object; complaints on standard error; an exit code.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -58,9 +59,9 @@ impl Output {
         out.flush()
     }
 
-    /// Writes why there is no result.
-    pub fn failed(&self, error: &dyn Display) {
-        let error = format!("{error:#}");
+    /// Writes why there is no result, with its causes.
+    pub fn failed(&self, error: &(dyn Error + 'static)) {
+        let error = with_causes(error);
         if self.json {
             #[derive(Serialize)]
             struct Failure<'a> {
@@ -74,5 +75,47 @@ impl Output {
             println!("{}", failure.unwrap_or_default());
         }
         eprintln!("{error}");
+    }
+}
+
+/// What an error says, then its causes, but for those that were said already: some errors say their causes themselves.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !said.ends_with(&next) {
+            said = format!("{said}: {next}");
+        }
+        cause = error.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Level {
+        #[error("outer: {0}")]
+        Saying(#[source] Box<Level>),
+        #[error("silent")]
+        Silent(#[source] Box<Level>),
+        #[error("root.pem: no such file")]
+        Cause,
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        let cause = || Box::new(Level::Cause);
+        assert_eq!(
+            with_causes(&Level::Saying(Box::new(Level::Saying(cause())))),
+            "outer: outer: root.pem: no such file"
+        );
+        assert_eq!(
+            with_causes(&Level::Saying(Box::new(Level::Silent(cause())))),
+            "outer: silent: root.pem: no such file"
+        );
     }
 }

@@ -85,7 +85,7 @@ pub fn main() -> ExitCode {
             return match store(args, &output) {
                 Ok(exit) => exit.into(),
                 Err(error) => {
-                    output.failed(&error);
+                    output.failed(error.as_ref());
                     Exit::Failed.into()
                 }
             };
@@ -112,13 +112,7 @@ pub fn main() -> ExitCode {
             }
         }
         Err(error) => {
-            if cli.json {
-                println!(
-                    "{}",
-                    serde_json::json!({ "ok": false, "error": format!("{error:#}") })
-                );
-            }
-            eprintln!("{error:#}");
+            output.failed(error.as_ref());
             ExitCode::FAILURE
         }
     }

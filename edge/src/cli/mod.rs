@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            output.failed(&error);
+            output.failed(error.as_ref());
             Exit::Failed.into()
         }
     }

@@ -310,7 +310,7 @@ impl Node {
             .sum()
     }
 
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let mut stream = UnixStream::connect(&self.admin)
             .await
             .expect("the admin listener answers");

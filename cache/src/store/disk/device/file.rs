@@ -75,6 +75,12 @@ impl BlockFile {
     /// Makes room; see [`super::Device::allocate`].
     pub(super) fn allocate(&self, extent: Extent) -> io::Result<()> {
         let end = check(extent.offset, extent.len as u64)?;
+        // Asked for more than there is, a filesystem takes all it has before it says no and gives it back: meanwhile it is full for everybody.
+        let room = rustix::fs::fstatvfs(&self.file)?;
+        let new = end.saturating_sub(extent.offset.max(self.file.metadata()?.len()));
+        if new > room.f_bavail.saturating_mul(room.f_frsize) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let allocated = loop {
             let flags = FallocateFlags::empty();
             match rustix::fs::fallocate(&self.file, flags, extent.offset, extent.len as u64) {
