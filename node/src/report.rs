@@ -99,9 +99,9 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     enum Level {
         #[error("outer: {0}")]
-        Saying(#[source] Box<Level>),
+        Saying(#[source] Box<Self>),
         #[error("silent")]
-        Silent(#[source] Box<Level>),
+        Silent(#[source] Box<Self>),
         #[error("root.pem: no such file")]
         Cause,
     }
