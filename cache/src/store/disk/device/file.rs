@@ -78,7 +78,9 @@ impl BlockFile {
         // Asked for more than there is, a filesystem takes all it has before it says no and gives it back: meanwhile it is full for everybody.
         let room = rustix::fs::fstatvfs(&self.file)?;
         let new = end.saturating_sub(extent.offset.max(self.file.metadata()?.len()));
-        if new > room.f_bavail.saturating_mul(room.f_frsize) {
+        // Some do not tell.
+        let is_known = room.f_blocks > 0;
+        if is_known && new > room.f_bavail.saturating_mul(room.f_frsize) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let allocated = loop {
