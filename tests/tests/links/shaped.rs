@@ -128,13 +128,13 @@ impl Cell {
         }
     }
 
-    /// What is wrong where less than `least` of the rate is. Nothing of it is judged where the machine was the bottleneck.
-    fn judge(&self, outcome: &Outcome, least: f64) -> Vec<String> {
+    fn judge(&self, outcome: &Outcome) -> Vec<String> {
         let mut wrong = Vec::new();
-        if !outcome.faults.is_empty() {
+        // A machine that is late takes from the rate; at 100 Mbit/s not so much that it would be another class.
+        if self.mbit > 100 && !outcome.faults.is_empty() {
             return wrong;
         }
-        if outcome.share < least {
+        if outcome.share < 0.95 && outcome.faults.is_empty() {
             wrong.push(format!("{self:?}: {:.1} %", outcome.share * 100.0));
         }
         if outcome.classes != [self.expected(); 2] {
@@ -164,8 +164,7 @@ fn a_shaped_link_is_filled_and_its_class_settles() {
         let Some(outcome) = cell.run(TEST, Duration::from_secs(12)) else {
             return;
         };
-        // The bar of 0.95 is the long form's: these are few seconds on a machine that does other things besides.
-        assert_eq!(cell.judge(&outcome, 0.85), Vec::<String>::new());
+        assert_eq!(cell.judge(&outcome), Vec::<String>::new());
     }
 }
 
@@ -203,7 +202,7 @@ fn every_shaped_link_is_filled_and_its_class_settles() {
         let Some(outcome) = cell.run(TEST, length()) else {
             return;
         };
-        wrong.extend(cell.judge(&outcome, 0.95));
+        wrong.extend(cell.judge(&outcome));
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
