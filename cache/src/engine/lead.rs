@@ -27,7 +27,9 @@ use crate::{
         blame::Reach,
         conditional,
         freshness::{self, Freshness, Storable},
-        hop, update,
+        hop,
+        own::own,
+        update,
         validator::Validators,
         vary::Selector,
     },
@@ -331,11 +333,13 @@ impl Fetch {
         } = arrival;
         let FetchResponse {
             status,
-            mut headers,
+            headers,
             body,
             via,
             upstream_cache_status,
         } = response;
+        // They stay when the connection's buffer, whose parts they are, is long done with.
+        let mut headers = own(&headers);
         headers.remove(header::AGE);
         date(&mut headers, response_time);
         // Storable means that its `Vary` can be compared.

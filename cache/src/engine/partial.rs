@@ -22,6 +22,7 @@ use crate::{
         conditional,
         freshness::{self, Storable},
         hop,
+        own::own,
         range::{ByteRange, RangeSet, Slice, Slices},
         reuse::{self, Reuse},
         update,
@@ -305,9 +306,9 @@ impl Cache {
             start: asked.start,
             end: asked.end.min(total),
         };
-        let strong = Validators::of(&response.headers).strong().cloned();
-        let strong = strong.filter(|tag| response.headers.get(header::ETAG) == Some(tag));
-        let mut headers = response.headers;
+        let mut headers = own(&response.headers);
+        let strong = Validators::of(&headers).strong().cloned();
+        let strong = strong.filter(|tag| headers.get(header::ETAG) == Some(tag));
         headers.remove(header::CONTENT_RANGE);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
         let decision = freshness::storable(

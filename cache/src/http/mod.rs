@@ -19,6 +19,7 @@ pub mod invalidation;
 pub mod multipart;
 pub mod negotiation;
 pub mod no_vary_search;
+pub mod own;
 pub mod policy;
 pub mod range;
 pub mod redirection;

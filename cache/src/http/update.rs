@@ -2,7 +2,10 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::validator::{EntityTag, Validators};
+use super::{
+    own::own,
+    validator::{EntityTag, Validators},
+};
 
 /// Fields of a newer response that say nothing about the stored one.
 ///
@@ -21,10 +24,11 @@ static KEPT: [HeaderName; 5] = [
     HeaderName::from_static("cache-status"),
 ];
 
-/// The stored fields with those of a newer response in place of their namesakes. Hop-by-hop fields are gone from both already.
+/// The stored fields with those of a newer response in place of their namesakes, to be kept. Hop-by-hop fields are gone from both already.
 #[must_use]
 pub fn updated(stored: &HeaderMap, fresh: &HeaderMap) -> HeaderMap {
     let mut merged = stored.clone();
+    let fresh = own(fresh);
     for name in fresh.keys().filter(|name| !KEPT.contains(name)) {
         merged.remove(name);
         for value in fresh.get_all(name) {

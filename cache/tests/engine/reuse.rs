@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::Method;
+use http::{HeaderValue, Method};
 use stoq_cache::{
     engine::Failure,
     http::{cache_status::CacheStatus, policy::SitePolicy},
@@ -419,5 +419,39 @@ fn fetch_of(request: &stoq_cache::engine::CacheRequest) -> stoq_cache::upstream:
         site: Arc::clone(&request.site.name),
         key: request.key,
         held: None,
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_holds_no_part_of_what_was_read_from_a_connection() {
+    let house = house();
+    // The whole, a 304 to it, the block that a range of an unknown object begins in, and a 304 to that.
+    let reads: Arc<[Bytes; 4]> = Arc::new(std::array::from_fn(|_| {
+        b"max-age=60 \"v1\"".to_vec().into()
+    }));
+    let content = noise(1, 1 << 20);
+    let (said, whole) = (Arc::clone(&reads), content.clone());
+    let upstream = Script::new(move |request, n| {
+        let mut answer = whole_or_part(&request, FRESH, &whole);
+        for (name, range) in [("cache-control", 0..10), ("etag", 11..15)] {
+            let value = HeaderValue::from_maybe_shared(said[n].slice(range)).unwrap();
+            answer.headers.insert(name, value);
+        }
+        std::future::ready(Ok(answer))
+    });
+    for n in 1..=2 {
+        assert_eq!(house.fetch("/", &upstream).await, (200, content.clone()));
+        assert_eq!(upstream.fetches(), n);
+        house.pass_seconds(60);
+    }
+    for n in 3..=4 {
+        let part = house.get("/part", &[("range", "bytes=0-99")]);
+        let reply = house.serve(part, &upstream).await.unwrap();
+        assert_eq!(body(reply).await.unwrap(), content.slice(..100));
+        assert_eq!(upstream.fetches(), n);
+        house.pass_seconds(60);
+    }
+    for (n, read) in reads.iter().enumerate() {
+        until(&format!("answer {n} is let go"), || read.is_unique()).await;
     }
 }
