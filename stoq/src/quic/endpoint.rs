@@ -220,7 +220,8 @@ impl Endpoint {
     /// Connects, and gives the connection before the handshake's end where `tls` has a ticket that allows early data: what
     /// is sent first then travels with the first packets.
     //= https://www.rfc-editor.org/rfc/rfc9001#section-9.2
-    //# endpoints that use 0-RTT MUST be prepared to be attacked with replays
+    //# Endpoints MUST implement and use the replay protections described in [TLS13], however it is recognized that these
+    //# protections are imperfect.
     /// An attacker can replay it, so it must be safe to act on twice. `tls` must have early data enabled and remember
     /// sessions; without a ticket this is [`connect`](Self::connect).
     ///
