@@ -44,6 +44,9 @@ use rustls_pki_types::CertificateDer;
 
 use crate::quic::TransportConfig;
 
+#[doc(hidden)]
+pub use mux::reframe;
+
 pub use crate::quic::{
     ConnectError, ConnectionError, DatagramError, EarlyData, Handshake, HandshakeEnd, PathSnapshot,
     PathStats, ReadError, WriteError,
