@@ -7,15 +7,28 @@
 //! It is an index of hints. What it says of who holds what may be stale by a second, an owner may lie, and a holder may have
 //! dropped what it announced: who fetches verifies what comes, whoever named the source. It knows objects, never chunks.
 
+mod holder;
 mod lookup;
+mod message;
 mod owners;
 mod record;
+mod slab;
+mod table;
 #[cfg(test)]
 mod testing;
+mod wire;
 
+pub use holder::{
+    FRACTION_STEP, HeldWrite, Holder, HolderLimits, HolderStep, HolderTally, Lag, Provided,
+};
 pub use lookup::{Lookup, LookupLimits, Step, Tally};
+pub use message::{
+    Announcement, CHANGES_MAX, Change, Refusal, Renewal, Reply, Request, Signed, Statement, Terms,
+};
 pub use owners::{Level, Owners, REPLICAS};
 pub use record::{
     ADDRESSES_MAX, Answer, BUCKETS, CLOSER_MAX, Contact, Digests, PROVIDERS_MAX, Provider, Record,
     WHOLE, Worth, bucket, root,
 };
+pub use table::{CONSIDERED_MAX, Table, TableLimits, TableTally, Write};
+pub use wire::{MESSAGE_BYTES_MAX, Malformed};
