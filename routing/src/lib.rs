@@ -4,11 +4,13 @@
 //! It knows nothing of HTTP, chunks, certificates or sockets; what it needs of them comes in through small traits
 //! ([`Signer`], [`Verifier`]).
 
+mod latency;
 mod node;
 mod space;
 mod trust;
 mod view;
 
+pub use latency::{BadSample, Geography, Latency, SampleCounts, Source, Vivaldi};
 pub use node::{Coordinates, Health, NodeState, Position, Zone};
 pub use space::{Distance, Key, NodeId};
 pub use trust::{Distrust, SIGNATURE_BYTES, Signature, Signer, Verifier};
