@@ -6,12 +6,14 @@
 
 mod latency;
 mod node;
+mod placement;
 mod space;
 mod trust;
 mod view;
 
 pub use latency::{BadSample, Geography, Latency, SampleCounts, Source, Vivaldi};
 pub use node::{Coordinates, Health, NodeState, Position, Zone};
+pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover};
 pub use space::{Distance, Key, NodeId};
 pub use trust::{Distrust, SIGNATURE_BYTES, Signature, Signer, Verifier};
 pub use view::View;
