@@ -4,6 +4,7 @@
 //! It knows nothing of HTTP, chunks, certificates or sockets; what it needs of them comes in through small traits
 //! ([`Signer`], [`Verifier`]).
 
+mod domains;
 mod latency;
 mod node;
 mod placement;
@@ -12,6 +13,7 @@ mod space;
 mod trust;
 mod view;
 
+pub use domains::{Shared, Spread, spread};
 pub use latency::{BadSample, Geography, Latency, SampleCounts, Source, Vivaldi};
 pub use node::{Coordinates, Health, NodeState, Position, Zone};
 pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover};
