@@ -5,6 +5,7 @@
 //! ([`Signer`], [`Verifier`]).
 
 mod domains;
+mod geo;
 mod latency;
 mod node;
 mod placement;
@@ -14,6 +15,10 @@ mod trust;
 mod view;
 
 pub use domains::{Shared, Spread, spread};
+pub use geo::{
+    BadDatabase, BadGeoFile, Database, Geo, GeoFiles, GeoNews, GeoPaths, Kind, MeasuredZone, Place,
+    measure_zone,
+};
 pub use latency::{BadSample, Geography, Latency, SampleCounts, Source, Vivaldi};
 pub use node::{Coordinates, Health, NodeState, Position, Zone};
 pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover};
