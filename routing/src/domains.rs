@@ -13,7 +13,7 @@ use std::{
 
 use crate::{NodeId, NodeState, Zone};
 
-/// Partial choices that are looked at for a better one than the first found: some milliseconds.
+/// Partial choices that are looked at for a better one than the first found, each compared with at most 8 nodes.
 const STEPS_MAX: u32 = 20_000;
 
 /// Of more nodes than these no better choice is looked for.

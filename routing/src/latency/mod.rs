@@ -25,7 +25,7 @@ const FRESH: Duration = Duration::from_secs(300);
 /// 30 to 60 s and one that got shorter at once.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Paths remembered, some 80 bytes each; beyond it the one measured longest ago is forgotten.
+/// Paths remembered, 96 bytes each; beyond it the one measured longest ago is forgotten.
 const PATHS_MAX: usize = 4_096;
 
 /// The error up to which coordinates are trusted.
@@ -187,7 +187,7 @@ impl Latency {
         self.geography
     }
 
-    /// Fits [`Self::geography`] to the fresh paths of this node. Costs about a millisecond; once a minute is plenty. With too few paths, or too
+    /// Fits [`Self::geography`] to the fresh paths of this node. Costs a pass over up to 8,128 slopes; once a minute is plenty. With too few paths, or too
     /// few distances, it stays as it is.
     pub fn learn_geography(&mut self, view: &View, now: Duration) {
         let Some(here) = view

@@ -147,6 +147,7 @@ fn paths_beyond_the_bound_push_out_the_one_measured_longest_ago() {
         latency.measured(id(number), MS, now);
     }
     assert_eq!(latency.paths.len(), PATHS_MAX);
+    assert_eq!(size_of::<(NodeId, Path)>(), 96);
     assert_eq!(latency.path(&id(0), SECOND), None);
     assert!(latency.path(&id(1), SECOND).is_some());
 }

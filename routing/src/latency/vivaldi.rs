@@ -63,7 +63,7 @@ const JUMPS_BELIEVED: u8 = 8;
 /// Round trips of a peer that are remembered.
 const WINDOW: usize = 4;
 
-/// Peers remembered, some 150 bytes each; beyond it the one heard of longest ago is forgotten.
+/// Peers remembered, 136 bytes each; beyond it the one heard of longest ago is forgotten.
 const PEERS_MAX: usize = 1_024;
 
 /// Why a sample did not count.

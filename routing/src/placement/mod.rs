@@ -84,7 +84,7 @@ impl Placement {
         self.nodes.is_empty()
     }
 
-    /// The key's home, whatever its load. A pass over the metro's nodes, some 10 ns each.
+    /// The key's home, whatever its load. A pass over the metro's nodes, a hash of 64 bytes each.
     #[must_use]
     pub fn home(&self, key: &Key) -> Option<NodeId> {
         self.heaviest(key, |_| true)

@@ -286,6 +286,7 @@ fn peers_beyond_the_bound_push_out_the_one_heard_of_longest_ago() {
             .unwrap();
     }
     assert_eq!(vivaldi.peers.len(), PEERS_MAX);
+    assert_eq!(size_of::<(NodeId, Peer)>(), 136);
     assert!(!vivaldi.peers.contains_key(&NodeId([0; 32])));
 }
 
