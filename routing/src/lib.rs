@@ -24,7 +24,7 @@ pub use node::{Coordinates, Health, NodeState, Position, Zone};
 pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover};
 pub use rank::{
     BadPattern, Candidate, Cut, LARGE, NoSuchPolicy, Parts, Policy, Ranking, RateSource, Residency,
-    Row, Verdict, Wish, rank,
+    Row, Table, Verdict, Wish, rank,
 };
 pub use space::{Distance, Key, NodeId};
 pub use trust::{Distrust, SIGNATURE_BYTES, Signature, Signer, Verifier};

@@ -5,8 +5,11 @@
 
 use crate::Zone;
 
-/// Bytes of a pattern: more than the longest zone has (32, a hyphen and 32).
+/// Bytes of a pattern: a zone's text, and some stars.
 const PATTERN_BYTES_MAX: usize = 80;
+
+/// Bytes of the text of a zone: two names of 32 and the hyphen.
+const ZONE_BYTES_MAX: usize = 65;
 
 /// Patterns of a site.
 const PATTERNS_MAX: usize = 64;
@@ -94,20 +97,32 @@ impl Residency {
             return true;
         }
         // Half a zone is none: who does not say where in `eu` it stands is not taken at its word that it stands there.
-        let text = if zone.region.is_empty() || zone.metro.is_empty() {
-            String::new()
-        } else {
-            text(zone).to_ascii_lowercase()
-        };
+        let mut bytes = [0; ZONE_BYTES_MAX];
+        let text = lowercase(zone, &mut bytes).unwrap_or_default();
         self.patterns
             .iter()
-            .any(|pattern| matches(pattern.as_bytes(), text.as_bytes()))
+            .any(|pattern| matches(pattern.as_bytes(), text))
     }
 }
 
 /// Region, hyphen, metro.
 pub(super) fn text(zone: &Zone) -> String {
     format!("{}-{}", zone.region, zone.metro)
+}
+
+/// The same in small letters, written where the caller has room: this is asked of each candidate. None where either part is missing, or
+/// longer than it may be.
+fn lowercase<'a>(zone: &Zone, to: &'a mut [u8; ZONE_BYTES_MAX]) -> Option<&'a [u8]> {
+    let parts = [zone.region.as_bytes(), b"-", zone.metro.as_bytes()];
+    let mut written = 0;
+    for part in parts {
+        let room = to.get_mut(written..written + part.len())?;
+        room.copy_from_slice(part);
+        written += part.len();
+    }
+    let text = to.get_mut(..written)?;
+    text.make_ascii_lowercase();
+    (!zone.region.is_empty() && !zone.metro.is_empty()).then_some(text)
 }
 
 /// Whether the whole text matches. Goes back to the last star only, so it takes at most pattern × text steps.
@@ -174,6 +189,8 @@ mod tests {
             (&["-*"], "", "", false),
             (&["*a*b*"], "eu", "xaxbx", true),
             (&["*a*b"], "eu", "xaxbx", false),
+            (&["eu-*"], "eu", &"x".repeat(62), true),
+            (&["eu-*"], "eu", &"x".repeat(63), false),
         ] {
             let residency = Residency::new(patterns).unwrap();
             assert_eq!(
