@@ -4,12 +4,15 @@
 //! It knows nothing of HTTP, chunks, certificates or sockets; what it needs of them comes in through small traits
 //! ([`Signer`], [`Verifier`]).
 
+pub mod discovery;
+pub mod membership;
 mod node;
 mod space;
 mod trust;
 mod view;
 
-pub use node::{Coordinates, Health, NodeState, Position, Zone};
+pub use membership::Membership;
+pub use node::{Coordinates, Health, NodeState, Position, Zone, ZoneError};
 pub use space::{Distance, Key, NodeId};
 pub use trust::{Distrust, SIGNATURE_BYTES, Signature, Signer, Verifier};
 pub use view::View;
