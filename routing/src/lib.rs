@@ -4,9 +4,11 @@
 //! It knows nothing of HTTP, chunks, certificates or sockets; what it needs of them comes in through small traits
 //! ([`Signer`], [`Verifier`]).
 
+pub mod discovery;
 mod domains;
 mod geo;
 mod latency;
+pub mod membership;
 mod node;
 mod placement;
 mod rank;
@@ -20,7 +22,8 @@ pub use geo::{
     measure_zone,
 };
 pub use latency::{BadSample, Geography, Latency, SampleCounts, Source, Vivaldi};
-pub use node::{Coordinates, Health, NodeState, Position, Zone};
+pub use membership::Membership;
+pub use node::{Coordinates, Health, NodeState, Position, Zone, ZoneError};
 pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover};
 pub use rank::{
     BadPattern, Candidate, Cut, LARGE, NoSuchPolicy, Parts, Policy, Ranking, RateSource, Residency,
