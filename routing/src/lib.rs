@@ -24,7 +24,7 @@ pub use geo::{
 pub use latency::{BadSample, Geography, Latency, SampleCounts, Source, Vivaldi};
 pub use membership::Membership;
 pub use node::{Coordinates, Health, NodeState, Position, Zone, ZoneError};
-pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover};
+pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover, rendezvous};
 pub use rank::{
     BadPattern, Candidate, Cut, LARGE, NoSuchPolicy, Parts, Policy, Ranking, RateSource, Residency,
     Row, Table, Verdict, Wish, rank,

@@ -16,6 +16,7 @@ use std::{net::IpAddr, sync::Arc};
 pub use database::{BadDatabase, Database, Kind};
 pub use files::{BadGeoFile, GeoFiles, GeoNews, GeoPaths};
 pub use zone::{MeasuredZone, measure_zone};
+pub(crate) use zone::{names_metro, names_region};
 
 use crate::Position;
 

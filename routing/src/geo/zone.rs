@@ -17,12 +17,25 @@ const REGION: Duration = Duration::from_millis(15);
 /// How long another zone must be measured without a break until it is taken, by default.
 const HOLD: Duration = Duration::from_secs(600);
 
-/// Bytes of a metro or a region.
-const NAME_BYTES_MAX: usize = 32;
+/// What [`Zone::unknown`] has for its region and metro. A measured zone of which only the region is known has this metro.
+const NO_REGION: &str = "world";
+const NO_METRO: &str = "any";
+
+/// Whether a zone says which region it is.
+pub(crate) fn names_region(zone: &Zone) -> bool {
+    !zone.region.is_empty() && zone.region != NO_REGION
+}
+
+/// Whether a zone says which metro it is.
+pub(crate) fn names_metro(zone: &Zone) -> bool {
+    names_region(zone) && !zone.metro.is_empty() && zone.metro != NO_METRO
+}
 
 /// Where this node seems to be at this moment: in the metro that most of the neighbours within 2 ms name (of equals the nearest's), else where the
-/// database has its address, else in the region of the nearest neighbour within 15 ms, no metro named. Only fresh measured paths count. None
+/// database has its address, else in the region of the nearest neighbour within 15 ms, as `eu-any`. Only fresh measured paths count. None
 /// where nothing tells.
+///
+/// A neighbour's zone may be a measured one too. Where an operator names none at all it is the database that says the first.
 #[must_use]
 pub fn measure_zone(
     view: &View,
@@ -33,7 +46,7 @@ pub fn measure_zone(
     let mut neighbours: Vec<_> = view
         .nodes()
         .iter()
-        .filter(|node| node.id != view.me && !node.zone.region.is_empty())
+        .filter(|node| node.id != view.me && names_region(&node.zone))
         .filter_map(|node| match latency.to(view, &node.id, now)? {
             (rtt, Source::Path) => Some((rtt, &node.zone)),
             _ => None,
@@ -42,7 +55,7 @@ pub fn measure_zone(
     neighbours.sort_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
     let mut votes: BTreeMap<&Zone, (usize, Duration)> = BTreeMap::new();
     let in_metro = neighbours.iter().take_while(|(rtt, _)| *rtt <= METRO);
-    for (rtt, zone) in in_metro.filter(|(_, zone)| !zone.metro.is_empty()) {
+    for (rtt, zone) in in_metro.filter(|(_, zone)| names_metro(zone)) {
         votes.entry(zone).or_insert((0, *rtt)).0 += 1;
     }
     let most = votes
@@ -57,7 +70,7 @@ pub fn measure_zone(
     let (rtt, nearest) = neighbours.first()?;
     (*rtt <= REGION).then(|| Zone {
         region: nearest.region.clone(),
-        metro: String::new(),
+        metro: NO_METRO.to_owned(),
     })
 }
 
@@ -65,14 +78,15 @@ pub fn measure_zone(
 fn by_place(place: &Place) -> Option<Zone> {
     let region = name(place.continent.as_deref()?);
     let metro = name(place.city.as_deref().or(place.country.as_deref())?);
-    (!region.is_empty() && !metro.is_empty()).then_some(Zone { region, metro })
+    let zone = Zone { region, metro };
+    zone.is_plain().then_some(zone)
 }
 
 /// Small letters and digits; what is between them becomes one hyphen.
 fn name(text: &str) -> String {
     let mut name = String::new();
     for letter in text.chars() {
-        if name.len() >= NAME_BYTES_MAX {
+        if name.len() >= Zone::PART_BYTES_MAX {
             break;
         }
         if letter.is_ascii_alphanumeric() {
@@ -198,10 +212,27 @@ mod tests {
             measured(&far, Some(&berlin())),
             Some(zone("eu", "berlin-mitte"))
         );
-        assert_eq!(measured(&far, None), Some(zone("eu", "")));
+        assert_eq!(measured(&far, None), Some(zone("eu", "any")));
+        // Such a one names no metro for others.
+        let vague = [(node(5, ("eu", "any")), MS)];
+        assert_eq!(measured(&vague, None), Some(zone("eu", "any")));
         assert_eq!(measured(&[fra(2, MS * 30)], None), None);
-        assert_eq!(measured(&[(node(5, ("", "")), MS)], None), None);
+        assert_eq!(measured(&[(node(5, ("world", "any")), MS)], None), None);
+        let nowhere = Place {
+            continent: Some("??".to_owned()),
+            ..berlin()
+        };
+        assert_eq!(measured(&[], Some(&nowhere)), None);
         assert_eq!(measured(&[], Some(&Place::default())), None);
+    }
+
+    #[test]
+    fn the_unknown_zone_names_nothing_and_what_is_measured_can_be_published() {
+        let unknown = Zone::unknown();
+        assert_eq!((&*unknown.region, &*unknown.metro), (NO_REGION, NO_METRO));
+        assert!(!names_region(&unknown) && !names_metro(&unknown));
+        assert!(names_region(&zone("eu", "any")) && !names_metro(&zone("eu", "any")));
+        assert!(zone("eu", "any").is_plain() && by_place(&berlin()).unwrap().is_plain());
     }
 
     #[test]
@@ -216,7 +247,7 @@ mod tests {
             ),
         ] {
             assert_eq!(name(text), expected);
-            assert!(name(text).len() <= NAME_BYTES_MAX);
+            assert!(name(text).len() <= Zone::PART_BYTES_MAX);
         }
     }
 

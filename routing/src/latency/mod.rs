@@ -16,7 +16,10 @@ use std::{collections::HashMap, fmt, time::Duration};
 pub use globe::Geography;
 pub use vivaldi::{BadSample, SampleCounts, Vivaldi};
 
-use crate::{NodeId, NodeState, Position, View, Zone};
+use crate::{
+    NodeId, NodeState, Position, View, Zone,
+    geo::{names_metro, names_region},
+};
 
 /// How long a measured round trip is fresh.
 const FRESH: Duration = Duration::from_secs(300);
@@ -231,12 +234,12 @@ fn by_coordinates(one: &NodeState, other: &NodeState) -> Option<(Duration, Sourc
 }
 
 fn by_zones(one: &Zone, other: &Zone) -> Option<(Duration, Source)> {
-    if one.region.is_empty() || other.region.is_empty() {
+    if !names_region(one) || !names_region(other) {
         return None;
     }
     let ms = if one.region != other.region {
         BEYOND_REGION
-    } else if one.metro != other.metro || one.metro.is_empty() {
+    } else if one.metro != other.metro || !names_metro(one) {
         WITHIN_REGION
     } else {
         WITHIN_METRO

@@ -1,15 +1,16 @@
 //! Where the bytes of a site may be: patterns of zones.
 //!
 //! The text of a zone is its region, a hyphen and its metro, `eu-fra`. A pattern is such a text in which `*` stands for any run of
-//! characters, hyphens included; capitals do not matter. It closes: a node that does not say where it is lies in no pattern but `*`.
+//! characters, hyphens included; capitals do not matter. It closes: a node that does not say where it is (`world-any`, or no zone) lies in none
+//! that names a region.
 
 use crate::Zone;
 
 /// Bytes of a pattern: a zone's text, and some stars.
 const PATTERN_BYTES_MAX: usize = 80;
 
-/// Bytes of the text of a zone: two names of 32 and the hyphen.
-const ZONE_BYTES_MAX: usize = 65;
+/// Bytes of the text of a zone: both parts and the hyphen.
+const ZONE_BYTES_MAX: usize = 2 * Zone::PART_BYTES_MAX + 1;
 
 /// Patterns of a site.
 const PATTERNS_MAX: usize = 64;
@@ -105,12 +106,7 @@ impl Residency {
     }
 }
 
-/// Region, hyphen, metro.
-pub(super) fn text(zone: &Zone) -> String {
-    format!("{}-{}", zone.region, zone.metro)
-}
-
-/// The same in small letters, written where the caller has room: this is asked of each candidate. None where either part is missing, or
+/// The text of a zone in small letters, written where the caller has room: this is asked of each candidate. None where either part is missing, or
 /// longer than it may be.
 fn lowercase<'a>(zone: &Zone, to: &'a mut [u8; ZONE_BYTES_MAX]) -> Option<&'a [u8]> {
     let parts = [zone.region.as_bytes(), b"-", zone.metro.as_bytes()];
@@ -174,7 +170,9 @@ mod tests {
             (&["eu-*"], "eu", "fra", true),
             (&["eu-*"], "EU", "FRA", true),
             (&["EU-*"], "eu", "fra", true),
-            (&["eu-*"], "eu-west", "par", true),
+            (&["eu-*"], "eu", "west-par", true),
+            (&["eu-*"], "world", "any", false),
+            (&["eu-fra"], "eu", "any", false),
             (&["eu-*"], "europe", "fra", false),
             (&["eu-*"], "na", "eu-x", false),
             (&["eu-*"], "neu", "x", false),

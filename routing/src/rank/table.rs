@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Parts, Ranking, RateSource, Row, Verdict, residency};
+use super::{Parts, Ranking, RateSource, Row, Verdict};
 use crate::View;
 
 /// Characters of a name that are shown.
@@ -40,7 +40,7 @@ impl fmt::Display for Table<'_> {
             // Who has left since is shown by its id.
             let (name, zone) = self.view.get(&row.id).map_or_else(
                 || (format!("{:?}", row.id), String::new()),
-                |node| (shown(&node.name), shown(&residency::text(&node.zone))),
+                |node| (shown(&node.name), shown(&node.zone.to_string())),
             );
             write!(f, "{name:<32}  {zone:<16}  ")?;
             match &row.verdict {

@@ -196,7 +196,8 @@ fn the_nearest_by_estimate_is_at_most_10_ms_from_the_nearest_after_200_samples()
                     assert!(estimate < 0.75 * geography, "{samples}: {estimate} ms");
                 }
             }
-            assert!(cluster.refused() < 0.001, "{}", cluster.refused());
+            // Who moves while it believes to have settled is taken for one that jumps; that is rare.
+            assert!(cluster.refused() < 0.005, "{}", cluster.refused());
         }
     }
 }
