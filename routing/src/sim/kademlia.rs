@@ -227,7 +227,7 @@ pub fn find(
                 *contact = Contact::Answered;
                 if records.contains(&node) {
                     query.provider = true;
-                    outcome.first = outcome.first.or(Some(queue.now()));
+                    outcome.first = outcome.first.or(Some(now));
                 }
                 let closer: Vec<_> = tables
                     .closest(&tables.known[node], key, rules.k)
