@@ -4,6 +4,8 @@
 //! It knows nothing of HTTP, chunks, certificates or sockets; what it needs of them comes in through small traits
 //! ([`Signer`], [`Verifier`]).
 
+pub mod index;
+
 mod node;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -1,0 +1,449 @@
+//! What a holder knows of one owner: what the owner has by all it accepted, and what it has yet to hear.
+//!
+//! The invariant: unless a message is under way or was lost, `believed` is the digests of what an honest owner has. A change that
+//! waits notes what the owner has of its key now (`before`, zero for nothing), so that once it is accepted `believed` moves by exactly what changed
+//! there, however often the key changed meanwhile.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use super::{HolderLimits, change_of};
+use crate::{
+    Key,
+    index::{
+        message::{CHANGES_MAX, Change},
+        record::{BUCKETS, Digests, Record, bucket, root},
+    },
+};
+
+/// Keys looked at for one announcement: of most of a bucket's keys another node may be the owner.
+const LOOKED_AT_MAX: usize = 4_096;
+
+pub(super) enum Due {
+    At(Duration),
+    Never,
+}
+
+pub(super) enum Built {
+    /// There is nothing to send yet; where it still is due, more is to be looked through.
+    Nothing,
+    Changes(Vec<Change>),
+    /// With this root.
+    Renewal(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    key: Key,
+    since: Duration,
+    /// What the owner had of the key, as a digest.
+    before: u64,
+    /// What it has once it accepts.
+    sent: u64,
+}
+
+#[derive(Debug)]
+enum InFlight {
+    Announcement {
+        /// The first change clears this bucket.
+        cleared: Option<u8>,
+        /// Some of the items are this bucket's, told anew.
+        told: Option<u8>,
+        items: Vec<Item>,
+        since: Duration,
+    },
+    Renewal,
+}
+
+/// A bucket that is told anew: cleared, and keys up to `after` said.
+#[derive(Debug, Clone, Copy)]
+struct Retelling {
+    bucket: u8,
+    after: Option<Key>,
+}
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    generation: u64,
+    sequence: u64,
+    since: Duration,
+    /// Whether the owner has said what it has since the desk began.
+    is_established: bool,
+    believed: Box<Digests>,
+    /// Buckets of `believed` that are not zero.
+    nonempty: usize,
+    /// When the owner last took something, and when it last compared digests.
+    renewed: Duration,
+    compared: Duration,
+    /// Changes in their order, and what the owner has of their keys; both have the same ones.
+    queue: VecDeque<(Duration, Key)>,
+    before: BTreeMap<Key, u64>,
+    /// Buckets to be told anew, since when any is.
+    differing: BTreeSet<u8>,
+    differing_since: Option<Duration>,
+    retelling: Option<Retelling>,
+    /// Records the owner had no room for.
+    declined: BTreeSet<Key>,
+    in_flight: Option<InFlight>,
+    /// Whether the owner may have taken what it did not say it has: no digests are compared before it has taken that again.
+    is_uncertain: bool,
+    failures: u32,
+    not_before: Duration,
+}
+
+impl Desk {
+    pub(super) fn new(generation: u64, now: Duration) -> Self {
+        Self {
+            generation,
+            sequence: 0,
+            since: now,
+            is_established: false,
+            believed: Box::new([0; BUCKETS]),
+            nonempty: 0,
+            renewed: now,
+            compared: now,
+            queue: VecDeque::new(),
+            before: BTreeMap::new(),
+            differing: BTreeSet::new(),
+            differing_since: None,
+            retelling: None,
+            declined: BTreeSet::new(),
+            in_flight: None,
+            is_uncertain: false,
+            failures: 0,
+            not_before: now,
+        }
+    }
+
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    pub(super) fn is_announcing(&self) -> bool {
+        matches!(self.in_flight, Some(InFlight::Announcement { .. }))
+    }
+
+    pub(super) fn is_renewing(&self) -> bool {
+        matches!(self.in_flight, Some(InFlight::Renewal))
+    }
+
+    pub(super) fn declined(&self) -> usize {
+        self.declined.len()
+    }
+
+    /// Changes that wait or are under way, and since when the oldest does.
+    pub(super) fn waiting(&self) -> (usize, Option<Duration>) {
+        let (sent, sent_since) = match &self.in_flight {
+            Some(InFlight::Announcement { items, since, .. }) => (items.len(), Some(*since)),
+            Some(InFlight::Renewal) | None => (0, None),
+        };
+        let unestablished = (!self.is_established && self.nonempty > 0).then_some(self.since);
+        let retelling = usize::from(self.retelling.is_some());
+        let since = [
+            sent_since,
+            self.queue.front().map(|(since, _)| *since),
+            self.differing_since,
+            unestablished,
+        ];
+        (
+            self.before.len() + self.differing.len() + retelling + sent,
+            since.into_iter().flatten().min(),
+        )
+    }
+
+    pub(super) fn is_lapsing(&self, limits: &HolderLimits, now: Duration) -> bool {
+        self.nonempty > 0 && now.saturating_sub(self.renewed) > limits.lease / 3 * 2
+    }
+
+    /// What the owner should have of a key has changed: its digest, zero for nothing.
+    pub(super) fn changed(
+        &mut self,
+        key: &Key,
+        before: u64,
+        after: u64,
+        limits: &HolderLimits,
+        now: Duration,
+    ) {
+        let of = bucket(key);
+        let was_declined = self.declined.remove(key);
+        let is_retold = self.differing.contains(&of)
+            || self.retelling.is_some_and(|retelling| {
+                retelling.bucket == of && retelling.after.is_none_or(|after| *key > after)
+            });
+        if is_retold || self.before.contains_key(key) {
+            return;
+        }
+        let before = if was_declined { 0 } else { before };
+        if !self.is_established && self.in_flight.is_none() {
+            // What the owner has is only assumed yet, and compared before anything is told.
+            self.shift(of, after.wrapping_sub(before));
+            return;
+        }
+        if before == 0 && after == 0 {
+            return;
+        }
+        if self.before.len() >= limits.queue {
+            self.retell(of, now);
+            return;
+        }
+        self.before.insert(*key, before);
+        self.queue.push_back((now, *key));
+    }
+
+    /// Compares digests at the next occasion.
+    pub(super) fn doubt(&mut self) {
+        self.is_established = false;
+    }
+
+    /// When it is this desk's turn.
+    pub(super) fn due(&self, limits: &HolderLimits, now: Duration) -> Due {
+        if self.in_flight.is_some() {
+            return Due::Never;
+        }
+        let queued = self.queue.front().map(|(since, _)| {
+            if self.queue.len() >= CHANGES_MAX || self.is_uncertain {
+                *since
+            } else {
+                since.saturating_add(limits.batch)
+            }
+        });
+        let retells = self.retelling.is_some() || !self.differing.is_empty();
+        let at = if !self.is_established {
+            (self.nonempty > 0 || queued.is_some() || retells).then_some(self.since)
+        } else if retells {
+            Some(now)
+        } else {
+            let compares = (self.nonempty > 0 && !self.is_uncertain)
+                .then(|| self.compared.saturating_add(limits.lease / 3));
+            queued.into_iter().chain(compares).min()
+        };
+        at.map_or(Due::Never, |at| Due::At(at.max(self.not_before)))
+    }
+
+    /// What the next message of the lease is numbered.
+    pub(super) fn next_message(&mut self, wall: u64) -> (u64, u64) {
+        self.sequence = self.sequence.saturating_add(1).max(wall);
+        (self.generation, self.sequence)
+    }
+
+    /// The next message. `held` gives a key's record where this owner should have it, `keys` all keys of a bucket after one, in order.
+    pub(super) fn build<I: Iterator<Item = Key>>(
+        &mut self,
+        held: &impl Fn(&Key) -> Option<Record>,
+        keys: &impl Fn(u8, Option<Key>) -> I,
+        limits: &HolderLimits,
+        now: Duration,
+    ) -> Built {
+        let is_quiet = self.differing.is_empty() && self.retelling.is_none();
+        let compares = self.nonempty > 0 && self.compared.saturating_add(limits.lease / 3) <= now;
+        if !self.is_established || (is_quiet && compares && !self.is_uncertain) {
+            self.in_flight = Some(InFlight::Renewal);
+            return Built::Renewal(root(&self.believed));
+        }
+        let mut changes = Vec::new();
+        let mut items = Vec::new();
+        let mut cleared = None;
+        if self.retelling.is_none()
+            && let Some(next) = self.differing.pop_first()
+        {
+            self.before.retain(|key, _| bucket(key) != next);
+            self.queue.retain(|(_, key)| bucket(key) != next);
+            changes.push(Change::Clear(next));
+            cleared = Some(next);
+            self.retelling = Some(Retelling {
+                bucket: next,
+                after: None,
+            });
+        }
+        let told = self.retelling.map(|retelling| retelling.bucket);
+        if let Some(retelling) = &mut self.retelling {
+            let mut is_done = true;
+            for (looked_at, key) in keys(retelling.bucket, retelling.after).enumerate() {
+                if changes.len() == CHANGES_MAX || looked_at == LOOKED_AT_MAX {
+                    is_done = false;
+                    break;
+                }
+                retelling.after = Some(key);
+                if self.declined.contains(&key) {
+                    continue;
+                }
+                if let Some(record) = held(&key) {
+                    changes.push(Change::Add(record));
+                    items.push(Item {
+                        key,
+                        since: self.differing_since.unwrap_or(now),
+                        before: 0,
+                        sent: record.digest(),
+                    });
+                }
+            }
+            if is_done {
+                self.retelling = None;
+            }
+        }
+        while changes.len() < CHANGES_MAX {
+            let Some((since, key)) = self.queue.pop_front() else {
+                break;
+            };
+            let Some(before) = self.before.remove(&key) else {
+                continue;
+            };
+            let record = held(&key);
+            changes.push(change_of(&key, record));
+            items.push(Item {
+                key,
+                since,
+                before,
+                sent: record.map_or(0, |record| record.digest()),
+            });
+        }
+        if changes.is_empty() {
+            self.told();
+            return Built::Nothing;
+        }
+        let since = items.iter().map(|item| item.since).min().unwrap_or(now);
+        self.in_flight = Some(InFlight::Announcement {
+            cleared,
+            told,
+            items,
+            since,
+        });
+        Built::Changes(changes)
+    }
+
+    /// The owner has taken what was announced, but for these places.
+    pub(super) fn accepted(&mut self, refused: &[u16], now: Duration) {
+        let Some(InFlight::Announcement { cleared, items, .. }) = self.in_flight.take() else {
+            return;
+        };
+        if let Some(cleared) = cleared {
+            let all = self.believed.get(usize::from(cleared)).copied();
+            self.shift(cleared, all.unwrap_or(0).wrapping_neg());
+        }
+        for (place, item) in (usize::from(cleared.is_some())..).zip(&items) {
+            let place = u16::try_from(place).unwrap_or(u16::MAX);
+            let is_refused = refused.binary_search(&place).is_ok();
+            let has = if is_refused { 0 } else { item.sent };
+            self.shift(bucket(&item.key), has.wrapping_sub(item.before));
+            if !is_refused || item.sent == 0 {
+                continue;
+            }
+            // The key may have changed again since.
+            match self.before.get_mut(&item.key) {
+                Some(before) => *before = 0,
+                None => {
+                    self.declined.insert(item.key);
+                }
+            }
+        }
+        self.is_uncertain = false;
+        self.worked(now);
+        self.told();
+    }
+
+    /// The owner has compared, and these are its digests where they differ.
+    pub(super) fn renewed(
+        &mut self,
+        digests: Option<&Digests>,
+        room: bool,
+        limits: &HolderLimits,
+        now: Duration,
+    ) {
+        self.in_flight = None;
+        self.is_established = true;
+        self.compared = now;
+        self.worked(now);
+        if let Some(digests) = digests {
+            let pairs = (0..=u8::MAX).zip(self.believed.iter().zip(digests));
+            let differing = pairs.filter(|(_, (believed, has))| believed != has);
+            let differing: Vec<u8> = differing.map(|(bucket, _)| bucket).collect();
+            for bucket in differing {
+                self.retell(bucket, now);
+            }
+        }
+        while room
+            && self.before.len() < limits.queue
+            && let Some(key) = self.declined.pop_first()
+        {
+            self.before.insert(key, 0);
+            self.queue.push_back((now, key));
+        }
+    }
+
+    /// The owner has had a later message, or a later generation, than this holder knows of: its clock was set back, or it lost what it knew.
+    pub(super) fn overtake(&mut self, generation: u64, sequence: u64) {
+        if generation < self.generation {
+            return;
+        }
+        if generation > self.generation || sequence == u64::MAX {
+            // The owner voids what it has once it hears of the new one, and says so when it compares.
+            self.generation = generation.saturating_add(1);
+            self.sequence = 0;
+            self.is_established = false;
+        } else {
+            self.sequence = self.sequence.max(sequence);
+        }
+    }
+
+    /// The owner did not take the message, or did and its reply was lost.
+    pub(super) fn failed(&mut self, limits: &HolderLimits, now: Duration) {
+        let most = (limits.lease / 6).max(limits.retry);
+        let pause = limits.retry.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now.saturating_add(pause.min(most));
+        let Some(InFlight::Announcement {
+            cleared,
+            told,
+            items,
+            since,
+        }) = self.in_flight.take()
+        else {
+            return;
+        };
+        self.is_uncertain = true;
+        if let Some(told) = told.or(cleared) {
+            self.retelling = self.retelling.filter(|retelling| retelling.bucket != told);
+            self.retell(told, since);
+        }
+        for item in items.iter().rev() {
+            if self.differing.contains(&bucket(&item.key)) {
+                continue;
+            }
+            if self.before.insert(item.key, item.before).is_none() {
+                self.queue.push_front((item.since, item.key));
+            }
+        }
+    }
+
+    fn worked(&mut self, now: Duration) {
+        self.renewed = now;
+        self.failures = 0;
+        self.not_before = now;
+    }
+
+    fn retell(&mut self, bucket: u8, now: Duration) {
+        self.differing.insert(bucket);
+        self.differing_since.get_or_insert(now);
+    }
+
+    /// Nothing is told anew any more, once nothing is.
+    fn told(&mut self) {
+        if self.differing.is_empty() && self.retelling.is_none() && self.in_flight.is_none() {
+            self.differing_since = None;
+        }
+    }
+
+    fn shift(&mut self, bucket: u8, by: u64) {
+        if let Some(believed) = self.believed.get_mut(usize::from(bucket)) {
+            let was_empty = *believed == 0;
+            *believed = believed.wrapping_add(by);
+            match (was_empty, *believed == 0) {
+                (true, false) => self.nonempty += 1,
+                (false, true) => self.nonempty -= 1,
+                (true, true) | (false, false) => {}
+            }
+        }
+    }
+}
