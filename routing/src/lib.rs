@@ -6,14 +6,25 @@
 
 pub mod index;
 
+mod domains;
+mod latency;
 mod node;
+mod placement;
+mod rank;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod space;
 mod trust;
 mod view;
 
+pub use domains::{Shared, Spread, spread};
+pub use latency::{BadSample, Geography, Latency, SampleCounts, Source, Vivaldi};
 pub use node::{Coordinates, Health, NodeState, Position, Zone};
+pub use placement::{Bound, HANDOVER_KEYS_MAX, LOAD_MAX, Placement, Placer, handover};
+pub use rank::{
+    BadPattern, Candidate, Cut, LARGE, NoSuchPolicy, Parts, Policy, Ranking, RateSource, Residency,
+    Row, Verdict, Wish, rank,
+};
 pub use space::{Distance, Key, NodeId};
 pub use trust::{Distrust, SIGNATURE_BYTES, Signature, Signer, Verifier};
 pub use view::View;
