@@ -24,6 +24,15 @@ impl Times {
         Self { sorted, failed }
     }
 
+    /// These and those together.
+    #[must_use]
+    pub fn with(mut self, others: Self) -> Self {
+        self.failed += others.failed;
+        self.sorted.extend(others.sorted);
+        self.sorted.sort_unstable();
+        self
+    }
+
     /// How many there are, failures among them.
     #[must_use]
     pub const fn tries(&self) -> usize {

@@ -87,6 +87,12 @@ impl<E> Queue<E> {
         Some(due.event)
     }
 
+    /// Lets time pass to this moment, at most to the next event.
+    pub fn pass_to(&mut self, until: Duration) {
+        let until = self.next_at().map_or(until, |next| next.min(until));
+        self.now = self.now.max(until);
+    }
+
     /// When the next event is due.
     #[must_use]
     pub fn next_at(&self) -> Option<Duration> {
