@@ -18,8 +18,9 @@ pub use fill::{End, HOLDERS_MAX, HolderId, Offer, Step, Swarm, Tier, Trouble};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
-    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Node, ObjectAnswer, ObjectRequest, ObjectServer,
-    ObjectSource, Provenance, Refusal, ShieldClient, SiteNames, wire, withhold,
+    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Manifests,
+    ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, Provenance,
+    Refusal, ShieldClient, SiteNames, Stored, wire, withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;
