@@ -3,6 +3,7 @@
 //! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
 //! what stands behind a node that asks nobody else; [`Membership`] is who it is to the others; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
 
+mod exchanges;
 mod fill;
 mod membership;
 mod metrics;
@@ -14,7 +15,11 @@ mod store;
 pub mod store_report;
 mod transport;
 
-pub use fill::{End, HOLDERS_MAX, HolderId, Offer, Step, Swarm, Tier, Trouble};
+pub use exchanges::Exchanges;
+pub use fill::{
+    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, PeerFill,
+    PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
+};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
