@@ -16,7 +16,7 @@ use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
-use stoq_mesh::{Links, Membership, Node, Origins, Storage};
+use stoq_mesh::{Exchanges, Holders, Links, Membership, Node, Origins, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::alt_svc::AltSvc;
 use crate::certificates::{Certificates, DevTls};
 use crate::listen::{self, BindError, Common, HttpsSockets};
+use crate::mesh::{self, NodeListener};
 use crate::serve::{self, AccessLog, Bounds, CdnId, Forwarder, ServeMetrics, SiteTable};
 use crate::state::{self, StateError};
 use crate::tls::{ServerTls, TlsError};
@@ -88,6 +89,7 @@ pub struct Prepared {
     certificates: Certificates,
     origins: Origins,
     cdn_id: CdnId,
+    holders: Option<Arc<dyn Holders>>,
     warnings: Vec<String>,
 }
 
@@ -139,8 +141,16 @@ impl Prepared {
             certificates,
             origins,
             cdn_id,
+            holders: None,
             warnings,
         })
+    }
+
+    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold. Default: the shield alone.
+    #[must_use]
+    pub fn with_holders(mut self, holders: Arc<dyn Holders>) -> Self {
+        self.holders = Some(holders);
+        self
     }
 
     /// The configuration.
@@ -171,6 +181,7 @@ pub struct Edge;
 pub struct Running {
     https: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
+    stoq: Vec<SocketAddr>,
     dev_tls: Option<DevTls>,
     admin: Option<AdminHandle>,
     registry: Registry,
@@ -194,6 +205,7 @@ impl Edge {
             certificates,
             origins,
             cdn_id,
+            holders,
             warnings,
         } = prepared;
         for warning in &warnings {
@@ -213,6 +225,8 @@ impl Edge {
         let certificates = certificates.resolve(&config.node.state_dir)?;
         let tls = ServerTls::new(certificates.resolver())?;
 
+        let registry = Registry::new();
+        let links = Links::new(&config, &registry);
         let count = config.node.workers;
         let https = config
             .listen
@@ -226,10 +240,12 @@ impl Edge {
             .iter()
             .map(|addr| bind_http(*addr, count))
             .collect::<Result<Vec<_>, _>>()?;
+        let nodes = membership
+            .as_ref()
+            .map(|membership| NodeListener::bind(&config, &links, membership, count))
+            .transpose()?;
         let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
 
-        let registry = Registry::new();
-        let links = Links::new(&config, &registry);
         let cache = storage.cache(CacheConfig {
             name: config.node.name.clone(),
             ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
@@ -288,11 +304,19 @@ impl Edge {
             shaper: links.shaper().cloned(),
             clock: Timestamp::now,
         });
+        let exchanges = match &nodes {
+            Some(_) => mesh::exchanges(&shared, &registry),
+            None => Exchanges::default(),
+        };
+        let fills = holders.map(|holders| mesh::fills(holders, &shared, &registry));
         let dev_tls = certificates.dev().cloned();
         let (https_addrs, http_addrs) = (
             https.iter().map(|sockets| sockets.addr).collect(),
             plain.iter().map(|(addr, _)| *addr).collect(),
         );
+        let stoq = nodes
+            .as_ref()
+            .map_or_else(Vec::new, NodeListener::local_addrs);
         let shield = config
             .shield
             .as_ref()
@@ -327,6 +351,9 @@ impl Edge {
             registry: registry.clone(),
             config,
             membership: membership.clone(),
+            nodes,
+            exchanges: Arc::new(exchanges),
+            fills,
             certificates,
             tls,
             origins,
@@ -358,6 +385,7 @@ impl Edge {
         Ok(Running {
             https: https_addrs,
             http: http_addrs,
+            stoq,
             dev_tls,
             admin,
             registry,
@@ -381,6 +409,12 @@ impl Running {
     #[must_use]
     pub fn http_addrs(&self) -> &[SocketAddr] {
         &self.http
+    }
+
+    /// Where it listens for other nodes.
+    #[must_use]
+    pub fn stoq_addrs(&self) -> &[SocketAddr] {
+        &self.stoq
     }
 
     /// Where its admin listener is, if it has one.

@@ -7,6 +7,7 @@ mod certificates;
 pub mod cli;
 mod edge;
 pub mod listen;
+mod mesh;
 mod serve;
 pub mod service;
 mod state;

@@ -7,9 +7,12 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
+use stoq::pool::Pool;
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket};
 use stoq_cache::upstream::Upstream;
-use stoq_mesh::{ChunkKeyIds, Links, Membership, Node, Origins, ShieldClient};
+use stoq_mesh::{
+    ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient,
+};
 use stoq_node::config::Config;
 use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
 
@@ -17,6 +20,7 @@ use crate::alt_svc::{AltSvc, Pace, probe_forever};
 use crate::certificates::InUse;
 use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
+use crate::mesh::NodeListener;
 use crate::serve::{self, AccessLog, AccessWriter, Serve};
 use crate::tls::ServerTls;
 
@@ -76,6 +80,12 @@ impl Doors {
 pub(crate) struct Plan {
     pub(crate) config: Config,
     pub(crate) membership: Option<Membership>,
+    /// Where other nodes are listened to; `None` for a node without a cluster.
+    pub(crate) nodes: Option<NodeListener>,
+    /// What they are answered.
+    pub(crate) exchanges: Arc<Exchanges>,
+    /// Fills from other edges, where it knows any.
+    pub(crate) fills: Option<PeerFills>,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -103,7 +113,8 @@ impl Plan {
     /// One worker from its start to the end of its last connection.
     pub(crate) async fn work(&self, id: WorkerId) -> WorkerResult {
         let origins = self.origins.for_worker();
-        let shield = self.shield_client()?;
+        let pool = self.pool()?;
+        let shield = pool.and_then(|pool| self.shield_client(pool));
         let upstreams = origins.upstreams.iter().zip(&self.shield_fallback);
         let upstreams = upstreams
             .map(|(origin, fallback)| serve::choose(shield.as_ref(), *fallback, origin))
@@ -142,6 +153,14 @@ impl Plan {
             };
             listeners.push(Box::pin(listen(Arc::clone(&context), socket, door)));
         }
+        if let Some(nodes) = &self.nodes {
+            listeners.push(Box::pin(async move {
+                let served = nodes.serve(id, &self.links, &self.exchanges, &self.drain);
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "other nodes are not listened to");
+                }
+            }));
+        }
         if id.0 == 0 {
             // One prober for the process: the kernel leads each probe to some worker.
             for (addr, alt_svc) in &self.alt_svc {
@@ -176,27 +195,31 @@ impl Plan {
         })
     }
 
-    /// This worker's client of the shield, if there is one.
-    fn shield_client(
-        &self,
-    ) -> Result<Option<Arc<dyn Upstream>>, Box<dyn std::error::Error + Send + Sync>> {
-        let membership = self.membership.as_ref();
-        let Some(membership) = membership.filter(|_| !self.shield.is_empty()) else {
+    /// This worker's connections to other nodes, in a cluster.
+    fn pool(&self) -> Result<Option<Pool>, Box<dyn std::error::Error + Send + Sync>> {
+        let Some(membership) = &self.membership else {
             return Ok(None);
         };
-        let pool = self.links.pool(membership.identity().clone())?;
+        Ok(Some(self.links.pool(membership.identity().clone())?))
+    }
+
+    /// This worker's client of the shield, if there is one, with peers before it where they are known.
+    fn shield_client(&self, pool: Pool) -> Option<Arc<dyn Upstream>> {
+        if self.shield.is_empty() {
+            return None;
+        }
         let shared = Arc::clone(&self.shared);
         let ids: ChunkKeyIds = Arc::new(move |name| {
             let site = shared.sites.iter().find(|site| &*site.name == name);
             site.map_or([0; 16], |site| *site.chunk_key.key_id().as_bytes())
         });
         let wait = self.config.limits.timeouts.origin_first_byte + SHIELD_GRACE;
-        Ok(Some(Arc::new(ShieldClient::new(
-            pool,
-            Arc::clone(&self.shield),
-            ids,
-            wait,
-        ))))
+        let nodes = Arc::clone(&self.shield);
+        let shield = Arc::new(ShieldClient::new(pool.clone(), nodes, ids, wait));
+        Some(match &self.fills {
+            Some(fills) => Arc::new(fills.over(pool, shield)),
+            None => shield,
+        })
     }
 }
 

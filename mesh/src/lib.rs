@@ -3,6 +3,8 @@
 //! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
 //! what stands behind a node that asks nobody else; [`Links`] is how it reaches other nodes and they it; [`Membership`] is who it is to the others; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
 
+mod exchanges;
+mod fill;
 mod links;
 mod membership;
 mod metrics;
@@ -15,12 +17,18 @@ mod store;
 pub mod store_report;
 mod transport;
 
+pub use exchanges::Exchanges;
+pub use fill::{
+    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, PeerFill,
+    PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
+};
 pub use links::{Links, NodeDoors, NodeServers, NodeTls, WorkerDoor};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
-    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Node, ObjectAnswer, ObjectRequest, ObjectServer,
-    ObjectSource, Provenance, Refusal, ShieldClient, SiteNames, wire, withhold,
+    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Manifests,
+    ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, Provenance,
+    Refusal, ShieldClient, SiteNames, Stored, wire, withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;

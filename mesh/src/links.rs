@@ -24,8 +24,9 @@ use stoq::shape::Shaper;
 use stoq::transport::Transport;
 use stoq::transport::fallback::{Fallback, FallbackConfig};
 use stoq::transport::tcp::{self, Tcp, TcpLimits};
-use stoq_node::Registry;
 use stoq_node::config::Config;
+use stoq_node::{Drain, Registry};
+use tokio::time::Instant;
 
 use crate::paths::PathMetrics;
 use crate::transport::{EXCHANGES_MAX, between_nodes_of, limits_of};
@@ -148,6 +149,11 @@ impl Links {
             };
             match bound {
                 Ok(tcp) => {
+                    if workers > 1
+                        && let Steering::SingleSocket { reason } = udp.steering()
+                    {
+                        tracing::warn!(%addr, reason, "one socket for all workers: steering by connection ID was refused");
+                    }
                     let tcp = Mutex::new(tcp.into_iter().map(Some).collect());
                     return Ok(NodeDoors { udp, tcp });
                 }
@@ -261,12 +267,6 @@ impl NodeDoors {
         self.udp.local_addr()
     }
 
-    /// Whether packets find their worker by connection ID.
-    #[must_use]
-    pub fn steering(&self) -> &Steering {
-        self.udp.steering()
-    }
-
     /// A worker's part, once.
     #[must_use]
     pub fn take(&self, worker: usize) -> Option<WorkerDoor> {
@@ -301,6 +301,23 @@ impl NodeServers {
     /// Serves until a [`drain`](Self::drain) is over, or all is closed.
     pub async fn serve(&self) {
         join_all(self.0.iter().map(|(_, server)| server.serve())).await;
+    }
+
+    /// Serves until the drain that somebody begins is over: what it leaves is for [`close`](Self::close) to cut off.
+    pub async fn serve_until_drained(&self, drain: &Drain) {
+        let drained = async {
+            drain.begun().await;
+            let grace = drain.deadline().map_or(Duration::ZERO, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            self.drain(grace);
+            drain.ended().await;
+        };
+        tokio::select! {
+            // Cutting the servers off is what a drain's end means.
+            () = self.serve() => {}
+            () = drained => {}
+        }
     }
 
     /// Takes no newcomers, and lets exchanges under way finish for as long as `grace`.

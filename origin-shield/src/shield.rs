@@ -12,7 +12,6 @@ use stoq::early::{TicketConfig, Tickets};
 use stoq::hello::RoleRule;
 use stoq::identity::{IdentityError, Role as NodeRole};
 use stoq::peer::{Handler, KindRules};
-use stoq::quic::Steering;
 use stoq_cache::engine::{Cache, CacheConfig, CacheSite};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_mesh::{
@@ -366,19 +365,7 @@ impl Shared {
             self.links
                 .serve(doors.collect(), &self.tls, &accept, &self.kinds, &handler)?;
         let _tracked = self.drain.track();
-        let drained = async {
-            self.drain.begun().await;
-            let grace = self.drain.deadline().map_or(Duration::ZERO, |at| {
-                at.saturating_duration_since(Instant::now())
-            });
-            servers.drain(grace);
-            self.drain.ended().await;
-        };
-        tokio::select! {
-            // Cutting the servers off is what a drain's end means.
-            () = servers.serve() => {}
-            () = drained => {}
-        }
+        servers.serve_until_drained(&self.drain).await;
         let closing = async { tokio::join!(origins.close(), servers.close()) };
         // What is not closed by then is cut off with the runtime.
         drop(tokio::time::timeout(CLOSING / 2, closing).await);
@@ -408,19 +395,13 @@ fn sites(config: &Config, cache: &Cache) -> Vec<(Arc<stoq_node::config::Site>, A
 }
 
 fn bind(links: &Links, addr: SocketAddr, workers: usize) -> Result<NodeDoors, StartError> {
-    let doors = links
+    links
         .bind(addr, workers)
         .map_err(|source| StartError::Bind {
             key: "listen.stoq",
             addr: addr.to_string(),
             source,
-        })?;
-    if workers > 1
-        && let Steering::SingleSocket { reason } = doors.steering()
-    {
-        tracing::warn!(%addr, reason, "one socket for all workers: steering by connection ID was refused");
-    }
-    Ok(doors)
+        })
 }
 
 fn bind_admin(addr: &AdminAddr) -> Result<Admin, StartError> {

@@ -49,8 +49,8 @@ fn role_fits(config: &Config, role: Role, errors: &mut ConfigErrors) {
             if listen.https.is_empty() && listen.http.is_empty() {
                 errors.push(config.error("listen.https", "an edge needs a listener (write [listen] https = [\"0.0.0.0:443\", \"[::]:443\"])"));
             }
-            if !listen.stoq.is_empty() {
-                errors.push(config.error("listen.stoq", "only a shield listens for other nodes (remove it, or run this file with stoq-shield)"));
+            if !listen.stoq.is_empty() && config.cluster.is_none() {
+                errors.push(config.error("listen.stoq", "other nodes are spoken to as a member of a cluster (add [cluster] with name, identity and root)"));
             }
             if config.shield.is_some() && config.cluster.is_none() {
                 let message = "a shield is spoken to as a member of a cluster (add [cluster] with name, identity and root)";

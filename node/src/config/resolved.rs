@@ -108,7 +108,7 @@ pub struct Listen {
     pub http: Vec<SocketAddr>,
     /// Which scheme a request on `http` counts as. Default `http`.
     pub http_scheme: Scheme,
-    /// STOQ, for other nodes. Shields only.
+    /// STOQ, for other nodes. A shield needs it; an edge that has it gives other edges what it holds.
     pub stoq: Vec<SocketAddr>,
     /// Metrics and health. None: no admin listener.
     pub admin: Option<AdminAddr>,

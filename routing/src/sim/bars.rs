@@ -70,13 +70,25 @@ impl Plan {
         self.matrix.clone().unwrap_or_else(on_earth)
     }
 
-    fn row(&self, edges: usize, regions: Regions, setting: Setting, yardstick: Yardstick) -> Lookups {
+    fn row(
+        &self,
+        edges: usize,
+        regions: Regions,
+        setting: Setting,
+        yardstick: Yardstick,
+    ) -> Lookups {
         let meshes = self.meshes.max(1);
         let each = self.lookups.div_ceil(usize::try_from(meshes).unwrap_or(1));
         let mut all = Lookups::default();
         for mesh in 0..meshes {
             let matrix = self.matrix(mesh, edges, regions);
-            let these = lookups(&matrix, setting, yardstick, each, self.seed.wrapping_add(mesh));
+            let these = lookups(
+                &matrix,
+                setting,
+                yardstick,
+                each,
+                self.seed.wrapping_add(mesh),
+            );
             let one = |sum: f64, its: f64| sum + its / meshes as f64;
             all = Lookups {
                 index: all.index.with(these.index),
@@ -132,13 +144,22 @@ impl Plan {
             Figure::new("the median pair", at(ratios.len() / 2), "×"),
             Figure::new("the pair that is most too short", at(0), "×"),
             Figure::new("the second of these", at(1), "×"),
-            Figure::new("the pair that is most too long", at(ratios.len().wrapping_sub(1)), "×"),
+            Figure::new(
+                "the pair that is most too long",
+                at(ratios.len().wrapping_sub(1)),
+                "×",
+            ),
         ];
         section
     }
 
     fn warm(&self) -> Section {
-        let row = self.row(self.edges, Regions::Parts, Setting::default(), Yardstick::Beside);
+        let row = self.row(
+            self.edges,
+            Regions::Parts,
+            Setting::default(),
+            Yardstick::Beside,
+        );
         let mut section = Section::new(format!(
             "lookups, {}, one edge in ten holds the object, {} lookups",
             self.scene(),
@@ -183,12 +204,28 @@ impl Plan {
             section.figures.extend([
                 Figure::new(format!("{what}: p50"), row.index.p50_ms(), "ms"),
                 Figure::new(format!("{what}: p95"), row.index.p95_ms(), "ms"),
-                Figure::new(format!("{what}: p50 to that with none dead"), slower(0.5), "×")
-                    .at_most(SLOWER),
-                Figure::new(format!("{what}: p95 to that with none dead"), slower(0.95), "×")
-                    .at_most(SLOWER),
-                Figure::new(format!("{what}: not found"), 100.0 * row.index.failed_part(), "%"),
-                Figure::new(format!("{what}: all providers named dead"), 100.0 * row.dead_ends, "%"),
+                Figure::new(
+                    format!("{what}: p50 to that with none dead"),
+                    slower(0.5),
+                    "×",
+                )
+                .at_most(SLOWER),
+                Figure::new(
+                    format!("{what}: p95 to that with none dead"),
+                    slower(0.95),
+                    "×",
+                )
+                .at_most(SLOWER),
+                Figure::new(
+                    format!("{what}: not found"),
+                    100.0 * row.index.failed_part(),
+                    "%",
+                ),
+                Figure::new(
+                    format!("{what}: all providers named dead"),
+                    100.0 * row.dead_ends,
+                    "%",
+                ),
             ]);
         }
         section
@@ -200,8 +237,10 @@ impl Plan {
             ..Setting::default()
         };
         let row = self.row(self.edges, Regions::Parts, setting, Yardstick::Beside);
-        let mut section =
-            Section::new(format!("lookups, {}, one edge holds the object", self.scene()));
+        let mut section = Section::new(format!(
+            "lookups, {}, one edge holds the object",
+            self.scene()
+        ));
         section.figures = vec![
             Figure::new("index p50", row.index.p50_ms(), "ms").at_most(COLD_MS.0),
             Figure::new("index p95", row.index.p95_ms(), "ms").at_most(COLD_MS.1),
@@ -221,9 +260,21 @@ impl Plan {
         let knowing = |knowledge| Setting { knowledge, ..base };
         let losing = |loss| Setting { loss, ..base };
         for (what, regions, setting) in [
-            ("round trips known exactly", Regions::Parts, knowing(Knowledge::Exact)),
-            ("known by geography alone", Regions::Parts, knowing(Knowledge::Geography)),
-            ("not known at all", Regions::Parts, knowing(Knowledge::Nothing)),
+            (
+                "round trips known exactly",
+                Regions::Parts,
+                knowing(Knowledge::Exact),
+            ),
+            (
+                "known by geography alone",
+                Regions::Parts,
+                knowing(Knowledge::Geography),
+            ),
+            (
+                "not known at all",
+                Regions::Parts,
+                knowing(Knowledge::Nothing),
+            ),
             ("regions are continents", Regions::Continents, base),
             ("2 % of packets lost", Regions::Parts, losing(0.02)),
             ("5 % of packets lost", Regions::Parts, losing(0.05)),
@@ -265,8 +316,16 @@ impl Plan {
         for (what, sees) in [("half", 0.5), ("a tenth", 0.1)] {
             let row = few.row(1_000, Regions::Parts, setting(sees), Yardstick::Left);
             section.figures.extend([
-                Figure::new(format!("edges see {what} of the others: p50"), row.index.p50_ms(), "ms"),
-                Figure::new(format!("edges see {what} of the others: p95"), row.index.p95_ms(), "ms"),
+                Figure::new(
+                    format!("edges see {what} of the others: p50"),
+                    row.index.p50_ms(),
+                    "ms",
+                ),
+                Figure::new(
+                    format!("edges see {what} of the others: p95"),
+                    row.index.p95_ms(),
+                    "ms",
+                ),
                 Figure::new(
                     format!("edges see {what} of the others: not found"),
                     100.0 * row.index.failed_part(),
@@ -312,7 +371,9 @@ impl Plan {
             sums[1] += lost_by_choosing_ms(&wire, &edges, 2_000, choices, |me, holders| {
                 holders.iter().copied().min_by_key(|holder| {
                     let (me, holder) = (edges.state(me), edges.state(*holder));
-                    Latency::new(me.id).by_geography(me, holder).map(|(rtt, _)| rtt)
+                    Latency::new(me.id)
+                        .by_geography(me, holder)
+                        .map(|(rtt, _)| rtt)
                 })
             });
             learning.measure(&mut wire, &mut edges, 50);
@@ -342,10 +403,22 @@ impl Plan {
             result.converged.tries()
         ));
         section.figures = vec![
-            Figure::new("not converged 2 min after the heal", result.failed.len() as f64, "")
-                .at_most(0.0),
-            Figure::new("all owners knew all holders: p50", result.converged.p50_ms() / 1e3, "s"),
-            Figure::new("all owners knew all holders: p95", result.converged.p95_ms() / 1e3, "s"),
+            Figure::new(
+                "not converged 2 min after the heal",
+                result.failed.len() as f64,
+                "",
+            )
+            .at_most(0.0),
+            Figure::new(
+                "all owners knew all holders: p50",
+                result.converged.p50_ms() / 1e3,
+                "s",
+            ),
+            Figure::new(
+                "all owners knew all holders: p95",
+                result.converged.p95_ms() / 1e3,
+                "s",
+            ),
             Figure::new(
                 "all owners knew all holders: the longest",
                 result.converged.quantile_ms(1.0) / 1e3,

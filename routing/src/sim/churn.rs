@@ -5,7 +5,9 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
-    Edges, Learning, Matrix, Mesh, Times, Wire, draw, learn::estimated, lookups::look_up,
+    Edges, Learning, Matrix, Mesh, Times, Wire, draw,
+    learn::estimated,
+    lookups::look_up,
     partitions::{LOSS_SEEN, RETURN_SEEN},
 };
 use crate::{Key, NodeId};
@@ -52,7 +54,9 @@ pub fn churn(matrix: &Matrix, churn: Churn, seed: u64) -> Churned {
     let mut way = Wire::new(matrix, rng.random()).losing(churn.loss);
     let mut mesh = Mesh::new(&edges, wire, rng.random());
     let all: Vec<usize> = (0..edges.len()).collect();
-    let keys: Vec<_> = (0..churn.objects).map(|_| Key(draw::point(&mut rng))).collect();
+    let keys: Vec<_> = (0..churn.objects)
+        .map(|_| Key(draw::point(&mut rng)))
+        .collect();
     let count = super::lookups::part(edges.len(), churn.held_by).max(1);
     for key in &keys {
         for holder in draw::some(&mut rng, &all, count) {
@@ -89,7 +93,10 @@ pub fn churn(matrix: &Matrix, churn: Churn, seed: u64) -> Churned {
             turns[*edge] = mesh.now() + stays.mul_f64(draw::exponential(&mut rng));
         }
         for _ in 0..LOOKUPS_A_SECOND.div_ceil(4) {
-            let (key, from) = (keys[rng.random_range(0..keys.len())], rng.random_range(0..all.len()));
+            let (key, from) = (
+                keys[rng.random_range(0..keys.len())],
+                rng.random_range(0..all.len()),
+            );
             let lives = |edge: &usize| mesh.is_up(*edge) && mesh.holds(*edge).contains(&key);
             if !mesh.is_up(from) || mesh.holds(from).contains(&key) || !all.iter().any(lives) {
                 continue;
@@ -104,7 +111,8 @@ pub fn churn(matrix: &Matrix, churn: Churn, seed: u64) -> Churned {
                 ended.providers.iter().any(|provider| provider.holder == id)
             };
             let is_found = !ended.providers.is_empty();
-            dead_ends += usize::from(is_found && !all.iter().any(|edge| named(edge) && lives(edge)));
+            dead_ends +=
+                usize::from(is_found && !all.iter().any(|edge| named(edge) && lives(edge)));
             times.push(is_found.then_some(ended.took));
         }
     }

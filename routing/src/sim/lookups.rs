@@ -9,8 +9,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
-    Yardstick,
-    Edges, Matrix, Queue, Times, Wire, draw,
+    Edges, Matrix, Queue, Times, Wire, Yardstick, draw,
     kademlia::{self, Rules, Tables},
     learn::{Learning, estimated},
 };
@@ -193,14 +192,22 @@ pub fn lookups(
                     Knowledge::Nothing => None,
                 }
             };
-            let ended = look_up(&mut wire, &edges, &draw.seen[from], &rtt, key, |node, wide| {
-                draw.answer(&edges, &records, node, &key, wide)
-            });
+            let ended = look_up(
+                &mut wire,
+                &edges,
+                &draw.seen[from],
+                &rtt,
+                key,
+                |node, wide| draw.answer(&edges, &records, node, &key, wide),
+            );
             asked += ended.tally.asked;
             let lives = |provider: &Provider| {
-                edges.place(&provider.holder).is_some_and(|node| !wire.is_down(node))
+                edges
+                    .place(&provider.holder)
+                    .is_some_and(|node| !wire.is_down(node))
             };
-            dead_ends += usize::from(!ended.providers.is_empty() && !ended.providers.iter().any(lives));
+            dead_ends +=
+                usize::from(!ended.providers.is_empty() && !ended.providers.iter().any(lives));
             index.push((!ended.providers.is_empty()).then_some(ended.took));
 
             if yardstick == Yardstick::Left {
@@ -265,8 +272,9 @@ impl Draw {
             .collect();
         let see = |without_dead: bool| -> Vec<_> {
             let owners = |me: &usize| {
-                let is_seen =
-                    |node| sights[*me].contains(&node) && !(without_dead && is_dead.contains(&node));
+                let is_seen = |node| {
+                    sights[*me].contains(&node) && !(without_dead && is_dead.contains(&node))
+                };
                 let mut view = edges.view(*me, 1, is_seen);
                 view.complete = setting.sees >= 1.0;
                 Arc::new(Owners::of(Arc::new(view)))
@@ -355,7 +363,12 @@ impl Draw {
             let state = edges.state(*holder);
             Provider {
                 holder: state.id,
-                addresses: state.addresses.iter().copied().take(ADDRESSES_MAX).collect(),
+                addresses: state
+                    .addresses
+                    .iter()
+                    .copied()
+                    .take(ADDRESSES_MAX)
+                    .collect(),
                 manifest: [1; 32],
                 fraction: WHOLE,
                 generation: 1,

@@ -42,7 +42,10 @@ const STEPS_MAX: usize = 100_000;
 #[derive(Debug)]
 enum Event {
     /// An edge is to step, if nothing has made it step since.
-    Wake { edge: usize, number: u64 },
+    Wake {
+        edge: usize,
+        number: u64,
+    },
     /// An edge sees whom of these it can reach by now.
     Look {
         edge: usize,
@@ -255,7 +258,12 @@ impl<'a> Mesh<'a> {
             generation: record.generation,
         };
         Answer {
-            providers: me.into_iter().chain(others).map(provider).take(PROVIDERS_MAX).collect(),
+            providers: me
+                .into_iter()
+                .chain(others)
+                .map(provider)
+                .take(PROVIDERS_MAX)
+                .collect(),
             closer: Vec::new(),
         }
     }
@@ -359,7 +367,9 @@ impl<'a> Mesh<'a> {
             return;
         }
         let generation = self.all[edge].owners.view().generation + 1;
-        let view = self.edges.view(edge, generation, |other| self.all[edge].sees[other]);
+        let view = self
+            .edges
+            .view(edge, generation, |other| self.all[edge].sees[other]);
         let owners = Arc::new(Owners::of(Arc::new(view)));
         let now = self.now();
         let it = &mut self.all[edge];
@@ -487,7 +497,11 @@ impl<'a> Mesh<'a> {
 
     /// What an owner replies, where it is up.
     fn reply(&mut self, from: usize, to: usize, request: &Request) -> Option<Reply> {
-        let (me, holder, now) = (self.edges.state(to).id, self.edges.state(from).id, self.now());
+        let (me, holder, now) = (
+            self.edges.state(to).id,
+            self.edges.state(from).id,
+            self.now(),
+        );
         let owner = &mut self.all[to];
         if !owner.is_up {
             return None;
@@ -504,10 +518,12 @@ impl<'a> Mesh<'a> {
                 let said = &signed.statement;
                 let digests = table.renew(&said.terms, said.root, now)?;
                 let room = table.has_room(&holder);
-                Ok(digests.map_or(Reply::Kept { room }, |digests| Reply::Differs {
-                    digests,
-                    room,
-                }))
+                Ok(
+                    digests.map_or(Reply::Kept { room }, |digests| Reply::Differs {
+                        digests,
+                        room,
+                    }),
+                )
             }),
         };
         Some(replied.unwrap_or_else(Reply::Refused))
