@@ -175,7 +175,7 @@ impl Cluster {
         let edges = (1..=self.edges).map(|number| {
             let name = format!("edge-{number}");
             let behind = shield.as_ref().map_or_else(String::new, |shield| {
-                let addr = self.shield_at.unwrap_or(shield.addr());
+                let addr = self.shield_at.unwrap_or_else(|| shield.addr());
                 format!("{}[shield]\nnodes = [\"{addr}\"]\n", Self::cluster(&name))
             });
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";

@@ -1,5 +1,10 @@
 //! What the configuration says of the links between nodes, and of what a node sends, is what they do.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a step that fails ends the scenario, also in its functions"
+)]
+
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
