@@ -38,7 +38,7 @@ pub const LOOKUPS_MAX: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Records of ended leases cleared in one go.
-const SWEPT_MAX: usize = 8_192;
+const SWEPT_MAX: usize = 4_096;
 
 /// How long a node may take to reply to what a holder says.
 const REPLY_MAX: Duration = Duration::from_secs(10);
@@ -226,9 +226,9 @@ impl<R: Rpc> Index<R> {
         reply
     }
 
-    /// The same for bytes, which may be anything.
+    /// The same for bytes, which may be anything. Gives what was refused beside the reply, for an audit.
     #[must_use]
-    pub fn serve_bytes(&self, from: &NodeId, request: &[u8]) -> Vec<u8> {
+    pub fn serve_bytes(&self, from: &NodeId, request: &[u8]) -> (Vec<u8>, Option<Refusal>) {
         let reply = match Request::decode(request) {
             Ok(request) => self.serve(from, &request),
             Err(malformed) => {
@@ -238,7 +238,14 @@ impl<R: Rpc> Index<R> {
                 reply
             }
         };
-        reply.encode()
+        let refusal = match &reply {
+            Reply::Refused(refusal) => Some(*refusal),
+            Reply::Providers(_)
+            | Reply::Accepted { .. }
+            | Reply::Kept { .. }
+            | Reply::Differs { .. } => None,
+        };
+        (reply.encode(), refusal)
     }
 
     /// What this node announces, a page at a time: at most `count` records of a bucket after a key, to compare with what it really holds.

@@ -45,7 +45,7 @@ impl Rpc for Line {
         }
         let node = self.net.nodes.lock().get(&to.id).cloned();
         let node = node.ok_or_else(|| RpcError::Unreachable("nobody there".to_owned()))?;
-        let reply = node.serve_bytes(&self.from, &request.encode());
+        let (reply, _) = node.serve_bytes(&self.from, &request.encode());
         tokio::time::sleep(Duration::from_millis(20)).await;
         Ok(Reply::decode(&reply)?)
     }
@@ -279,7 +279,8 @@ async fn forged_and_foreign_announcements_are_refused_and_counted() {
     assert_eq!(refused(1, &announce(2, 0, 1)), Refusal::ForAnother);
     assert_eq!(refused(2, &announce(2, 0, 1)), Refusal::Forged);
     assert_eq!(refused(2, &announce(2, 3, 2)), Refusal::NotForMe);
-    let malformed = node.index.serve_bytes(&id(2), &[1, 2, 3]);
+    let (malformed, refusal) = node.index.serve_bytes(&id(2), &[1, 2, 3]);
+    assert_eq!(refusal, Some(Refusal::Malformed));
     assert_eq!(
         Reply::decode(&malformed),
         Ok(Reply::Refused(Refusal::Malformed))
