@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_secs(1);
 const SWEPT_MAX: usize = 4_096;
 
 /// How long a node may take to reply to what a holder says.
-const REPLY_MAX: Duration = Duration::from_secs(10);
+const REPLY_MAX: Duration = Duration::from_secs(5);
 
 /// Steps of the holder before others may run.
 const STEPS_MAX: usize = 64;
@@ -213,6 +213,12 @@ impl<R: Rpc> Index<R> {
     /// A node is not to be believed any more: what it announced is forgotten.
     pub fn revoked(&self, node: &NodeId) {
         self.table.lock().forget(node);
+    }
+
+    /// A node may have lost what it knew, such as one that has started again: what it has of this node is compared soon rather than within a third of a lease.
+    pub fn doubt(&self, node: &NodeId) {
+        self.holder.lock().doubt(node);
+        self.wake.notify_one();
     }
 
     /// What to reply to a node whose identity its connection has proved. Takes microseconds: at most 512 changes, one signature.

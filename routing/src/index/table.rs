@@ -172,6 +172,8 @@ impl Table {
 
     /// Applies an announcement whose signature is good. Gives the places of those changes that there is no room for.
     ///
+    /// Whether this node owns the keys is not asked: views differ for moments, and what a holder may take up is bounded all the same.
+    ///
     /// # Errors
     /// Where it is stale, or where nothing of it can be taken; then nothing has changed.
     pub fn announce(
