@@ -278,6 +278,36 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// What differs is mended, which would hide that a holder does not know what its owners have. So here nothing may differ.
+    #[test]
+    fn whatever_is_lost_a_holder_knows_what_its_owners_have(
+        ops in prop::collection::vec((0u16..40, prop::bool::weighted(0.7), 0u64..60_000), 1..150),
+        luck in prop::collection::vec((prop::bool::weighted(0.7), prop::bool::weighted(0.7)), 1..40),
+        queue in prop_oneof![Just(3usize), Just(4_096)],
+    ) {
+        let mut world = World::new(0..6, HolderLimits { queue, ..HolderLimits::default() }, luck);
+        for (n, is_held, ms) in ops {
+            if is_held {
+                let manifest = [ms.to_be_bytes()[7]; 32];
+                world.holder.provide(key(n), manifest, WHOLE, world.now, wall(world.now));
+            } else {
+                world.holder.withdraw(&key(n), world.now);
+            }
+            // Half of the time the next change comes while messages are under way.
+            let ms = if ms.is_multiple_of(2) { ms } else { ms % 50 };
+            world.run(world.now + MS * u32::try_from(ms).unwrap());
+        }
+        world.rest();
+        world.check();
+        let tally = world.holder.tally();
+        // Each owner differs once, when it is new.
+        prop_assert!(tally.differed <= 6, "{tally:?}");
+    }
+}
+
 /// What an owner may reply that wants to do harm, or has lost its mind.
 fn nonsense() -> impl Strategy<Value = Option<Reply>> {
     let number = prop_oneof![any::<u64>(), Just(u64::MAX), Just(WALL), 0u64..3];
