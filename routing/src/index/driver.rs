@@ -38,10 +38,10 @@ pub const LOOKUPS_MAX: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
 
 /// Records of ended leases cleared in one go.
-const SWEPT_MAX: usize = 8_192;
+const SWEPT_MAX: usize = 4_096;
 
 /// How long a node may take to reply to what a holder says.
-const REPLY_MAX: Duration = Duration::from_secs(10);
+const REPLY_MAX: Duration = Duration::from_secs(5);
 
 /// Steps of the holder before others may run.
 const STEPS_MAX: usize = 64;
@@ -215,6 +215,12 @@ impl<R: Rpc> Index<R> {
         self.table.lock().forget(node);
     }
 
+    /// A node may have lost what it knew, such as one that has started again: what it has of this node is compared soon rather than within a third of a lease.
+    pub fn doubt(&self, node: &NodeId) {
+        self.holder.lock().doubt(node);
+        self.wake.notify_one();
+    }
+
     /// What to reply to a node whose identity its connection has proved. Takes microseconds: at most 512 changes, one signature.
     #[must_use]
     pub fn serve(&self, from: &NodeId, request: &Request) -> Reply {
@@ -226,9 +232,9 @@ impl<R: Rpc> Index<R> {
         reply
     }
 
-    /// The same for bytes, which may be anything.
+    /// The same for bytes, which may be anything. Gives what was refused beside the reply, for an audit.
     #[must_use]
-    pub fn serve_bytes(&self, from: &NodeId, request: &[u8]) -> Vec<u8> {
+    pub fn serve_bytes(&self, from: &NodeId, request: &[u8]) -> (Vec<u8>, Option<Refusal>) {
         let reply = match Request::decode(request) {
             Ok(request) => self.serve(from, &request),
             Err(malformed) => {
@@ -238,7 +244,14 @@ impl<R: Rpc> Index<R> {
                 reply
             }
         };
-        reply.encode()
+        let refusal = match &reply {
+            Reply::Refused(refusal) => Some(*refusal),
+            Reply::Providers(_)
+            | Reply::Accepted { .. }
+            | Reply::Kept { .. }
+            | Reply::Differs { .. } => None,
+        };
+        (reply.encode(), refusal)
     }
 
     /// What this node announces, a page at a time: at most `count` records of a bucket after a key, to compare with what it really holds.

@@ -224,7 +224,7 @@ impl Holder {
 
     /// A record that it held when it was last written. Before any owners are known.
     pub fn restore(&mut self, record: &Record) {
-        if self.count >= self.limits.records || record.fraction == 0 {
+        if self.count >= self.limits.records {
             self.tally.full += 1;
             return;
         }
@@ -232,7 +232,7 @@ impl Holder {
         let held = Held {
             manifest: record.manifest,
             generation: record.generation,
-            fraction: record.fraction,
+            fraction: record.fraction.max(1),
         };
         if self.keys(&record.key).insert(record.key, held).is_none() {
             self.count += 1;

@@ -6,6 +6,9 @@
 //!
 //! It is an index of hints. What it says of who holds what may be stale by a second, an owner may lie, and a holder may have
 //! dropped what it announced: who fetches verifies what comes, whoever named the source. It knows objects, never chunks.
+//!
+//! Known gap: a lookup goes from node to node where its view is not complete, an announcement does not. It reaches the closest nodes that the
+//! holder sees, so a seeker elsewhere may miss it; beyond some 1,000 nodes, where views cease to be complete, that will matter.
 
 mod answer;
 mod counts;

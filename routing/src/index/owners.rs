@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{Health, Key, NodeId, NodeState, View};
+use crate::{
+    Health, Key, NodeId, NodeState, View,
+    geo::{names_metro, names_region},
+};
 
 /// Owners of a key in each level.
 pub const REPLICAS: usize = 3;
@@ -50,8 +53,8 @@ impl Owners {
                 .collect()
         };
         // Where a node does not know where it stands, neither level tells it anything: it is not near others that do not know either.
-        let near = zone.as_ref().filter(|zone| !zone.region.is_empty());
-        let metro = near.filter(|zone| !zone.metro.is_empty());
+        let near = zone.as_ref().filter(|zone| names_region(zone));
+        let metro = near.filter(|zone| names_metro(zone));
         Self {
             metro: metro.map_or_else(Vec::new, |zone| ids(&|node| node.zone == *zone)),
             region: near.map_or_else(Vec::new, |zone| {
@@ -135,7 +138,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::index::testing::{node, view};
+    use crate::{
+        Zone,
+        index::testing::{node, view},
+    };
 
     proptest! {
         #[test]
@@ -187,10 +193,13 @@ mod tests {
     #[test]
     fn a_node_that_does_not_know_where_it_stands_has_the_world_alone() {
         let id = |n| NodeId([n; 32]);
-        let nodes = [node(id(1), "", ""), node(id(2), "", "")];
-        let owners = Owners::of(view(id(1), true, nodes));
-        assert!(owners.members(Level::Metro).is_empty());
-        assert!(owners.members(Level::Region).is_empty());
-        assert_eq!(owners.members(Level::World).len(), 2);
+        let unknown = Zone::unknown();
+        for (region, metro) in [("", ""), (&*unknown.region, &*unknown.metro)] {
+            let nodes = [node(id(1), region, metro), node(id(2), region, metro)];
+            let owners = Owners::of(view(id(1), true, nodes));
+            assert!(owners.members(Level::Metro).is_empty());
+            assert!(owners.members(Level::Region).is_empty());
+            assert_eq!(owners.members(Level::World).len(), 2);
+        }
     }
 }

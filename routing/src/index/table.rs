@@ -172,6 +172,8 @@ impl Table {
 
     /// Applies an announcement whose signature is good. Gives the places of those changes that there is no room for.
     ///
+    /// Whether this node owns the keys is not asked: views differ for moments, and what a holder may take up is bounded all the same.
+    ///
     /// # Errors
     /// Where it is stale, or where nothing of it can be taken; then nothing has changed.
     pub fn announce(
@@ -180,8 +182,8 @@ impl Table {
         changes: &[Change],
         now: Duration,
     ) -> Result<Vec<u16>, Refusal> {
-        // Each change writes itself, and at the bound what it pushes out; the lease is written too.
-        self.may_owe(2 * changes.len() + 2)?;
+        // Each change writes itself, and at the bound what it pushes out; a lease writes three at most.
+        self.may_owe(2 * changes.len() + 3)?;
         let place = self.enter(terms, now)?;
         let mut refused = Vec::new();
         for (at, change) in (0u16..).zip(changes) {
@@ -212,7 +214,7 @@ impl Table {
         expected: u64,
         now: Duration,
     ) -> Result<Option<Box<Digests>>, Refusal> {
-        self.may_owe(2)?;
+        self.may_owe(3)?;
         let place = self.enter(terms, now)?;
         let digests = self.lease(place).map(|lease| &lease.digests);
         Ok(digests.filter(|digests| root(digests) != expected).cloned())
@@ -336,7 +338,15 @@ impl Table {
                 });
                 return Ok(place);
             }
-            // A new lease needs a place of its own until the old one's records are cleared.
+            // A new lease needs a place of its own until the old one's records are cleared: one such a holder, or generations without end would take
+            // all places.
+            let is_of = |place: &u16| {
+                let lease = self.lease(*place);
+                lease.is_some_and(|lease| lease.terms.holder == terms.holder)
+            };
+            if self.ended.iter().any(is_of) {
+                return Err(Refusal::Busy);
+            }
             let free = self.free_place().ok_or(Refusal::Full)?;
             self.end(place);
             return Ok(self.start(free, *terms, now));
@@ -347,6 +357,8 @@ impl Table {
 
     fn start(&mut self, place: u16, terms: Terms, now: Duration) -> u16 {
         self.begin(place, terms, now);
+        // Nothing of a lease that could not be read at the start is left for this one.
+        self.write(Write::End { place });
         self.write(Write::Lease { place, terms });
         place
     }

@@ -45,7 +45,7 @@ impl Rpc for Line {
         }
         let node = self.net.nodes.lock().get(&to.id).cloned();
         let node = node.ok_or_else(|| RpcError::Unreachable("nobody there".to_owned()))?;
-        let reply = node.serve_bytes(&self.from, &request.encode());
+        let (reply, _) = node.serve_bytes(&self.from, &request.encode());
         tokio::time::sleep(Duration::from_millis(20)).await;
         Ok(Reply::decode(&reply)?)
     }
@@ -203,6 +203,61 @@ async fn dead_owners_cost_a_hedge_and_dead_holders_are_not_named() {
     }
 }
 
+/// It sees one other node, and knows that there are more.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_sees_few_others_finds_through_them() {
+    let net: Arc<Net> = Arc::default();
+    let nodes: Vec<Running> = ALL.iter().map(|n| start(&net, *n, &ALL, None)).collect();
+    pass(3).await;
+    for n in 0..60 {
+        nodes[2].index.provide(key(n), [7; 32], WHOLE);
+    }
+    pass(2).await;
+    let newcomer = start(&net, 9, &[9], None);
+    let few = [9, 4].map(|n| node(id(n), zone(n).0, zone(n).1));
+    newcomer.index.follow(view(id(9), false, few));
+    for n in 0..60 {
+        let began = Instant::now();
+        let finding = newcomer.index.find(key(n)).await;
+        assert_eq!(holders(&finding), [id(2)].into(), "{n}");
+        let Finding::Found(providers) = finding else {
+            continue;
+        };
+        assert!(!providers[0].addresses.is_empty(), "nowhere to fetch it");
+        assert!(
+            began.elapsed() <= Duration::from_millis(250),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    assert_eq!(newcomer.index.find(key(999)).await, Finding::Nobody);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_is_doubted_is_told_again_at_once() {
+    let net: Arc<Net> = Arc::default();
+    let nodes: Vec<Running> = [0, 1]
+        .iter()
+        .map(|n| start(&net, *n, &[0, 1], None))
+        .collect();
+    pass(3).await;
+    nodes[0].index.provide(key(1), [7; 32], WHOLE);
+    pass(2).await;
+    nodes[1].index.table.lock().forget(&id(0));
+    assert_eq!(nodes[1].index.tally().table.leases, 0);
+    nodes[0].index.doubt(&id(1));
+    pass(1).await;
+    assert_eq!(
+        nodes[1]
+            .index
+            .table
+            .lock()
+            .holders(&key(1), Duration::ZERO)
+            .count(),
+        1
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_all_start_again_all_is_found_and_nothing_was_announced() {
     let directory = tempfile::tempdir().unwrap();
@@ -279,7 +334,8 @@ async fn forged_and_foreign_announcements_are_refused_and_counted() {
     assert_eq!(refused(1, &announce(2, 0, 1)), Refusal::ForAnother);
     assert_eq!(refused(2, &announce(2, 0, 1)), Refusal::Forged);
     assert_eq!(refused(2, &announce(2, 3, 2)), Refusal::NotForMe);
-    let malformed = node.index.serve_bytes(&id(2), &[1, 2, 3]);
+    let (malformed, refusal) = node.index.serve_bytes(&id(2), &[1, 2, 3]);
+    assert_eq!(refusal, Some(Refusal::Malformed));
     assert_eq!(
         Reply::decode(&malformed),
         Ok(Reply::Refused(Refusal::Malformed))

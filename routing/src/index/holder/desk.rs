@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Keys looked at for one announcement: of most of a bucket's keys another node may be the owner.
-const LOOKED_AT_MAX: usize = 4_096;
+/// Keys looked at for one announcement, some microseconds each: of most of a bucket's keys another node may be the owner.
+const LOOKED_AT_MAX: usize = 1_024;
 
 pub(super) enum Due {
     At(Duration),

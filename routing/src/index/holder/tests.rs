@@ -278,7 +278,116 @@ proptest! {
     }
 }
 
-/// Ten thousand objects held, told to eight others.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// What differs is mended, which would hide that a holder does not know what its owners have. So here nothing may differ.
+    #[test]
+    fn whatever_is_lost_a_holder_knows_what_its_owners_have(
+        ops in prop::collection::vec((0u16..40, prop::bool::weighted(0.7), 0u64..60_000), 1..150),
+        luck in prop::collection::vec((prop::bool::weighted(0.7), prop::bool::weighted(0.7)), 1..40),
+        queue in prop_oneof![Just(3usize), Just(4_096)],
+    ) {
+        let mut world = World::new(0..6, HolderLimits { queue, ..HolderLimits::default() }, luck);
+        for (n, is_held, ms) in ops {
+            if is_held {
+                let manifest = [ms.to_be_bytes()[7]; 32];
+                world.holder.provide(key(n), manifest, WHOLE, world.now, wall(world.now));
+            } else {
+                world.holder.withdraw(&key(n), world.now);
+            }
+            // Half of the time the next change comes while messages are under way.
+            let ms = if ms.is_multiple_of(2) { ms } else { ms % 50 };
+            world.run(world.now + MS * u32::try_from(ms).unwrap());
+        }
+        world.rest();
+        world.check();
+        let tally = world.holder.tally();
+        // Each owner differs once, when it is new.
+        prop_assert!(tally.differed <= 6, "{tally:?}");
+    }
+}
+
+/// What an owner may reply that wants to do harm, or has lost its mind.
+fn nonsense() -> impl Strategy<Value = Option<Reply>> {
+    let number = prop_oneof![any::<u64>(), Just(u64::MAX), Just(WALL), 0u64..3];
+    let refused = prop::collection::btree_set(0u16..512, 0..60);
+    prop_oneof![
+        Just(None),
+        refused.prop_map(|refused| Some(Reply::Accepted {
+            refused: refused.into_iter().collect()
+        })),
+        any::<bool>().prop_map(|room| Some(Reply::Kept { room })),
+        (any::<u64>(), any::<bool>()).prop_map(|(digest, room)| Some(Reply::Differs {
+            digests: Box::new([digest; BUCKETS]),
+            room
+        })),
+        (number.clone(), number).prop_map(|(generation, sequence)| Some(Reply::Refused(
+            Refusal::Stale {
+                generation,
+                sequence
+            }
+        ))),
+        Just(Some(Reply::Refused(Refusal::Busy))),
+        Just(Some(Reply::Refused(Refusal::Revoked))),
+        Just(Some(Reply::Providers(crate::index::Answer::default()))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_owners_reply_a_holder_says_little_and_keeps_its_bounds(
+        replies in prop::collection::vec(nonsense(), 1..60),
+    ) {
+        let mut world = World::new(0..4, HolderLimits { queue: 16, ..HolderLimits::default() }, Vec::new());
+        for n in 0..80 {
+            world.holder.provide(key(n), [1; 32], WHOLE, world.now, wall(world.now));
+        }
+        let mut replies = replies.iter().cycle();
+        let mut waiting: VecDeque<(Duration, NodeId)> = VecDeque::new();
+        let mut sent = 0u64;
+        let end = Duration::from_secs(1_200);
+        while world.now < end {
+            match world.holder.step(world.now, wall(world.now), &Pen(id(0))) {
+                HolderStep::Send { to, .. } => {
+                    sent += 1;
+                    prop_assert!(waiting.iter().all(|(_, other)| *other != to), "two at once to one");
+                    waiting.push_back((world.now + 10 * MS, to));
+                    // It goes on changing meanwhile.
+                    let n = u16::try_from(sent % 90).unwrap();
+                    if sent.is_multiple_of(3) {
+                        world.holder.withdraw(&key(n), world.now);
+                    } else if sent.is_multiple_of(7) {
+                        world.holder.provide(key(n), [2; 32], WHOLE, world.now, wall(world.now));
+                    }
+                }
+                HolderStep::Wait(at) if at <= world.now => {}
+                step => {
+                    let at = match step {
+                        HolderStep::Wait(at) => at,
+                        HolderStep::Send { .. } | HolderStep::Idle => end,
+                    };
+                    let arrives = waiting.front().map(|(at, _)| *at);
+                    world.now = arrives.map_or(at, |arrives| arrives.min(at)).max(world.now);
+                    if let Some((_, from)) = waiting.pop_front_if(|(at, _)| *at <= world.now) {
+                        match replies.next().cloned().flatten() {
+                            Some(reply) => world.holder.replied(&from, reply, world.now),
+                            None => world.holder.failed(&from, world.now),
+                        }
+                    }
+                }
+            }
+        }
+        // Nobody is spoken to more than twice a second.
+        prop_assert!(sent <= 4 * 2 * 1_200, "{sent}");
+        let lag = world.holder.lag(world.now);
+        prop_assert!(lag.declined <= 4 * 90 && lag.waiting <= 4 * (16 + BUCKETS + 512), "{lag:?}");
+    }
+}
+
+/// Two thousand objects held, told to nine nodes.
 fn settled() -> World {
     let mut world = World::new(0..9, HolderLimits::default(), Vec::new());
     for n in 0..2_000 {
