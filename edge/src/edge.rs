@@ -16,7 +16,8 @@ use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
-use stoq_mesh::{Membership, Node, Origins, Storage};
+use stoq_mesh::gossip::GOSSIP;
+use stoq_mesh::{Exchanges, Membership, Node, Origins, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -26,6 +27,8 @@ use tokio::time::Instant;
 use crate::alt_svc::AltSvc;
 use crate::certificates::{Certificates, DevTls};
 use crate::listen::{self, BindError, Common, HttpsSockets};
+use crate::mesh::NodeListener;
+use crate::peers::Peers;
 use crate::serve::{self, AccessLog, Bounds, CdnId, Forwarder, ServeMetrics, SiteTable};
 use crate::state::{self, StateError};
 use crate::tls::{ServerTls, TlsError};
@@ -171,6 +174,7 @@ pub struct Edge;
 pub struct Running {
     https: Vec<SocketAddr>,
     http: Vec<SocketAddr>,
+    stoq: Vec<SocketAddr>,
     dev_tls: Option<DevTls>,
     admin: Option<AdminHandle>,
     registry: Registry,
@@ -226,6 +230,10 @@ impl Edge {
             .iter()
             .map(|addr| bind_http(*addr, count))
             .collect::<Result<Vec<_>, _>>()?;
+        let nodes = membership
+            .as_ref()
+            .map(|membership| NodeListener::bind(&config, membership, count))
+            .transpose()?;
         let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
 
         let registry = Registry::new();
@@ -291,6 +299,22 @@ impl Edge {
             https.iter().map(|sockets| sockets.addr).collect(),
             plain.iter().map(|(addr, _)| *addr).collect(),
         );
+        let stoq = nodes
+            .as_ref()
+            .map_or_else(Vec::new, NodeListener::local_addrs);
+        let peers = membership
+            .as_ref()
+            .and_then(|member| Peers::new(&config, member, &stoq));
+        let mut exchanges = Exchanges::default();
+        if let Some(peers) = &peers {
+            let roles = [NodeRole::Edge, NodeRole::Shield];
+            exchanges = exchanges.answering([GOSSIP], &roles, peers.gossip().handler());
+            registry.with(|registry| {
+                let registry = registry.sub_registry_with_prefix("stoq");
+                peers.gossip().metrics().register(registry);
+            });
+        }
+        let gossip = peers.as_ref().map(|peers| peers.gossip().clone());
         let shield = config
             .shield
             .as_ref()
@@ -324,6 +348,9 @@ impl Edge {
             registry: registry.clone(),
             config,
             membership: membership.clone(),
+            nodes,
+            exchanges: Arc::new(exchanges),
+            peers,
             certificates,
             tls,
             origins,
@@ -344,6 +371,10 @@ impl Edge {
         let admin = admin
             .map(|admin| {
                 let calls = storage.calls(&cache);
+                let calls = match &gossip {
+                    Some(gossip) => gossip.calls(calls),
+                    None => calls,
+                };
                 admin.offering(match &membership {
                     Some(membership) => membership.calls(calls),
                     None => calls,
@@ -355,6 +386,7 @@ impl Edge {
         Ok(Running {
             https: https_addrs,
             http: http_addrs,
+            stoq,
             dev_tls,
             admin,
             registry,
@@ -378,6 +410,12 @@ impl Running {
     #[must_use]
     pub fn http_addrs(&self) -> &[SocketAddr] {
         &self.http
+    }
+
+    /// Where it listens for other nodes.
+    #[must_use]
+    pub fn stoq_addrs(&self) -> &[SocketAddr] {
+        &self.stoq
     }
 
     /// Where its admin listener is, if it has one.

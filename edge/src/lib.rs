@@ -7,6 +7,8 @@ mod certificates;
 pub mod cli;
 mod edge;
 pub mod listen;
+mod mesh;
+mod peers;
 mod serve;
 pub mod service;
 mod state;

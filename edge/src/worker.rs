@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all, select};
+use futures_util::future::{BoxFuture, join, join_all, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::{Pool, PoolConfig};
@@ -12,7 +12,7 @@ use stoq::quic::{
     AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket,
 };
 use stoq_cache::upstream::Upstream;
-use stoq_mesh::{ChunkKeyIds, Membership, Node, Origins, ShieldClient, between_nodes};
+use stoq_mesh::{ChunkKeyIds, Exchanges, Membership, Node, Origins, ShieldClient, between_nodes};
 use stoq_node::config::Config;
 use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
 
@@ -20,6 +20,8 @@ use crate::alt_svc::{AltSvc, Pace, probe_forever};
 use crate::certificates::InUse;
 use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
+use crate::mesh::NodeListener;
+use crate::peers::Peers;
 use crate::serve::{self, AccessLog, AccessWriter, Serve};
 use crate::tls::ServerTls;
 
@@ -79,6 +81,12 @@ impl Doors {
 pub(crate) struct Plan {
     pub(crate) config: Config,
     pub(crate) membership: Option<Membership>,
+    /// Where other nodes are listened to; `None` for a node without a cluster.
+    pub(crate) nodes: Option<NodeListener>,
+    /// What they are answered.
+    pub(crate) exchanges: Arc<Exchanges>,
+    /// Its part in the mesh, where others can reach it.
+    pub(crate) peers: Option<Peers>,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -143,6 +151,14 @@ impl Plan {
             };
             listeners.push(Box::pin(listen(Arc::clone(&context), socket, door)));
         }
+        if let Some(nodes) = &self.nodes {
+            listeners.push(Box::pin(async move {
+                let served = nodes.serve(id, &self.exchanges, &self.registry, &self.drain);
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "other nodes are not listened to");
+                }
+            }));
+        }
         if id.0 == 0 {
             // One prober for the process: the kernel leads each probe to some worker.
             for (addr, alt_svc) in &self.alt_svc {
@@ -152,14 +168,26 @@ impl Plan {
         let _tracked = self.drain.track();
         let served = join_all(listeners);
         if id.0 == 0 {
-            // The renewal never ends; whoever serves does.
-            let _ = select(served, Box::pin(self.certificates.renew())).await;
+            // Neither ends; whoever serves does.
+            let beside = join(self.certificates.renew(), self.take_part());
+            let _ = select(served, Box::pin(beside)).await;
         } else {
             served.await;
         }
         // What is not closed by then is cut off with the runtime.
         let _ = tokio::time::timeout(CLOSING, origins.close()).await;
         Ok(())
+    }
+
+    /// The edge's part in the mesh, if it has one. Never ends.
+    async fn take_part(&self) {
+        if let Some(peers) = &self.peers {
+            let part = peers.run(&self.registry, &self.drain, || self.common.load());
+            if let Err(error) = part.await {
+                tracing::error!(%error, "other edges are not looked for");
+            }
+        }
+        std::future::pending().await
     }
 
     fn endpoint_config(&self) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {

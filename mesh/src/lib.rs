@@ -1,8 +1,10 @@
 //! Where the leaves meet: objects and chunks asked for and given over STOQ between nodes, and origins and tiers made from a node's configuration.
 //!
 //! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
-//! what stands behind a node that asks nobody else; [`Membership`] is who it is to the others; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
+//! what stands behind a node that asks nobody else; [`Membership`] is who it is to the others; [`gossip`] is who the others are; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
 
+mod exchanges;
+pub mod gossip;
 mod membership;
 mod metrics;
 mod object;
@@ -13,6 +15,7 @@ mod store;
 pub mod store_report;
 mod transport;
 
+pub use exchanges::Exchanges;
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{

@@ -160,7 +160,7 @@ fn keys_are_checked_against_each_other() {
         ),
         (
             format!("{listen}stoq = [\"127.0.0.1:7443\"]\n{site}"),
-            "edge.toml:3:8: listen.stoq: only a shield listens",
+            "edge.toml:3:8: listen.stoq: other nodes are spoken to as a member",
         ),
         (
             format!("{listen}{site}[shield]\nnodes = [\"a:1\"]\n"),
