@@ -16,6 +16,7 @@ use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
+use stoq_mesh::gossip::GOSSIP;
 use stoq_mesh::{Exchanges, Holders, Links, Membership, Node, Origins, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
@@ -27,6 +28,7 @@ use crate::alt_svc::AltSvc;
 use crate::certificates::{Certificates, DevTls};
 use crate::listen::{self, BindError, Common, HttpsSockets};
 use crate::mesh::{self, NodeListener};
+use crate::peers::Peers;
 use crate::serve::{self, AccessLog, Bounds, CdnId, Forwarder, ServeMetrics, SiteTable};
 use crate::state::{self, StateError};
 use crate::tls::{ServerTls, TlsError};
@@ -304,7 +306,7 @@ impl Edge {
             shaper: links.shaper().cloned(),
             clock: Timestamp::now,
         });
-        let exchanges = match &nodes {
+        let mut exchanges = match &nodes {
             Some(_) => mesh::exchanges(&shared, &registry),
             None => Exchanges::default(),
         };
@@ -317,6 +319,18 @@ impl Edge {
         let stoq = nodes
             .as_ref()
             .map_or_else(Vec::new, NodeListener::local_addrs);
+        let peers = membership
+            .as_ref()
+            .and_then(|member| Peers::new(&config, member, &stoq));
+        if let Some(peers) = &peers {
+            let roles = [NodeRole::Edge, NodeRole::Shield];
+            exchanges = exchanges.answering([GOSSIP], &roles, peers.gossip().handler());
+            registry.with(|registry| {
+                let registry = registry.sub_registry_with_prefix("stoq");
+                peers.gossip().metrics().register(registry);
+            });
+        }
+        let gossip = peers.as_ref().map(|peers| peers.gossip().clone());
         let shield = config
             .shield
             .as_ref()
@@ -354,6 +368,7 @@ impl Edge {
             nodes,
             exchanges: Arc::new(exchanges),
             fills,
+            peers,
             certificates,
             tls,
             origins,
@@ -374,6 +389,10 @@ impl Edge {
         let admin = admin
             .map(|admin| {
                 let calls = storage.calls(&cache);
+                let calls = match &gossip {
+                    Some(gossip) => gossip.calls(calls),
+                    None => calls,
+                };
                 admin.offering(match &membership {
                     Some(membership) => membership.calls(calls),
                     None => calls,

@@ -8,6 +8,7 @@ pub mod cli;
 mod edge;
 pub mod listen;
 mod mesh;
+mod peers;
 mod serve;
 pub mod service;
 mod state;

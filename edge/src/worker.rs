@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all, select};
+use futures_util::future::{BoxFuture, join, join_all, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
@@ -21,6 +21,7 @@ use crate::certificates::InUse;
 use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
 use crate::mesh::NodeListener;
+use crate::peers::Peers;
 use crate::serve::{self, AccessLog, AccessWriter, Serve};
 use crate::tls::ServerTls;
 
@@ -86,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) exchanges: Arc<Exchanges>,
     /// Fills from other edges, where it knows any.
     pub(crate) fills: Option<PeerFills>,
+    /// Its part in the mesh, where others can reach it.
+    pub(crate) peers: Option<Peers>,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -170,14 +173,26 @@ impl Plan {
         let _tracked = self.drain.track();
         let served = join_all(listeners);
         if id.0 == 0 {
-            // The renewal never ends; whoever serves does.
-            let _ = select(served, Box::pin(self.certificates.renew())).await;
+            // Neither ends; whoever serves does.
+            let beside = join(self.certificates.renew(), self.take_part());
+            let _ = select(served, Box::pin(beside)).await;
         } else {
             served.await;
         }
         // What is not closed by then is cut off with the runtime.
         let _ = tokio::time::timeout(CLOSING, origins.close()).await;
         Ok(())
+    }
+
+    /// The edge's part in the mesh, if it has one. Never ends.
+    async fn take_part(&self) {
+        if let Some(peers) = &self.peers {
+            let part = peers.run(&self.links, &self.drain, || self.common.load());
+            if let Err(error) = part.await {
+                tracing::error!(%error, "other edges are not looked for");
+            }
+        }
+        std::future::pending().await
     }
 
     fn endpoint_config(&self) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use stoq::early::Tickets;
 use stoq::hello::RoleRule;
 use stoq::identity::{ALPN, Identity, IdentityError};
-use stoq::peer::{DialConfig, Handler, KindRules, PeerServer, ServeConfig};
+use stoq::peer::{Handler, KindRules, PeerServer, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::{
     AdmissionLimits, CidKeys, Endpoint, EndpointConfig, Prefixes, SocketGroup, SocketOptions,
@@ -101,18 +101,20 @@ impl Links {
     /// # Errors
     /// No socket can be made.
     pub fn pool(&self, identity: Identity) -> io::Result<Pool> {
+        self.pool_with(identity, PoolConfig::default())
+    }
+
+    /// The same with other patience. What bodies wait for is that of these links.
+    ///
+    /// # Errors
+    /// No socket can be made.
+    pub fn pool_with(&self, identity: Identity, mut config: PoolConfig) -> io::Result<Pool> {
         let client = |any| Endpoint::client(any, self.transport.clone());
         // A system without IPv6 has no `::`.
         let endpoint = client(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
             .or_else(|_| client(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))?;
         self.export_endpoint(&endpoint);
-        let config = PoolConfig {
-            dial: DialConfig {
-                shaper: self.shaper.clone(),
-                ..DialConfig::default()
-            },
-            ..PoolConfig::default()
-        };
+        config.dial.shaper.clone_from(&self.shaper);
         let pool = if self.tcp {
             let tcp = Tcp::client(self.transport.clone());
             self.export_tcp(&tcp);

@@ -237,16 +237,14 @@ fn an_untidy_file_is_found() {
     assert!(untidy("a.rs", "//! x\n").is_empty());
 }
 
-/// A file with `listen.stoq` is a shield's.
+/// A file that listens for other nodes and for no clients is a shield's.
 fn load(path: &Path) -> Result<Config, String> {
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
     let table: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| error.to_string())?;
-    let is_shield = table
-        .get("listen")
-        .and_then(|listen| listen.get("stoq"))
-        .is_some();
+    let listens = |key| table.get("listen").and_then(|listen| listen.get(key));
+    let is_shield = listens("stoq").is_some() && listens("https").or(listens("http")).is_none();
     let role = if is_shield { Role::Shield } else { Role::Edge };
     Config::load(path, &Env::none(), role).map_err(|errors| errors.to_string())
 }

@@ -1,4 +1,4 @@
-//! `cluster init`: a root, an identity for each node, and the log of what the root has signed.
+//! `cluster init`: a root, an identity for each node, and the log of what the root has signed. The other verbs have files of their own.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use stoq::identity::{ClusterRoot, Registrar, Role, Validity};
 use stoq_node::report::{Exit, Output};
 
 use super::join::{JoinArgs, TokenArgs, join_cluster, token};
+use super::peers::{PeersArgs, TopologyArgs, peers, topology};
 
 /// The root's certificate, its key and its log, in the directory of `--dir`.
 pub(super) const ROOT: &str = "root.pem";
@@ -33,6 +34,10 @@ pub(super) enum ClusterVerb {
     Token(TokenArgs),
     /// Make this machine a node, with a token.
     Join(JoinArgs),
+    /// Who is in the mesh, as the running node sees it.
+    Peers(PeersArgs),
+    /// Where they are: by region and metro, as text or as a graph.
+    Topology(TopologyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -105,6 +110,8 @@ pub(super) fn cluster(verb: &ClusterVerb, output: &Output) -> anyhow::Result<Exi
         ClusterVerb::Init(init) => found(init, output),
         ClusterVerb::Token(args) => token(args, output),
         ClusterVerb::Join(args) => join_cluster(args, output),
+        ClusterVerb::Peers(args) => peers(args, output),
+        ClusterVerb::Topology(args) => topology(args, output),
     }
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod config;
 mod join;
+mod peers;
 mod quickstart;
 mod run;
 mod store;
@@ -56,7 +57,7 @@ enum Verb {
     /// Look at what is kept on disk: of the node while it runs, else of its volumes.
     #[command(subcommand)]
     Store(store::StoreArgs),
-    /// Found a cluster, or let a machine into one.
+    /// Found a cluster, let a machine into one, or look at who is in it.
     #[command(subcommand)]
     Cluster(cluster::ClusterVerb),
     /// Look at this node's certificates, or at the log of what a root has signed.

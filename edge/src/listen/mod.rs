@@ -63,6 +63,17 @@ impl Common {
         }
     }
 
+    /// The part of the connections there may be that there are, 0 to 1.
+    #[must_use]
+    pub fn load(&self) -> f64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "connections are counted in thousands"
+        )]
+        let part = self.cap.open() as f64 / self.limits.connections.max(1) as f64;
+        part.min(1.0)
+    }
+
     /// The secret by which the edge's own probes are known; see [`crate::alt_svc`].
     pub fn probe_token(&self) -> &Arc<ProbeToken> {
         &self.probe

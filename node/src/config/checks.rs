@@ -17,6 +17,7 @@ pub(super) fn check(config: &Config, role: Role, errors: &mut ConfigErrors) {
     sites_are_distinct(config, errors);
     listeners_are_distinct(config, errors);
     directories_are_distinct(config, errors);
+    others_can_be_found(config, role, errors);
 }
 
 /// Each volume's directory is its own: two on one would write over each other.
@@ -72,6 +73,46 @@ fn role_fits(config: &Config, role: Role, errors: &mut ConfigErrors) {
             if config.shield.is_some() {
                 errors.push(config.error("shield", "a shield asks the origins itself (remove [shield]; it belongs in the edges' file)"));
             }
+        }
+    }
+}
+
+/// Who looks for others must be found by them too: what nodes say to each other goes both ways.
+fn others_can_be_found(config: &Config, role: Role, errors: &mut ConfigErrors) {
+    let Some(cluster) = &config.cluster else {
+        return;
+    };
+    let keys = [
+        ("cluster.seeds", !cluster.seeds.is_empty()),
+        ("cluster.srv", cluster.srv.is_some()),
+        ("cluster.advertise", !cluster.advertise.is_empty()),
+    ];
+    let written = keys.iter().find(|(_, set)| *set).map(|(key, _)| *key);
+    match (role, written) {
+        (Role::Shield, Some(key)) => {
+            let message = "edges find each other, and are told where shields are (remove it; it belongs in the edges' file)";
+            errors.push(config.error(key, message));
+        }
+        (Role::Edge, Some(key)) if config.listen.stoq.is_empty() => {
+            let message =
+                "others must reach this node as well (write [listen] stoq = [\"192.0.2.7:7443\"])";
+            errors.push(config.error(key, message));
+        }
+        (Role::Edge | Role::Shield, _) => {}
+    }
+    let only_wildcards = config
+        .listen
+        .stoq
+        .iter()
+        .all(|addr| addr.ip().is_unspecified());
+    if role == Role::Edge
+        && cluster.looks_for_others()
+        && only_wildcards
+        && cluster.advertise.is_empty()
+    {
+        let message = "says to no other node where this one is (write an address of this machine, or cluster.advertise = [\"192.0.2.7:7443\"])";
+        if !config.listen.stoq.is_empty() {
+            errors.push(config.error("listen.stoq", message));
         }
     }
 }

@@ -100,6 +100,37 @@ pub(super) fn node_addr(text: &str) -> Result<NodeAddr, String> {
     }
 }
 
+/// A zone as nodes tell each other theirs.
+pub(super) fn zone(text: &str) -> Result<String, String> {
+    let plain = |byte: u8, dash: bool| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || (dash && byte == b'-')
+    };
+    let good = |part: &str, dash: bool| {
+        (1..=32).contains(&part.len()) && part.bytes().all(|byte| plain(byte, dash))
+    };
+    match text.split_once('-') {
+        Some((region, metro)) if good(region, false) && good(metro, true) => Ok(text.to_owned()),
+        _ => Err(format!(
+            "`{text}` is no zone (write region-metro, such as \"eu-fra\": a to z, 0 to 9 and _, at most 32 each)"
+        )),
+    }
+}
+
+/// A name with SRV records.
+pub(super) fn srv(text: &str) -> Result<String, String> {
+    let name = host(text)?;
+    //= https://www.rfc-editor.org/rfc/rfc2782#page-3
+    //# _Service._Proto.Name TTL Class SRV Priority Weight Port Target
+    let mut labels = name.split('.');
+    let begins = |label: Option<&str>| label.is_some_and(|label| label.starts_with('_'));
+    if begins(labels.next()) && begins(labels.next()) && labels.next().is_some() {
+        return Ok(name);
+    }
+    Err(format!(
+        "`{text}` has no SRV records (write \"_stoq._udp.example.net\")"
+    ))
+}
+
 /// Whether the text is an RFC 9110 token of at most 64 characters, so that it stands in header fields unquoted.
 pub(super) fn token(text: &str) -> Result<String, String> {
     //= https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2
@@ -162,6 +193,29 @@ mod tests {
         );
         assert!(pattern("a.*.com").is_err());
         assert!(pattern("*a.com").is_err());
+    }
+
+    #[test]
+    fn a_zone_is_a_region_and_a_metro() {
+        for text in ["eu-fra", "us-east-nyc", "a_1-b"] {
+            assert_eq!(zone(text).as_deref(), Ok(text));
+        }
+        for text in ["", "eu", "eu-", "-fra", "EU-FRA", "eu-fr\u{e4}", "e u-f"] {
+            assert!(zone(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_srv_name_has_a_service_and_a_protocol() {
+        assert!(srv("_stoq._udp.example.net").is_ok());
+        for text in [
+            "example.net",
+            "_stoq.example.net",
+            "_stoq._udp",
+            "_stoq._udp.a:1",
+        ] {
+            assert!(srv(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) struct RawNode {
     pub(super) workers: At<Count>,
     pub(super) drain: At<Time>,
     pub(super) cdn_id: At<String>,
+    pub(super) zone: At<String>,
+    pub(super) public: At<Strings>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +138,9 @@ pub(super) struct RawCluster {
     pub(super) revoked: At<String>,
     pub(super) audit: At<String>,
     pub(super) leaf_rotation: At<Time>,
+    pub(super) seeds: At<Strings>,
+    pub(super) srv: At<String>,
+    pub(super) advertise: At<Strings>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -54,6 +54,10 @@ const DISK_SCRUB: u64 = 4 << 20;
 const VARIANTS: usize = 16;
 /// A lookup compares each variant of its URL.
 const VARIANTS_MAX: usize = 256;
+/// Each is asked again every 30 s.
+const SEEDS_MAX: usize = 64;
+/// Addresses and names of one node that others are told.
+const PLACES_MAX: usize = 8;
 const LOG_FILTER: &str = "info";
 const CLUSTER_NAME: &str = "stoq";
 const LEAF_ROTATION: Duration = Duration::from_secs(24 * 3600);
@@ -192,6 +196,8 @@ impl Resolver<'_> {
             workers: self.workers(&raw.node.workers),
             drain: time(&raw.node.drain, DRAIN),
             cdn_id,
+            zone: self.zone(&raw.node.zone),
+            public: self.public(&raw.node.public),
         };
         let cache = Cache {
             ram: size(&raw.cache.ram, RAM),
@@ -255,6 +261,43 @@ impl Resolver<'_> {
                 })
             },
         )
+    }
+
+    /// As [`list`](Self::list), of at most `max`.
+    fn at_most<T: PartialEq>(
+        &mut self,
+        max: usize,
+        value: &At<Strings>,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut list = self.list(value, key, parse);
+        if let Some(value) = value.as_ref().filter(|_| list.len() > max) {
+            let message = format!("has {} entries (at most {max})", list.len());
+            self.fail(value, key, message);
+            list.truncate(max);
+        }
+        list
+    }
+
+    fn zone(&mut self, value: &At<String>) -> Option<String> {
+        let value = value.as_ref()?;
+        self.parsed(value, "node.zone", hosts::zone)
+    }
+
+    fn public(&mut self, value: &At<Strings>) -> Vec<String> {
+        let key = "node.public";
+        let list = self.list(value, key, hosts::host);
+        let addresses = list.iter().filter(|text| text.parse::<IpAddr>().is_ok());
+        let addresses = addresses.count();
+        if let Some(value) = value
+            .as_ref()
+            .filter(|_| addresses > PLACES_MAX || list.len() - addresses > PLACES_MAX)
+        {
+            let message = format!("has more than {PLACES_MAX} names or addresses (remove some)");
+            self.fail(value, key, message);
+        }
+        list
     }
 
     fn workers(&mut self, value: &At<Count>) -> usize {
@@ -416,6 +459,9 @@ impl Resolver<'_> {
             revoked: None,
             audit: None,
             leaf_rotation: LEAF_ROTATION,
+            seeds: Vec::new(),
+            srv: None,
+            advertise: Vec::new(),
         };
         let Some(table) = &raw.cluster else {
             return (role == Role::Shield).then(default);
@@ -458,6 +504,12 @@ impl Resolver<'_> {
                 .as_ref()
                 .map(|path| self.path(path, "cluster.audit")),
             leaf_rotation,
+            seeds: self.at_most(SEEDS_MAX, &table.seeds, "cluster.seeds", hosts::node_addr),
+            srv: table
+                .srv
+                .as_ref()
+                .and_then(|name| self.parsed(name, "cluster.srv", hosts::srv)),
+            advertise: self.at_most(PLACES_MAX, &table.advertise, "cluster.advertise", reachable),
         })
     }
 
@@ -526,6 +578,17 @@ fn socket_addr(text: &str, port: u16) -> Result<SocketAddr, String> {
         };
         format!("`{text}` is no IP address with a port ({fix})")
     })
+}
+
+/// An address that others can be told.
+fn reachable(text: &str) -> Result<SocketAddr, String> {
+    let addr = socket_addr(text, 7443)?;
+    if addr.ip().is_unspecified() || addr.port() == 0 {
+        return Err(format!(
+            "`{text}` is no place (write the address and port that other nodes reach)"
+        ));
+    }
+    Ok(addr)
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

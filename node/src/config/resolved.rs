@@ -97,6 +97,10 @@ pub struct Node {
     pub drain: Duration,
     /// This CDN in `CDN-Loop` (RFC 8586): a request that carries it already went through here. Default: the cluster's name, else the node's.
     pub cdn_id: String,
+    /// Where it stands, `region-metro`. None: it says nothing of it.
+    pub zone: Option<String>,
+    /// Names and addresses clients reach it under, at most 8 of each; IP addresses in their one spelling.
+    pub public: Vec<String>,
 }
 
 /// `[listen]`: the addresses of this process.
@@ -357,6 +361,20 @@ pub struct Cluster {
     pub audit: Option<PathBuf>,
     /// How often the node issues itself another leaf certificate. Default 24 h.
     pub leaf_rotation: Duration,
+    /// Nodes that are asked first who else there is. At most 64. Default: none.
+    pub seeds: Vec<NodeAddr>,
+    /// A name whose SRV records name more of them. Default: none.
+    pub srv: Option<String>,
+    /// Where others reach this node, at most 8. Default: what it listens on, where that is no wildcard.
+    pub advertise: Vec<SocketAddr>,
+}
+
+impl Cluster {
+    /// Whether anything says where other nodes are to be found.
+    #[must_use]
+    pub fn looks_for_others(&self) -> bool {
+        !self.seeds.is_empty() || self.srv.is_some()
+    }
 }
 
 /// `[shield]`: where misses go before the origin.

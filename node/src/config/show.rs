@@ -20,6 +20,10 @@ impl Config {
         out.key("workers", self.node.workers);
         out.key("drain", time(self.node.drain));
         out.key("cdn_id", quoted(&self.node.cdn_id));
+        if let Some(zone) = &self.node.zone {
+            out.key("zone", quoted(zone));
+        }
+        out.key("public", list(&self.node.public));
 
         out.table("[listen]");
         out.key("https", list(&self.listen.https));
@@ -90,6 +94,11 @@ impl Config {
                 out.key("audit", path(audit));
             }
             out.key("leaf_rotation", time(cluster.leaf_rotation));
+            out.key("seeds", list(&cluster.seeds));
+            if let Some(name) = &cluster.srv {
+                out.key("srv", quoted(name));
+            }
+            out.key("advertise", list(&cluster.advertise));
         }
         out.table("[stoq]");
         out.key("adapt", self.stoq.adapt);

@@ -50,6 +50,8 @@ pub enum AuditWhat {
     Joined,
     /// A node was given none.
     JoinRefused(CloseCode),
+    /// Something that is said to be a node's word was not believed; who passed it on may be another node.
+    Statement,
 }
 
 impl AuditWhat {
@@ -63,6 +65,7 @@ impl AuditWhat {
             Self::Exchange(_) => "exchange_refused",
             Self::Joined => "joined",
             Self::JoinRefused(_) => "join_refused",
+            Self::Statement => "statement_refused",
         }
     }
 
@@ -75,7 +78,7 @@ impl AuditWhat {
             | Self::Connection(code)
             | Self::JoinRefused(code) => Some(code.code()),
             Self::Exchange(code) => Some(code.code()),
-            Self::Joined => None,
+            Self::Joined | Self::Statement => None,
         }
     }
 }
@@ -168,7 +171,8 @@ struct Line<'a> {
 }
 
 /// `2026-01-31T23:59:59Z`, or the bare seconds where the calendar ends.
-pub(crate) fn rfc3339(time: UnixTime) -> String {
+#[must_use]
+pub fn rfc3339(time: UnixTime) -> String {
     let stamp = i64::try_from(time.as_secs())
         .ok()
         .and_then(|secs| ASN1Time::from_timestamp(secs).ok());

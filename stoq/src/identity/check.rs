@@ -139,14 +139,17 @@ pub fn check(
     })
 }
 
-fn malformed(link: Link, why: impl Into<String>) -> Refusal {
+pub(super) fn malformed(link: Link, why: impl Into<String>) -> Refusal {
     Refusal::Malformed {
         link,
         why: why.into(),
     }
 }
 
-fn parse<'a>(link: Link, der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
+pub(super) fn parse<'a>(
+    link: Link,
+    der: &'a CertificateDer<'_>,
+) -> Result<X509Certificate<'a>, Refusal> {
     if der.len() > CERTIFICATE_BYTES_MAX {
         return Err(malformed(link, format!("{} bytes", der.len())));
     }
@@ -215,7 +218,10 @@ fn chain(
 }
 
 /// What follows this prefix in the one URI that has it.
-fn only<'a>(identity: &'a X509Certificate<'_>, prefix: &str) -> Result<&'a str, Refusal> {
+pub(super) fn only<'a>(
+    identity: &'a X509Certificate<'_>,
+    prefix: &str,
+) -> Result<&'a str, Refusal> {
     let mut found = uris(identity).filter_map(|uri| uri.strip_prefix(prefix));
     match (found.next(), found.next()) {
         (Some(name), None) => Ok(name),
@@ -227,7 +233,7 @@ fn only<'a>(identity: &'a X509Certificate<'_>, prefix: &str) -> Result<&'a str, 
     }
 }
 
-fn node_name(identity: &X509Certificate<'_>) -> Result<String, Refusal> {
+pub(super) fn node_name(identity: &X509Certificate<'_>) -> Result<String, Refusal> {
     let name = only(identity, NODE_URI)?;
     names::plain("node name", name)
         .map_err(|error| malformed(Link::Identity, error.to_string()))?;
@@ -235,7 +241,7 @@ fn node_name(identity: &X509Certificate<'_>) -> Result<String, Refusal> {
 }
 
 /// Roles this version does not know are passed over: a newer root may give roles that say nothing to us.
-fn roles(identity: &X509Certificate<'_>) -> Result<Vec<Role>, Refusal> {
+pub(super) fn roles(identity: &X509Certificate<'_>) -> Result<Vec<Role>, Refusal> {
     let texts: Vec<&str> = uris(identity)
         .filter_map(|uri| uri.strip_prefix(ROLE_URI))
         .take(ROLES_MAX + 1)

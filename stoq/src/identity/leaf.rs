@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, SanType,
+    PKCS_ED25519, SanType, SigningKey,
 };
 use rustls::crypto::aws_lc_rs::sign::any_eddsa_type;
 use rustls::sign::CertifiedKey;
@@ -124,6 +124,16 @@ impl LeafIssuer {
 
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// The certificate that leaves are issued under.
+    pub(super) fn identity(&self) -> &CertificateDer<'static> {
+        &self.identity
+    }
+
+    /// Signs with the identity's own key.
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.identity_key.sign(message)?)
     }
 
     fn is_due(&self, leaf: &Leaf, now: UnixTime) -> bool {

@@ -1,0 +1,633 @@
+//! chitchat kept running, its living nodes made into a view, and this node's own word kept up.
+//!
+//! The engine is started again, under a later generation, when its task ends (a panic in it included) and when something came in that has others believe wrongly that this process is dead or
+//! superseded ([`Alarm`]). The view stands meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chitchat::transport::Transport;
+use chitchat::{
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat,
+};
+use parking_lot::Mutex;
+use rand::seq::IteratorRandom;
+use stoq::hello::RoleRule;
+use stoq::identity::{Identity, Role};
+use stoq::peer::{DialConfig, Handler};
+use stoq::pool::{Pool, PoolConfig};
+use stoq::transport::PathStats;
+use stoq_routing::membership::{
+    Change, Due, Membership, NextView, Order, Roster, Statement, due, encode,
+};
+use stoq_routing::{NodeId, NodeState, View};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::gate::{CERTIFICATE, Gate, STATE, certificate_value, short, state_value};
+use super::generation::{Generations, wall_ms};
+use super::metrics::GossipMetrics;
+use super::papers::Papers;
+use super::places::Places;
+use super::transport::{Inbox, Stoq};
+use super::wire::Id;
+
+/// Nodes that were seen and are not: their addresses are tried, so that a split heals whatever it split. 1,024 × some 200 B, for a day.
+const GONE_MAX: usize = 1_024;
+const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Addresses tried each interval while nobody is seen; otherwise one each [`LOOK_EVERY`] intervals.
+const TRIED_ALONE: usize = 3;
+const LOOK_EVERY: u64 = 2;
+/// Least time between two starts of the engine, but for the first.
+const RESTART_EVERY: Duration = Duration::from_secs(10);
+/// How long an engine that was begun again may take to see who lives.
+const HELD_FOR: Duration = Duration::from_secs(5);
+/// How long the engine may take to end.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// How gossip behaves. The defaults have been measured: see [`GossipConfig::default`].
+#[derive(Debug, Clone)]
+pub struct GossipConfig {
+    /// How often this node starts to gossip, with three others. Default 500 ms.
+    pub interval: Duration,
+    /// How unlikely a silence must be before a node counts as dead: this many times the mean interval between its heartbeats. Default 8.
+    pub phi: f64,
+    /// Least silence before a node leaves the view. In a small cluster heartbeats come so often that a process that was not scheduled for a second would
+    /// count as dead otherwise. Default 3 s.
+    pub silence_min: Duration,
+    /// How long the dead are remembered by chitchat, and sent along in every digest for half of that. Default 2 min. After that their addresses are still tried.
+    pub dead_for: Duration,
+    /// Where the last generation is remembered. Default: nowhere.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Default for GossipConfig {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_millis(500),
+            phi: 8.0,
+            silence_min: Duration::from_secs(3),
+            dead_for: Duration::from_secs(120),
+            state_dir: None,
+        }
+    }
+}
+
+/// The pool that gossip takes its connections from: its own, since it tries again sooner than those who wait for content should, and wants answers late or never.
+#[must_use]
+pub fn pool_config() -> PoolConfig {
+    PoolConfig {
+        dial: DialConfig {
+            expect: RoleRule::AnyOf(vec![Role::Edge, Role::Shield]),
+            connect_timeout: Duration::from_secs(2),
+            hello_timeout: Duration::from_secs(2),
+            stream_timeout: Duration::from_secs(2),
+            idle_close: Duration::from_secs(60),
+            ..DialConfig::default()
+        },
+        peers_max: 1_280,
+        unanswered_max: 0,
+        backoff_max: Duration::from_secs(1),
+        ..PoolConfig::default()
+    }
+}
+
+/// This node in the mesh. Cheap to clone; the clones are one.
+#[derive(Clone)]
+pub struct Gossip(Arc<Inner>);
+
+struct Inner {
+    papers: Papers,
+    gate: Arc<Gate>,
+    inbox: Arc<Inbox>,
+    metrics: Arc<GossipMetrics>,
+    config: GossipConfig,
+    cluster: String,
+    desk: Mutex<Desk>,
+    view: watch::Sender<Arc<View>>,
+    wake: Notify,
+    generations: Mutex<Generations>,
+    /// Of the run under way, or the last.
+    pool: Mutex<Option<Pool>>,
+}
+
+/// What is known and wanted.
+struct Desk {
+    roster: Roster,
+    /// What this node wants known of itself; in the view at once.
+    own: Arc<NodeState>,
+    gone: BTreeMap<NodeId, (Instant, Vec<SocketAddr>)>,
+}
+
+impl fmt::Debug for Gossip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gossip")
+            .field("cluster", &self.0.cluster)
+            .field("config", &self.0.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gossip {
+    /// A node that says `own` of itself, once [`run`](Self::run) runs. Id and name are those of the identity.
+    #[must_use]
+    pub fn new(identity: &Identity, own: NodeState, config: GossipConfig) -> Self {
+        let papers = Papers::new(identity);
+        if let Err(refusal) = papers.learn(identity.certificate()) {
+            // Revoked, or the clock is wrong: others will say the same.
+            tracing::warn!(%refusal, "this node would not believe itself");
+        }
+        let own = NodeState {
+            id: super::papers::node_id(identity.node_id()),
+            name: identity.name().to_owned(),
+            ..own
+        };
+        let metrics = Arc::new(GossipMetrics::default());
+        let gate = Arc::new(Gate::new(papers.clone(), Arc::clone(&metrics)));
+        let roster = Roster::new(own.clone());
+        metrics.nodes.set(1);
+        Self(Arc::new(Inner {
+            inbox: Arc::new(Inbox::new(Arc::clone(&gate), Arc::clone(&metrics))),
+            view: watch::Sender::new(Arc::clone(roster.view())),
+            desk: Mutex::new(Desk {
+                roster,
+                own: Arc::new(own),
+                gone: BTreeMap::new(),
+            }),
+            generations: Mutex::new(Generations::new(config.state_dir.as_deref())),
+            pool: Mutex::new(None),
+            cluster: identity.cluster().to_owned(),
+            wake: Notify::new(),
+            papers,
+            gate,
+            metrics,
+            config,
+        }))
+    }
+
+    /// What takes messages of kind [`GOSSIP`](super::GOSSIP), on any worker.
+    #[must_use]
+    pub fn handler(&self) -> Arc<dyn Handler> {
+        Arc::clone(&self.0.inbox) as _
+    }
+
+    #[cfg(test)]
+    pub(super) fn generation(&self) -> u64 {
+        self.0.generations.lock().last()
+    }
+
+    #[cfg(test)]
+    pub(super) fn inbox(&self) -> &Arc<Inbox> {
+        &self.0.inbox
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<GossipMetrics> {
+        &self.0.metrics
+    }
+
+    /// Whose key is whose, to sign as this node and to check what others signed.
+    #[must_use]
+    pub fn papers(&self) -> &Papers {
+        &self.0.papers
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.0.cluster
+    }
+
+    /// How many changes there were since it began; [`changes`](Membership::changes) has the last of them.
+    #[must_use]
+    pub fn changes_total(&self) -> u64 {
+        self.0.desk.lock().roster.log().total()
+    }
+
+    /// The path to a node on which gossip has a connection to it.
+    #[must_use]
+    pub fn path(&self, node: &NodeState) -> Option<PathStats> {
+        let pool = self.0.pool.lock().clone()?;
+        let mut paths = node.addresses.iter().map(|addr| pool.health(*addr));
+        paths.find_map(|health| health?.path)
+    }
+
+    /// The round trip to a node, where one was measured.
+    #[must_use]
+    pub fn rtt(&self, node: &NodeState) -> Option<Duration> {
+        let path = self.path(node)?;
+        Some(path.rtt).filter(|rtt| !rtt.is_zero())
+    }
+
+    /// Takes part in the mesh, on the runtime of `pool`. Never ends; dropped, this node falls silent, and the view stays as it was. To be run once at a time.
+    pub async fn run(&self, pool: Pool, places: &Places) {
+        *self.0.pool.lock() = Some(pool.clone());
+        let inbox = Arc::clone(&self.0.inbox);
+        self.run_over(&Stoq { pool, inbox }, places).await;
+    }
+
+    /// As [`run`](Self::run), whatever carries the messages to others' [`Inbox`].
+    pub(super) async fn run_over(&self, transport: &dyn Transport, places: &Places) {
+        let engine = async {
+            let mut above = 0;
+            let mut living = Living::default();
+            loop {
+                let began = Instant::now();
+                let generation = self.0.generations.lock().next(above, wall_ms());
+                let ended = self.life(generation, transport, places, &mut living);
+                above = generation.max(ended.await);
+                self.0.metrics.restarts.inc();
+                sleep(RESTART_EVERY.saturating_sub(began.elapsed())).await;
+            }
+        };
+        tokio::select! {
+            // Neither ends.
+            () = engine => {}
+            () = places.run() => {}
+        }
+    }
+
+    /// One life of the engine. Returns the generation that the next must be above.
+    async fn life(
+        &self,
+        generation: u64,
+        transport: &dyn Transport,
+        places: &Places,
+        living: &mut Living,
+    ) -> u64 {
+        let Some(listens) = self.0.desk.lock().own.addresses.first().copied() else {
+            tracing::error!("no address is known at which others reach this node: it stays alone");
+            return std::future::pending().await;
+        };
+        let (mut publisher, values) = match self.first_word(generation) {
+            Ok(first) => first,
+            Err(why) => {
+                tracing::error!(why, "what this node would say of itself cannot be said");
+                return std::future::pending().await;
+            }
+        };
+        let id = ChitchatId::new(short(&self.me()), generation, listens);
+        let config = self.chitchat_config(id.clone());
+        let handle = match spawn_chitchat(config, values, transport).await {
+            Ok(handle) => handle,
+            Err(error) => {
+                tracing::error!(%error, "gossip cannot begin");
+                return generation;
+            }
+        };
+        tracing::info!(node = %id.node_id, generation, %listens, "gossip begins");
+        living.begin_again(Instant::now());
+        let ended = self
+            .keep(&handle, &id, living, &mut publisher, places)
+            .await;
+        let _ = timeout(ENDING, handle.shutdown()).await;
+        ended.max(generation)
+    }
+
+    async fn keep(
+        &self,
+        handle: &ChitchatHandle,
+        id: &ChitchatId,
+        living: &mut Living,
+        publisher: &mut Publisher,
+        places: &Places,
+    ) -> u64 {
+        let chitchat = handle.chitchat();
+        let mut watcher = chitchat.lock().await.live_nodes_watcher();
+        let mut ticks = interval(self.0.config.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut count = 0u64;
+        let ended = handle.termination_watcher();
+        tokio::pin!(ended);
+        loop {
+            let mut ticked = false;
+            tokio::select! {
+                // Each may be cancelled: what it waited for is looked at anyway.
+                end = &mut ended => {
+                    tracing::error!(end = ?end.err(), "gossip ended by itself and begins again");
+                    return id.generation_id;
+                }
+                _ = ticks.tick() => ticked = true,
+                changed = watcher.changed() => if changed.is_err() {
+                    return id.generation_id;
+                },
+                () = self.0.wake.notified() => {}
+            }
+            self.look(&mut *chitchat.lock().await, id, living, places);
+            self.say(&mut *chitchat.lock().await, publisher);
+            if ticked {
+                self.contact(handle, places, count);
+                count = count.wrapping_add(1);
+            }
+            if let Some(alarm) = self.0.gate.alarm() {
+                tracing::error!(
+                    why = alarm.why,
+                    "gossip begins again under another generation"
+                );
+                return alarm.generation;
+            }
+        }
+    }
+
+    fn me(&self) -> NodeId {
+        super::papers::node_id(self.0.papers.identity().node_id())
+    }
+
+    fn chitchat_config(&self, id: ChitchatId) -> ChitchatConfig {
+        let GossipConfig {
+            interval,
+            phi,
+            dead_for,
+            ..
+        } = &self.0.config;
+        ChitchatConfig {
+            cluster_id: self.0.cluster.clone(),
+            gossip_interval: *interval,
+            listen_addr: id.gossip_advertise_addr,
+            chitchat_id: id,
+            // Where others are is looked for here, not there.
+            seed_nodes: Vec::new(),
+            failure_detector_config: FailureDetectorConfig {
+                phi_threshold: *phi,
+                sampling_window_size: 1_000,
+                max_interval: Duration::from_secs(10),
+                // What counts as five intervals of a node before any is known. A beat comes by several ways, so it comes more often than each node sends.
+                initial_interval: *interval / 2,
+                dead_node_grace_period: *dead_for,
+            },
+            // Nothing is ever deleted.
+            marked_for_deletion_grace_period: Duration::from_secs(3600),
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        }
+    }
+
+    /// The values of a new process.
+    fn first_word(&self, generation: u64) -> Result<(Publisher, Vec<(String, String)>), String> {
+        let own = Arc::clone(&self.0.desk.lock().own);
+        // chitchat counts each value that is set; the certificate's is the first.
+        let order = Order {
+            generation,
+            revision: 2,
+        };
+        let statement =
+            Statement::seal(&self.0.papers, order, &own).map_err(|error| error.to_string())?;
+        let certificate = certificate_value(self.0.papers.identity().certificate());
+        let values = vec![
+            (CERTIFICATE.to_owned(), certificate),
+            (STATE.to_owned(), state_value(&statement)),
+        ];
+        self.0.metrics.published.inc();
+        let publisher = Publisher {
+            generation,
+            published: own,
+            at: Instant::now(),
+            began: Instant::now(),
+        };
+        Ok((publisher, values))
+    }
+
+    /// Takes in who lives, and what they say.
+    fn look(&self, chitchat: &mut Chitchat, id: &ChitchatId, living: &mut Living, places: &Places) {
+        let now = Instant::now();
+        let heartbeat = u64::from(chitchat.self_node_state().heartbeat());
+        let others = chitchat.node_states().keys().filter(|other| *other != id);
+        let left_out = self.0.gate.look(known(id), heartbeat, others.map(known));
+        living.look(chitchat, id, &self.0.gate, self.0.config.silence_min, now);
+        // Alone as long as nobody was heard, if there is anybody to look for.
+        let heard = self.0.inbox.has_heard() || places.is_empty();
+        let statements = living.statements(&self.0.gate, now);
+        let mut desk = self.0.desk.lock();
+        let Desk { roster, own, gone } = &mut *desk;
+        let before = Arc::clone(roster.view());
+        let changes = roster.log().total();
+        let looked = roster.look(own, statements, heard && !left_out, wall_ms());
+        if !looked.changed {
+            return;
+        }
+        let view = Arc::clone(roster.view());
+        for node in before.nodes() {
+            if view.get(&node.id).is_none() {
+                gone.insert(node.id, (now, node.addresses.clone()));
+            }
+        }
+        gone.retain(|id, (at, _)| now.duration_since(*at) < GONE_FOR && view.get(id).is_none());
+        while gone.len() > GONE_MAX {
+            let first = gone.iter().min_by_key(|(_, (at, _))| *at);
+            let Some(first) = first.map(|(id, _)| *id) else {
+                break;
+            };
+            gone.remove(&first);
+        }
+        let metrics = &self.0.metrics;
+        let added = roster.log().total() - changes;
+        metrics.changes.inc_by(added);
+        let skip = roster
+            .log()
+            .iter()
+            .count()
+            .saturating_sub(usize::try_from(added).unwrap_or(usize::MAX));
+        for change in roster.log().iter().skip(skip) {
+            tracing::info!(node = %change.name, id = ?change.node, "mesh: {}", change.what);
+        }
+        metrics
+            .nodes
+            .set(i64::try_from(view.nodes().len()).unwrap_or(i64::MAX));
+        metrics.complete.set(i64::from(view.complete));
+        drop(desk);
+        self.0.view.send_replace(view);
+    }
+
+    /// Says what this node wants known of itself, if it is time.
+    fn say(&self, chitchat: &mut Chitchat, publisher: &mut Publisher) {
+        let own = Arc::clone(&self.0.desk.lock().own);
+        let since = |at: Instant| at.duration_since(publisher.began);
+        match due(&publisher.published, &own, since(publisher.at)) {
+            Due::At(at) if at <= since(Instant::now()) => {}
+            Due::At(_) | Due::Never => return,
+        }
+        let node = chitchat.self_node_state();
+        let order = Order {
+            generation: publisher.generation,
+            revision: node.max_version() + 1,
+        };
+        match Statement::seal(&self.0.papers, order, &own) {
+            Ok(statement) => {
+                node.set(STATE, state_value(&statement));
+                self.0.metrics.published.inc();
+            }
+            Err(error) => tracing::error!(%error, "what this node says of itself is not published"),
+        }
+        publisher.published = own;
+        publisher.at = Instant::now();
+    }
+
+    /// Begins to gossip with some who are not in view.
+    fn contact(&self, handle: &ChitchatHandle, places: &Places, count: u64) {
+        let tried = {
+            let desk = self.0.desk.lock();
+            let view = desk.roster.view();
+            let mut others = places.current(&desk.own.addresses);
+            others.extend(desk.gone.values().flat_map(|(_, addresses)| addresses));
+            for node in view.nodes() {
+                for addr in &node.addresses {
+                    others.remove(addr);
+                }
+            }
+            let wanted = match view.nodes().len() {
+                0 | 1 => TRIED_ALONE,
+                _ if count.is_multiple_of(LOOK_EVERY) => 1,
+                _ => 0,
+            };
+            others.into_iter().choose_multiple(&mut rand::rng(), wanted)
+        };
+        for addr in tried {
+            // An error says that the engine has ended, which is noticed elsewhere.
+            let _ = handle.gossip(addr);
+        }
+    }
+}
+
+impl Membership for Gossip {
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.0.view.borrow())
+    }
+
+    fn changed(&self, seen: u64) -> NextView<'_> {
+        Box::pin(async move {
+            let mut views = self.0.view.subscribe();
+            let found = views.wait_for(|view| view.generation != seen).await;
+            match found.map(|view| Arc::clone(&view)) {
+                Ok(view) => view,
+                // The sender is in `self`.
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+
+    fn publish(&self, change: &mut dyn FnMut(&mut NodeState)) {
+        let mut desk = self.0.desk.lock();
+        let mut own = (*desk.own).clone();
+        change(&mut own);
+        own.id = desk.own.id;
+        own.name.clone_from(&desk.own.name);
+        if own == *desk.own {
+            return;
+        }
+        if let Err(error) = encode(&own) {
+            tracing::error!(%error, "what this node would say of itself cannot be said; what it said before stands");
+            return;
+        }
+        desk.own = Arc::new(own);
+        drop(desk);
+        self.0.wake.notify_one();
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        self.0.desk.lock().roster.log().iter().cloned().collect()
+    }
+}
+
+struct Publisher {
+    generation: u64,
+    published: Arc<NodeState>,
+    at: Instant,
+    began: Instant,
+}
+
+fn known(id: &ChitchatId) -> Id {
+    Id {
+        node: id.node_id.to_string(),
+        generation: id.generation_id,
+        addr: id.gossip_advertise_addr,
+    }
+}
+
+/// The processes that chitchat knows.
+#[derive(Default)]
+struct Living {
+    processes: BTreeMap<ChitchatId, Process>,
+    /// Those that the engine before this one saw alive, taken to be so until this one has had its time to see them.
+    held: Vec<Statement>,
+    held_until: Option<Instant>,
+}
+
+struct Process {
+    heartbeat: u64,
+    /// When the heartbeat was seen to go on.
+    at: Instant,
+    alive: bool,
+    /// The version of the statement, and it, if it is to be believed.
+    version: u64,
+    statement: Option<Statement>,
+}
+
+impl Living {
+    fn begin_again(&mut self, now: Instant) {
+        let processes = std::mem::take(&mut self.processes).into_values();
+        let alive = processes.filter(|process| process.alive);
+        self.held = alive.filter_map(|process| process.statement).collect();
+        self.held_until = Some(now + HELD_FOR);
+    }
+
+    fn look(
+        &mut self,
+        chitchat: &Chitchat,
+        own: &ChitchatId,
+        gate: &Gate,
+        silence_min: Duration,
+        now: Instant,
+    ) {
+        let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
+        self.processes
+            .retain(|id, _| chitchat.node_state(id).is_some());
+        for (id, node) in chitchat.node_states() {
+            if id == own {
+                continue;
+            }
+            let heartbeat = u64::from(node.heartbeat());
+            let process = self.processes.entry(id.clone()).or_insert_with(|| Process {
+                heartbeat,
+                at: now,
+                alive: false,
+                version: 0,
+                statement: None,
+            });
+            // A heart that beats is alive, though chitchat waits for a second beat; who was alive stays so for a while, though chitchat has given it up.
+            let beats = heartbeat != process.heartbeat;
+            if beats {
+                (process.heartbeat, process.at) = (heartbeat, now);
+            }
+            let quiet = now.duration_since(process.at) >= silence_min;
+            process.alive = beats || live.contains(id) || (process.alive && !quiet);
+            let version = node.get_versioned(STATE).map_or(0, |value| value.version);
+            if process.alive && (version != process.version || process.statement.is_none()) {
+                process.version = version;
+                process.statement = match (node.get(CERTIFICATE), node.get(STATE)) {
+                    (Some(certificate), Some(state)) => gate.again(certificate, state),
+                    _ => None,
+                };
+            }
+        }
+    }
+
+    /// Those that live and are to be believed now.
+    fn statements<'a>(
+        &'a self,
+        gate: &'a Gate,
+        now: Instant,
+    ) -> impl Iterator<Item = &'a Statement> {
+        let alive = self.processes.values().filter(|process| process.alive);
+        let held = self.held_until.is_some_and(|until| now < until);
+        let held = self.held.iter().filter(move |_| held);
+        alive
+            .filter_map(|process| process.statement.as_ref())
+            .chain(held)
+            .filter(|statement| gate.is_current(&statement.state.id))
+    }
+}
