@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use self::desk::{Built, Desk, Due};
 use super::{
-    message::{Announcement, Change, Refusal, Renewal, Reply, Request, Signed, Terms},
+    message::{Announcement, CHANGES_MAX, Change, Refusal, Renewal, Reply, Request, Signed, Terms},
     owners::{Level, Owners, REPLICAS},
     record::{BUCKETS, Record, WHOLE, bucket},
 };
@@ -28,7 +28,9 @@ pub struct HolderLimits {
     pub records: usize,
     /// Changes that wait for one owner; default 4,096 × 150 B = 600 KiB. Beyond it the change's bucket is told anew as a whole.
     pub queue: usize,
-    /// Owners of a key in each level; default [`REPLICAS`].
+    /// Changes in one announcement; default and at most [`CHANGES_MAX`], at least 1.
+    pub changes: usize,
+    /// Owners of a key in each level, as those who seek reckon them; default [`REPLICAS`].
     pub replicas: usize,
     /// Messages under way; default 32, of at most 48 KiB.
     pub in_flight: usize,
@@ -51,6 +53,7 @@ impl Default for HolderLimits {
         Self {
             records: 262_144,
             queue: 4_096,
+            changes: CHANGES_MAX,
             replicas: REPLICAS,
             in_flight: 32,
             lease: Duration::from_mins(10),

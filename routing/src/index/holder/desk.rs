@@ -1,7 +1,7 @@
 //! What a holder knows of one owner: what the owner has by all it accepted, and what it has yet to hear.
 //!
 //! The invariant: unless a message is under way or was lost, `believed` is the digests of what an honest owner has. A change that
-//! waits notes what the owner has of its key now (`before`, zero for nothing), so that once it is accepted `believed` moves by exactly what changed
+//! waits notes what the owner has of its key now ([`Waiting::before`], zero for nothing), so that once it is accepted `believed` moves by exactly what changed
 //! there, however often the key changed meanwhile.
 
 use std::{
@@ -60,6 +60,15 @@ enum InFlight {
     Renewal,
 }
 
+/// A change that waits.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    /// What the owner has of the key, as a digest.
+    before: u64,
+    /// Whether it may have something else, since it may have taken what it did not say it has.
+    is_uncertain: bool,
+}
+
 /// A bucket that is told anew: cleared, and keys up to `after` said.
 #[derive(Debug, Clone, Copy)]
 struct Retelling {
@@ -82,7 +91,9 @@ pub(super) struct Desk {
     compared: Duration,
     /// Changes in their order, and what the owner has of their keys; both have the same ones.
     queue: VecDeque<(Duration, Key)>,
-    before: BTreeMap<Key, u64>,
+    waiting: BTreeMap<Key, Waiting>,
+    /// How many of them are uncertain. While any is, no digests are compared.
+    uncertain: usize,
     /// Buckets to be told anew, since when any is.
     differing: BTreeSet<u8>,
     differing_since: Option<Duration>,
@@ -90,8 +101,6 @@ pub(super) struct Desk {
     /// Records the owner had no room for.
     declined: BTreeSet<Key>,
     in_flight: Option<InFlight>,
-    /// Whether the owner may have taken what it did not say it has: no digests are compared before it has taken that again.
-    is_uncertain: bool,
     failures: u32,
     not_before: Duration,
 }
@@ -108,13 +117,13 @@ impl Desk {
             renewed: now,
             compared: now,
             queue: VecDeque::new(),
-            before: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            uncertain: 0,
             differing: BTreeSet::new(),
             differing_since: None,
             retelling: None,
             declined: BTreeSet::new(),
             in_flight: None,
-            is_uncertain: false,
             failures: 0,
             not_before: now,
         }
@@ -151,7 +160,7 @@ impl Desk {
             unestablished,
         ];
         (
-            self.before.len() + self.differing.len() + retelling + sent,
+            self.waiting.len() + self.differing.len() + retelling + sent,
             since.into_iter().flatten().min(),
         )
     }
@@ -175,7 +184,7 @@ impl Desk {
             || self.retelling.is_some_and(|retelling| {
                 retelling.bucket == of && retelling.after.is_none_or(|after| *key > after)
             });
-        if is_retold || self.before.contains_key(key) {
+        if is_retold || self.waiting.contains_key(key) {
             return;
         }
         let before = if was_declined { 0 } else { before };
@@ -187,12 +196,11 @@ impl Desk {
         if before == 0 && after == 0 {
             return;
         }
-        if self.before.len() >= limits.queue {
+        if self.waiting.len() >= limits.queue {
             self.retell(of, now);
             return;
         }
-        self.before.insert(*key, before);
-        self.queue.push_back((now, *key));
+        self.wait(*key, before, now);
     }
 
     /// Compares digests at the next occasion.
@@ -206,7 +214,7 @@ impl Desk {
             return Due::Never;
         }
         let queued = self.queue.front().map(|(since, _)| {
-            if self.queue.len() >= CHANGES_MAX || self.is_uncertain {
+            if self.queue.len() >= limits.changes || self.uncertain > 0 {
                 *since
             } else {
                 since.saturating_add(limits.batch)
@@ -218,7 +226,7 @@ impl Desk {
         } else if retells {
             Some(now)
         } else {
-            let compares = (self.nonempty > 0 && !self.is_uncertain)
+            let compares = (self.nonempty > 0 && self.uncertain == 0)
                 .then(|| self.compared.saturating_add(limits.lease / 3));
             queued.into_iter().chain(compares).min()
         };
@@ -241,20 +249,23 @@ impl Desk {
     ) -> Built {
         let is_quiet = self.differing.is_empty() && self.retelling.is_none();
         let compares = self.nonempty > 0 && self.compared.saturating_add(limits.lease / 3) <= now;
-        if !self.is_established || (is_quiet && compares && !self.is_uncertain) {
+        if !self.is_established || (is_quiet && compares && self.uncertain == 0) {
             self.in_flight = Some(InFlight::Renewal);
             return Built::Renewal(root(&self.believed));
         }
+        let most = limits.changes.clamp(1, CHANGES_MAX);
         let mut changes = Vec::new();
         let mut sent = Vec::new();
         let mut looked_at = 0;
-        while changes.len() < CHANGES_MAX && looked_at < LOOKED_AT_MAX {
+        while changes.len() < most && looked_at < LOOKED_AT_MAX {
             let Some(retelling) = &mut self.retelling else {
                 let Some(next) = self.differing.pop_first() else {
                     break;
                 };
-                self.before.retain(|key, _| bucket(key) != next);
+                self.waiting.retain(|key, _| bucket(key) != next);
                 self.queue.retain(|(_, key)| bucket(key) != next);
+                let uncertain = self.waiting.values().filter(|waiting| waiting.is_uncertain);
+                self.uncertain = uncertain.count();
                 changes.push(Change::Clear(next));
                 sent.push(Sent::Clear(next));
                 self.retelling = Some(Retelling {
@@ -265,7 +276,7 @@ impl Desk {
             };
             let mut is_done = true;
             for key in keys(retelling.bucket, retelling.after) {
-                if changes.len() == CHANGES_MAX || looked_at == LOOKED_AT_MAX {
+                if changes.len() == most || looked_at == LOOKED_AT_MAX {
                     is_done = false;
                     break;
                 }
@@ -289,19 +300,20 @@ impl Desk {
                 self.retelling = None;
             }
         }
-        while changes.len() < CHANGES_MAX {
+        while changes.len() < most {
             let Some((since, key)) = self.queue.pop_front() else {
                 break;
             };
-            let Some(before) = self.before.remove(&key) else {
+            let Some(waiting) = self.waiting.remove(&key) else {
                 continue;
             };
+            self.uncertain -= usize::from(waiting.is_uncertain);
             let record = held(&key);
             changes.push(change_of(&key, record));
             sent.push(Sent::Key {
                 key,
                 since,
-                before,
+                before: waiting.before,
                 after: record.map_or(0, |record| record.digest()),
                 is_retold: false,
             });
@@ -340,8 +352,8 @@ impl Desk {
                         continue;
                     }
                     // The key may have changed again since.
-                    match self.before.get_mut(&key) {
-                        Some(before) => *before = 0,
+                    match self.waiting.get_mut(&key) {
+                        Some(waiting) => waiting.before = 0,
                         None => {
                             self.declined.insert(key);
                         }
@@ -349,7 +361,6 @@ impl Desk {
                 }
             }
         }
-        self.is_uncertain = false;
         self.worked(now);
         self.told();
     }
@@ -375,11 +386,10 @@ impl Desk {
             }
         }
         while room
-            && self.before.len() < limits.queue
+            && self.waiting.len() < limits.queue
             && let Some(key) = self.declined.pop_first()
         {
-            self.before.insert(key, 0);
-            self.queue.push_back((now, key));
+            self.wait(key, 0, now);
         }
     }
 
@@ -407,7 +417,6 @@ impl Desk {
         let Some(InFlight::Announcement { sent, since }) = self.in_flight.take() else {
             return;
         };
-        self.is_uncertain = true;
         for sent in &sent {
             let of = match sent {
                 Sent::Clear(bucket) => *bucket,
@@ -427,10 +436,26 @@ impl Desk {
             if self.differing.contains(&bucket(key)) {
                 continue;
             }
-            if self.before.insert(*key, *before).is_none() {
+            let waiting = Waiting {
+                before: *before,
+                is_uncertain: true,
+            };
+            let known = self.waiting.insert(*key, waiting);
+            self.uncertain += usize::from(known.is_none_or(|known| !known.is_uncertain));
+            if known.is_none() {
                 self.queue.push_front((*since, *key));
             }
         }
+    }
+
+    /// A key that does not wait yet, of which the owner has this.
+    fn wait(&mut self, key: Key, before: u64, now: Duration) {
+        let waiting = Waiting {
+            before,
+            is_uncertain: false,
+        };
+        self.waiting.insert(key, waiting);
+        self.queue.push_back((now, key));
     }
 
     fn worked(&mut self, now: Duration) {
