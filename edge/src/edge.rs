@@ -16,7 +16,7 @@ use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
-use stoq_mesh::{Exchanges, Holders, Membership, Node, Origins, Storage};
+use stoq_mesh::{Exchanges, Holders, Membership, Node, Origins, Patience, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -89,7 +89,7 @@ pub struct Prepared {
     certificates: Certificates,
     origins: Origins,
     cdn_id: CdnId,
-    holders: Option<Arc<dyn Holders>>,
+    holders: Option<(Arc<dyn Holders>, Patience)>,
     warnings: Vec<String>,
 }
 
@@ -146,10 +146,10 @@ impl Prepared {
         })
     }
 
-    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold. Default: the shield alone.
+    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold, and wait for them so long. Default: the shield alone.
     #[must_use]
-    pub fn with_holders(mut self, holders: Arc<dyn Holders>) -> Self {
-        self.holders = Some(holders);
+    pub fn with_holders(mut self, holders: Arc<dyn Holders>, patience: Patience) -> Self {
+        self.holders = Some((holders, patience));
         self
     }
 
@@ -306,7 +306,8 @@ impl Edge {
             Some(_) => mesh::exchanges(&shared, &registry),
             None => Exchanges::default(),
         };
-        let fills = holders.map(|holders| mesh::fills(holders, &shared, &registry));
+        let fills = holders
+            .map(|(holders, patience)| mesh::fills(holders, &shared, &registry).patient(patience));
         let dev_tls = certificates.dev().cloned();
         let (https_addrs, http_addrs) = (
             https.iter().map(|sockets| sockets.addr).collect(),

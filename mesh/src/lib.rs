@@ -17,8 +17,8 @@ mod transport;
 
 pub use exchanges::Exchanges;
 pub use fill::{
-    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, PeerFill,
-    PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
+    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, Patience,
+    PeerFill, PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
 };
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
