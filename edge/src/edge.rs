@@ -17,7 +17,7 @@ use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
 use stoq_mesh::gossip::GOSSIP;
-use stoq_mesh::{Exchanges, Holders, Links, Membership, Node, Origins, Storage};
+use stoq_mesh::{Exchanges, Holders, Links, Membership, Node, Origins, Patience, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -91,7 +91,7 @@ pub struct Prepared {
     certificates: Certificates,
     origins: Origins,
     cdn_id: CdnId,
-    holders: Option<Arc<dyn Holders>>,
+    holders: Option<(Arc<dyn Holders>, Patience)>,
     warnings: Vec<String>,
 }
 
@@ -148,10 +148,10 @@ impl Prepared {
         })
     }
 
-    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold. Default: the shield alone.
+    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold, and wait for them so long. Default: the shield alone.
     #[must_use]
-    pub fn with_holders(mut self, holders: Arc<dyn Holders>) -> Self {
-        self.holders = Some(holders);
+    pub fn with_holders(mut self, holders: Arc<dyn Holders>, patience: Patience) -> Self {
+        self.holders = Some((holders, patience));
         self
     }
 
@@ -310,7 +310,8 @@ impl Edge {
             Some(_) => mesh::exchanges(&shared, &registry),
             None => Exchanges::default(),
         };
-        let fills = holders.map(|holders| mesh::fills(holders, &shared, &registry));
+        let fills = holders
+            .map(|(holders, patience)| mesh::fills(holders, &shared, &registry).patient(patience));
         let dev_tls = certificates.dev().cloned();
         let (https_addrs, http_addrs) = (
             https.iter().map(|sockets| sockets.addr).collect(),
@@ -324,7 +325,7 @@ impl Edge {
             .and_then(|member| Peers::new(&config, member, &stoq));
         if let Some(peers) = &peers {
             let roles = [NodeRole::Edge, NodeRole::Shield];
-            exchanges = exchanges.answering([GOSSIP], &roles, peers.gossip().handler());
+            exchanges = exchanges.answering([GOSSIP], &roles, &peers.gossip().handler());
             registry.with(|registry| {
                 let registry = registry.sub_registry_with_prefix("stoq");
                 peers.gossip().metrics().register(registry);

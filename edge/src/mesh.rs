@@ -34,10 +34,11 @@ pub(crate) fn exchanges(shared: &Arc<Shared>, registry: &Registry) -> Exchanges 
     let metrics = Arc::new(ObjectMetrics::default());
     registry.with(|registry| metrics.register(registry.sub_registry_with_prefix("stoq")));
     let source = Arc::new(EdgeSource::new(Arc::clone(shared)));
+    let server: Arc<dyn Handler> = Arc::new(ObjectServer::new(source, metrics));
     Exchanges::default().answering(
         [wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS],
         &[Role::Edge, Role::Shield],
-        Arc::new(ObjectServer::new(source, metrics)),
+        &server,
     )
 }
 

@@ -20,8 +20,8 @@ mod transport;
 
 pub use exchanges::Exchanges;
 pub use fill::{
-    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, PeerFill,
-    PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
+    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, Patience,
+    PeerFill, PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
 };
 pub use links::{Links, NodeDoors, NodeServers, NodeTls, WorkerDoor};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};

@@ -4,12 +4,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 use stoq::identity::{ClusterRoot, Identity, Role as NodeRole, Validity};
 use stoq_edge::Edge;
 use stoq_loadtest::{Client, Target, Trust, Version};
+use stoq_mesh::{Neighbours, Patience};
 use stoq_node::config::{Config, Env, Role};
 use stoq_origin_shield::Shield;
 use tempfile::TempDir;
@@ -23,6 +25,7 @@ pub struct Cluster {
     origin: String,
     shield: bool,
     shield_at: Option<SocketAddr>,
+    peers: bool,
     edges: usize,
     workers: usize,
     ram: String,
@@ -47,6 +50,7 @@ impl Cluster {
             origin: String::new(),
             shield: false,
             shield_at: None,
+            peers: false,
             edges: 1,
             workers: 2,
             ram: "64MiB".to_owned(),
@@ -84,6 +88,13 @@ impl Cluster {
     pub fn shield_at(mut self, addr: SocketAddr) -> Self {
         self.shield_at = Some(addr);
         self.shield()
+    }
+
+    /// Edges listen for each other, and each asks the others for what they hold.
+    #[must_use]
+    pub fn peers(mut self) -> Self {
+        self.peers = true;
+        self
     }
 
     /// So many edges.
@@ -179,13 +190,35 @@ impl Cluster {
                 format!("{}[shield]\nnodes = [\"{addr}\"]\n", Self::cluster(&name))
             });
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
-            let text = format!("{}{listen}{behind}{}{}", self.head(&name), self.tail(), self.edge_site);
+            let stoq = if self.peers { "stoq = [\"127.0.0.1:0\"]\n" } else { "" };
+            let text = format!("{}{listen}{stoq}{behind}{}{}", self.head(&name), self.tail(), self.edge_site);
             let config = Config::parse("edge.toml", &text, dir.path(), &Env::none(), Role::Edge);
             let config = config.unwrap_or_else(|errors| panic!("edge configuration:\n{errors}\n{text}"));
             let prepared = stoq_edge::Prepared::new(config).expect("the edge's configuration is usable");
-            EdgeNode::new(Edge::start(prepared).expect("the edge starts"))
+            if !self.peers {
+                return (EdgeNode::new(Edge::start(prepared).expect("the edge starts")), None);
+            }
+            // Where tests share a machine with other work, silence says nothing of who is silent.
+            let long = Duration::from_secs(20);
+            let patience = Patience {
+                found_within: long * 2,
+                first: long,
+                least: long,
+                most: long,
+                held_up: long,
+            };
+            let others = Arc::new(Neighbours::default().answering_within(long));
+            let prepared = prepared.with_holders(others.clone(), patience);
+            (EdgeNode::new(Edge::start(prepared).expect("the edge starts")), Some(others))
         });
-        let edges = edges.collect();
+        let (edges, others): (Vec<_>, Vec<_>) = edges.unzip();
+        let all: Vec<_> = edges.iter().filter_map(EdgeNode::stoq).collect();
+        for (edge, others) in edges.iter().zip(others) {
+            let but_itself = all.iter().filter(|addr| Some(**addr) != edge.stoq());
+            if let Some(others) = others {
+                others.set(but_itself.copied().collect());
+            }
+        }
         Running { edges, shield, dir }
     }
 
@@ -275,6 +308,7 @@ impl Running {
 pub struct EdgeNode {
     https: SocketAddr,
     http: SocketAddr,
+    stoq: Option<SocketAddr>,
     ca: Vec<u8>,
     spki: String,
     registry: stoq_node::Registry,
@@ -290,6 +324,7 @@ impl EdgeNode {
         Self {
             https: running.https_addrs()[0],
             http: running.http_addrs()[0],
+            stoq: running.stoq_addrs().first().copied(),
             ca: std::fs::read(&dev.ca).expect("the development CA is readable"),
             spki: dev.spki_sha256.clone(),
             registry: running.registry().clone(),
@@ -308,6 +343,12 @@ impl EdgeNode {
     #[must_use]
     pub const fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where it listens for other nodes, if it does.
+    #[must_use]
+    pub const fn stoq(&self) -> Option<SocketAddr> {
+        self.stoq
     }
 
     /// PEM of the CA to trust.
@@ -369,6 +410,18 @@ impl EdgeNode {
     #[must_use]
     pub fn quantile(&self, name: &str, share: f64) -> Option<f64> {
         quantile(&self.registry, name, share)
+    }
+
+    /// Ends it at once, as if it had been killed, and waits until its sockets are gone.
+    ///
+    /// # Panics
+    /// When it was stopped before.
+    pub async fn kill(&mut self) {
+        self.drain.end();
+        let ended = self.ended.take().expect("an edge is stopped once").await;
+        ended
+            .expect("the waiting task does not panic")
+            .expect("the edge's workers end");
     }
 
     /// Drains it and waits for its end.

@@ -139,7 +139,7 @@ struct Driver {
 impl Driver {
     fn new(members: Vec<Member>, line: Arc<Line>, has: Option<Has>, share: Share) -> Self {
         let (tell, news) = mpsc::channel(NEWS_MAX);
-        let mut swarm = Swarm::new(share.bytes());
+        let mut swarm = Swarm::new(share.bytes(), line.patience);
         let mut holders = Vec::with_capacity(members.len());
         for Member { way, offer } in members {
             let Some(id) = swarm.join(offer) else {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::ask::{AskError, Way};
+use super::holder::Patience;
 use super::metrics::FillMetrics;
 use super::quarantine::Quarantine;
 use super::swarm::HolderId;
@@ -35,6 +36,7 @@ pub(super) struct Line {
     pub(super) site: Arc<str>,
     pub(super) key: CacheKey,
     pub(super) chunk_key: ChunkKey,
+    pub(super) patience: Patience,
 }
 
 impl Line {

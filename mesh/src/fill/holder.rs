@@ -24,6 +24,33 @@ pub struct Offer {
     pub rtt: Option<Duration>,
 }
 
+/// How long holders are waited for. What is too short costs bytes that another must send again, what is too long holds up the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// A miss waits this long to hear who holds what, and then asks the shield for all of it. Default 300 ms.
+    pub found_within: Duration,
+    /// The silence of a holder that has not given a byte yet, beyond four round trips: a connection may have to be made. Default 1 s.
+    pub first: Duration,
+    /// The least silence of a holder that gave something: it is eight round trips, but not less. Default 500 ms.
+    pub least: Duration,
+    /// The most. Default 2 s.
+    pub most: Duration,
+    /// How much longer than four times what another would take somebody may take for the chunk that all wait for. Default 250 ms.
+    pub held_up: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            found_within: Duration::from_millis(300),
+            first: Duration::from_secs(1),
+            least: Duration::from_millis(500),
+            most: Duration::from_secs(2),
+            held_up: Duration::from_millis(250),
+        }
+    }
+}
+
 /// The round trip taken for one that is not known.
 const RTT_UNKNOWN: Duration = Duration::from_millis(50);
 /// Bytes a second taken for a rate that is not known: 100 Mbit/s. It decides who is asked first, and nothing else.
@@ -47,10 +74,6 @@ const MEASURED_BYTES: u64 = 128 << 10;
 const MEASURED_TIME: Duration = Duration::from_millis(20);
 /// What is written down of a time too short to measure.
 const MEASURED_TIME_MIN: Duration = Duration::from_micros(100);
-/// How long a holder may be silent that has not given a byte yet, beyond four round trips: a connection may have to be made.
-const FIRST_PATIENCE: Duration = Duration::from_secs(1);
-/// The least and the most silence of a holder that gave something; between them, eight round trips.
-const PATIENCE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 /// The first rest of a holder that failed; each further one is twice as long.
 const REST: Duration = Duration::from_millis(250);
 /// How many times as long after its rest it is asked only for what nobody else can give.
@@ -221,11 +244,11 @@ impl Holder {
     }
 
     /// When its silence is too long; `None` while nothing is asked of it.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    pub(super) fn deadline(&self, patience: &Patience) -> Option<Duration> {
         let patience = if self.gave {
-            (self.rtt() * 8).clamp(PATIENCE[0], PATIENCE[1])
+            (self.rtt() * 8).min(patience.most).max(patience.least)
         } else {
-            FIRST_PATIENCE + self.rtt() * 4
+            patience.first + self.rtt() * 4
         };
         (self.under_way > 0).then(|| self.heard + patience)
     }

@@ -21,6 +21,14 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    const ALL: [Self; 5] = [
+        Self::Stalled,
+        Self::Slow,
+        Self::Broke,
+        Self::Lacked,
+        Self::Lied,
+    ];
+
     const fn word(self) -> &'static str {
         match self {
             Self::Stalled => "stalled",
@@ -60,6 +68,13 @@ impl FillMetrics {
     /// Names the counters in `registry`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("fill");
+        // Each is there from the start, at nothing.
+        for fault in Fault::ALL {
+            drop(self.faults.get_or_create(&[("fault", fault.word())]));
+        }
+        for tier in [Tier::Peer, Tier::Shield] {
+            self.arrived(tier, 0);
+        }
         registry.register(
             "chunk_bytes",
             "Bytes of chunks that were asked for by name and verified, by who sent them",

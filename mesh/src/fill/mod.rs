@@ -21,7 +21,7 @@ mod quarantine;
 mod swarm;
 mod upstream;
 
-pub use holder::{Offer, Tier};
+pub use holder::{Offer, Patience, Tier};
 pub use holders::{Candidate, Holders, Sought};
 pub use metrics::FillMetrics;
 pub use neighbours::Neighbours;

@@ -16,13 +16,14 @@ use crate::wire::ManifestsRequest;
 /// Nodes that are asked: 16. More are ignored.
 const NODES_MAX: usize = 16;
 
-/// How long all of them have to answer: 200 ms. Who takes longer is no near holder.
+/// How long each has to answer, unless it is told otherwise: 200 ms. Who takes longer is no near holder.
 const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 
 /// A list of other edges. It may change while it is used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Neighbours {
     nodes: ArcSwap<Vec<SocketAddr>>,
+    answer_within: Duration,
     /// Wrong bytes are no matter here: it is asked what a node has, and what that gives is verified by who asks for it.
     nobody: Quarantine,
 }
@@ -33,8 +34,17 @@ impl Neighbours {
     pub fn new(nodes: Vec<SocketAddr>) -> Self {
         Self {
             nodes: ArcSwap::from_pointee(nodes),
+            answer_within: ANSWER_WITHIN,
             nobody: Quarantine::default(),
         }
+    }
+
+    /// Each has so long to answer. Default 200 ms; less than [`Patience::found_within`](super::Patience::found_within), or who does not answer
+    /// hides those who do.
+    #[must_use]
+    pub const fn answering_within(mut self, limit: Duration) -> Self {
+        self.answer_within = limit;
+        self
     }
 
     /// Replaces the list.
@@ -66,7 +76,7 @@ impl Neighbours {
             let answer = ask::manifests(&conn, &request).await?;
             Ok::<_, ask::AskError>((conn, answer))
         };
-        match timeout(ANSWER_WITHIN, answered).await {
+        match timeout(self.answer_within, answered).await {
             Ok(Ok((conn, answer))) => {
                 let (node, rtt) = (conn.peer().identity.node_id, conn.path().rtt);
                 let stored = answer.stored.into_iter();
@@ -82,6 +92,13 @@ impl Neighbours {
             }
             Err(_) => Vec::new(),
         }
+    }
+}
+
+impl Default for Neighbours {
+    /// Nobody.
+    fn default() -> Self {
+        Self::new(Vec::new())
     }
 }
 

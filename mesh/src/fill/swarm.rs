@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::holder::{Holder, Offer};
+use super::holder::{Holder, Offer, Patience};
 
 /// Holders of one swarm: 32, one bit each.
 pub const HOLDERS_MAX: usize = 32;
@@ -24,10 +24,8 @@ pub const HOLDERS_MAX: usize = 32;
 /// Chunks in one request; see [`CHUNKS_MAX`](crate::wire::CHUNKS_MAX).
 const CHUNKS_MAX: usize = 64;
 
-/// How many times what another would take somebody may take for the chunk that all wait for, and
+/// How many times what another would take somebody may take for the chunk that all wait for.
 const HELD_UP_TIMES: u32 = 4;
-/// how much longer than that.
-const HELD_UP_BEYOND: Duration = Duration::from_millis(250);
 
 /// A holder of a swarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,12 +122,13 @@ pub struct Swarm<T> {
     open: bool,
     cancelled: VecDeque<(HolderId, Trouble)>,
     ahead_bytes: u64,
+    patience: Patience,
 }
 
 impl<T> Swarm<T> {
     /// A swarm that keeps at most `ahead_bytes` of chunks asked for or here, not taken yet; one chunk if that is more.
     #[must_use]
-    pub fn new(ahead_bytes: u64) -> Self {
+    pub fn new(ahead_bytes: u64, patience: Patience) -> Self {
         Self {
             holders: Vec::new(),
             slots: VecDeque::new(),
@@ -137,6 +136,7 @@ impl<T> Swarm<T> {
             open: true,
             cancelled: VecDeque::new(),
             ahead_bytes,
+            patience,
         }
     }
 
@@ -421,7 +421,10 @@ impl<T> Swarm<T> {
             .holders
             .iter()
             .zip(0u8..)
-            .filter(|(holder, _)| holder.deadline().is_some_and(|deadline| now >= deadline))
+            .filter(|(holder, _)| {
+                let deadline = holder.deadline(&self.patience);
+                deadline.is_some_and(|deadline| now >= deadline)
+            })
             .map(|(_, place)| HolderId(place))
             .collect();
         for holder in stalled {
@@ -448,7 +451,7 @@ impl<T> Swarm<T> {
         let soonest = others
             .map(|(holder, _)| holder.time_for(u64::from(slot.len)))
             .min()?;
-        let until = asked + soonest * HELD_UP_TIMES + HELD_UP_BEYOND;
+        let until = asked + soonest * HELD_UP_TIMES + self.patience.held_up;
         if now < until {
             return Some(until);
         }
@@ -481,7 +484,10 @@ impl<T> Swarm<T> {
 
     /// When something is to be done again without being told anything: a silence that is too long, or the end of a rest.
     fn wake(&self, held_up: Option<Duration>, now: Duration) -> Option<Duration> {
-        let deadlines = self.holders.iter().filter_map(Holder::deadline);
+        let deadlines = self
+            .holders
+            .iter()
+            .filter_map(|holder| holder.deadline(&self.patience));
         let rests = self
             .holders
             .iter()

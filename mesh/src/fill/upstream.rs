@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
@@ -26,15 +25,12 @@ use super::ask::Way;
 use super::body::{self, Has, Member};
 use super::budget::{Budget, Share};
 use super::feed::Line;
-use super::holder::{Offer, Tier};
+use super::holder::{Offer, Patience, Tier};
 use super::holders::{self, Candidate, Holders, Sought};
 use super::metrics::FillMetrics;
 use super::quarantine::Quarantine;
 use super::swarm::HOLDERS_MAX;
 use crate::object::ShieldClient;
-
-/// How long a miss waits to hear who holds what: 300 ms, after which the shield is asked for all of it.
-const FOUND_WITHIN: Duration = Duration::from_millis(300);
 
 /// Peers of one fill: the swarm's bound, but one place for the shield.
 const PEERS_MAX: usize = HOLDERS_MAX - 1;
@@ -51,6 +47,7 @@ pub struct PeerFills {
     metrics: Arc<FillMetrics>,
     quarantine: Arc<Quarantine>,
     budget: Arc<Budget>,
+    patience: Patience,
 }
 
 impl fmt::Debug for PeerFills {
@@ -77,7 +74,15 @@ impl PeerFills {
             metrics,
             quarantine: Arc::default(),
             budget: Arc::default(),
+            patience: Patience::default(),
         }
+    }
+
+    /// How long holders are waited for.
+    #[must_use]
+    pub fn patient(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The nodes that sent wrong bytes.
@@ -115,7 +120,8 @@ impl PeerFill {
             pool: &self.pool,
         };
         let metrics = &self.fills.metrics;
-        let Ok(mut found) = timeout(FOUND_WITHIN, self.fills.holders.find(sought)).await else {
+        let within = self.fills.patience.found_within;
+        let Ok(mut found) = timeout(within, self.fills.holders.find(sought)).await else {
             metrics.not_waited_for.inc();
             return Vec::new();
         };
@@ -148,6 +154,7 @@ impl PeerFill {
             site: Arc::clone(site),
             key,
             chunk_key,
+            patience: self.fills.patience,
         })
     }
 

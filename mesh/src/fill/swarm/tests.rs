@@ -78,7 +78,7 @@ struct Outcome {
 
 /// Runs a fill of chunks of these lengths to its end.
 fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
-    let mut swarm: Swarm<()> = Swarm::new(ahead_bytes);
+    let mut swarm: Swarm<()> = Swarm::new(ahead_bytes, Patience::default());
     let mut holders: Vec<Running> = Vec::new();
     for model in models {
         let offer = Offer {
