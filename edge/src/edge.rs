@@ -308,7 +308,7 @@ impl Edge {
         let mut exchanges = Exchanges::default();
         if let Some(peers) = &peers {
             let roles = [NodeRole::Edge, NodeRole::Shield];
-            exchanges = exchanges.answering([GOSSIP], &roles, peers.gossip().handler());
+            exchanges = exchanges.answering([GOSSIP], &roles, &peers.gossip().handler());
             registry.with(|registry| {
                 let registry = registry.sub_registry_with_prefix("stoq");
                 peers.gossip().metrics().register(registry);

@@ -43,11 +43,11 @@ impl Exchanges {
         mut self,
         kinds: impl IntoIterator<Item = u16>,
         roles: &[Role],
-        handler: Arc<dyn Handler>,
+        handler: &Arc<dyn Handler>,
     ) -> Self {
         for kind in kinds {
             self.rules = self.rules.permit(kind, roles);
-            self.by_kind.insert(kind, Arc::clone(&handler));
+            self.by_kind.insert(kind, Arc::clone(handler));
         }
         self
     }

@@ -42,6 +42,8 @@ const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Addresses tried each interval while nobody is seen; otherwise one each [`LOOK_EVERY`] intervals.
 const TRIED_ALONE: usize = 3;
 const LOOK_EVERY: u64 = 2;
+/// How often in an interval it is looked at who lives.
+const LOOKS: u32 = 2;
 /// Least time between two starts of the engine, but for the first.
 const RESTART_EVERY: Duration = Duration::from_secs(10);
 /// How long an engine that was begun again may take to see who lives.
@@ -59,6 +61,9 @@ pub struct GossipConfig {
     /// Least silence before a node leaves the view. In a small cluster heartbeats come so often that a process that was not scheduled for a second would
     /// count as dead otherwise. Default 3 s.
     pub silence_min: Duration,
+    /// The silence after which it leaves in any case. Where heartbeats come seldom for a while, as right after a split, [`phi`](Self::phi) alone would let a dead one stay for 6 s.
+    /// Default 3.75 s.
+    pub silence_max: Duration,
     /// How long the dead are remembered by chitchat, and sent along in every digest for half of that. Default 2 min. After that their addresses are still tried.
     pub dead_for: Duration,
     /// Where the last generation is remembered. Default: nowhere.
@@ -71,6 +76,7 @@ impl Default for GossipConfig {
             interval: Duration::from_millis(500),
             phi: 8.0,
             silence_min: Duration::from_secs(3),
+            silence_max: Duration::from_millis(3750),
             dead_for: Duration::from_secs(120),
             state_dir: None,
         }
@@ -299,7 +305,7 @@ impl Gossip {
     ) -> u64 {
         let chitchat = handle.chitchat();
         let mut watcher = chitchat.lock().await.live_nodes_watcher();
-        let mut ticks = interval(self.0.config.interval);
+        let mut ticks = interval(self.0.config.interval / LOOKS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0u64;
         let ended = handle.termination_watcher();
@@ -321,7 +327,9 @@ impl Gossip {
             self.look(&mut *chitchat.lock().await, id, living, places);
             self.say(&mut *chitchat.lock().await, publisher);
             if ticked {
-                self.contact(handle, places, count);
+                if count.is_multiple_of(u64::from(LOOKS)) {
+                    self.contact(handle, places, count / u64::from(LOOKS));
+                }
                 count = count.wrapping_add(1);
             }
             if let Some(alarm) = self.0.gate.alarm() {
@@ -398,7 +406,7 @@ impl Gossip {
         let heartbeat = u64::from(chitchat.self_node_state().heartbeat());
         let others = chitchat.node_states().keys().filter(|other| *other != id);
         let left_out = self.0.gate.look(known(id), heartbeat, others.map(known));
-        living.look(chitchat, id, &self.0.gate, self.0.config.silence_min, now);
+        living.look(chitchat, id, &self.0.gate, &self.0.config, now);
         // Alone as long as nobody was heard, if there is anybody to look for.
         let heard = self.0.inbox.has_heard() || places.is_empty();
         let statements = living.statements(&self.0.gate, now);
@@ -580,7 +588,7 @@ impl Living {
         chitchat: &Chitchat,
         own: &ChitchatId,
         gate: &Gate,
-        silence_min: Duration,
+        config: &GossipConfig,
         now: Instant,
     ) {
         let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
@@ -603,8 +611,10 @@ impl Living {
             if beats {
                 (process.heartbeat, process.at) = (heartbeat, now);
             }
-            let quiet = now.duration_since(process.at) >= silence_min;
-            process.alive = beats || live.contains(id) || (process.alive && !quiet);
+            let silence = now.duration_since(process.at);
+            process.alive = beats
+                || (live.contains(id) && silence < config.silence_max)
+                || (process.alive && silence < config.silence_min);
             let version = node.get_versioned(STATE).map_or(0, |value| value.version);
             if process.alive && (version != process.version || process.statement.is_none()) {
                 process.version = version;
