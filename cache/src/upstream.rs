@@ -18,7 +18,7 @@ use http::{
 };
 
 use crate::{
-    content::{ChunkId, Manifest, ManifestId, Profile},
+    content::{ChunkId, Manifest, ManifestId, Profile, VerifiedChunk},
     key::CacheKey,
 };
 
@@ -29,6 +29,9 @@ pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, BodyError>> + Send
 
 /// A body as its chunks: see [`ChunkEvent`] for the grammar.
 pub type ChunkStream = Pin<Box<dyn Stream<Item = Result<ChunkEvent, BodyError>> + Send>>;
+
+/// Chunks that were asked for by name, as they arrive: pieces in order, each with who sent it, then the end, or one error and nothing after it.
+pub type PieceStream = Pin<Box<dyn Stream<Item = Result<(Bytes, Source), BodyError>> + Send>>;
 
 /// One request to an upstream.
 pub struct FetchRequest {
@@ -126,7 +129,7 @@ pub enum Source {
     Peer,
 }
 
-/// One step of a chunked body. The stream is `Profile (Bytes | Chunk | Held)* Sealed`; whatever ends otherwise is truncated.
+/// One step of a chunked body. The stream is `Profile (Bytes | Chunk | Whole | Held)* Sealed`; whatever ends otherwise is truncated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChunkEvent {
     /// How the body is cut. Always first, once.
@@ -139,6 +142,13 @@ pub enum ChunkEvent {
         id: ChunkId,
         /// Their number.
         len: u32,
+    },
+    /// A whole chunk that was verified on its way here, from another than who sent the rest. Only where no bytes are open.
+    Whole {
+        /// The chunk.
+        chunk: VerifiedChunk,
+        /// Who sent it.
+        via: Source,
     },
     /// A whole chunk that the receiver holds already: no bytes follow for it. Only where no bytes are open.
     Held {
@@ -184,7 +194,7 @@ pub trait Upstream: Send + Sync + fmt::Debug {
         site: Arc<str>,
         key: CacheKey,
         chunks: Vec<(ChunkId, u32)>,
-    ) -> BoxFuture<'_, Result<BodyStream, UpstreamError>> {
+    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
         let _ = (site, key, chunks);
         Box::pin(std::future::ready(Err(UpstreamError::Unsupported)))
     }

@@ -17,7 +17,7 @@ use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
 use stoq_mesh::gossip::GOSSIP;
-use stoq_mesh::{Exchanges, Membership, Node, Origins, Storage};
+use stoq_mesh::{Exchanges, Holders, Membership, Node, Origins, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::alt_svc::AltSvc;
 use crate::certificates::{Certificates, DevTls};
 use crate::listen::{self, BindError, Common, HttpsSockets};
-use crate::mesh::NodeListener;
+use crate::mesh::{self, NodeListener};
 use crate::peers::Peers;
 use crate::serve::{self, AccessLog, Bounds, CdnId, Forwarder, ServeMetrics, SiteTable};
 use crate::state::{self, StateError};
@@ -91,6 +91,7 @@ pub struct Prepared {
     certificates: Certificates,
     origins: Origins,
     cdn_id: CdnId,
+    holders: Option<Arc<dyn Holders>>,
     warnings: Vec<String>,
 }
 
@@ -142,8 +143,16 @@ impl Prepared {
             certificates,
             origins,
             cdn_id,
+            holders: None,
             warnings,
         })
+    }
+
+    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold. Default: the shield alone.
+    #[must_use]
+    pub fn with_holders(mut self, holders: Arc<dyn Holders>) -> Self {
+        self.holders = Some(holders);
+        self
     }
 
     /// The configuration.
@@ -198,6 +207,7 @@ impl Edge {
             certificates,
             origins,
             cdn_id,
+            holders,
             warnings,
         } = prepared;
         for warning in &warnings {
@@ -294,6 +304,11 @@ impl Edge {
             metrics,
             clock: Timestamp::now,
         });
+        let mut exchanges = match &nodes {
+            Some(_) => mesh::exchanges(&shared, &registry),
+            None => Exchanges::default(),
+        };
+        let fills = holders.map(|holders| mesh::fills(holders, &shared, &registry));
         let dev_tls = certificates.dev().cloned();
         let (https_addrs, http_addrs) = (
             https.iter().map(|sockets| sockets.addr).collect(),
@@ -305,7 +320,6 @@ impl Edge {
         let peers = membership
             .as_ref()
             .and_then(|member| Peers::new(&config, member, &stoq));
-        let mut exchanges = Exchanges::default();
         if let Some(peers) = &peers {
             let roles = [NodeRole::Edge, NodeRole::Shield];
             exchanges = exchanges.answering([GOSSIP], &roles, &peers.gossip().handler());
@@ -351,6 +365,7 @@ impl Edge {
             nodes,
             exchanges: Arc::new(exchanges),
             peers,
+            fills,
             certificates,
             tls,
             origins,

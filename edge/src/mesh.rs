@@ -1,6 +1,8 @@
-//! The edge among the nodes of its cluster: where it listens for them.
+//! The edge among the nodes of its cluster: where it listens for them, and what it answers there.
 //!
-//! What is answered there is in [`Exchanges`], to which each part that talks to other nodes adds its kinds.
+//! Each part that talks to other nodes adds its kinds of exchange in [`exchanges`].
+
+mod source;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,16 +17,51 @@ use stoq::quic::{
     AdmissionLimits, CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering,
     TlsServer,
 };
-use stoq_mesh::{EXCHANGES_MAX, Exchanges, Membership, between_nodes};
+use stoq_mesh::{
+    EXCHANGES_MAX, Exchanges, FillMetrics, Holders, Membership, ObjectMetrics, ObjectServer,
+    PeerFills, SiteKeys, between_nodes, wire,
+};
 use stoq_node::config::Config;
 use stoq_node::{Drain, Registry, WorkerId};
 use tokio::time::{Instant, timeout};
 
+use self::source::EdgeSource;
 use crate::edge::StartError;
 use crate::listen::BindError;
+use crate::serve::Shared;
 
 /// How long a worker waits for its connections from nodes to say their goodbyes once they are closed: 1 s.
 const CLOSING: Duration = Duration::from_secs(1);
+
+/// What other nodes may ask this edge: edges and shields, for chunks of what it holds and for what that is.
+pub(crate) fn exchanges(shared: &Arc<Shared>, registry: &Registry) -> Exchanges {
+    let metrics = Arc::new(ObjectMetrics::default());
+    registry.with(|registry| metrics.register(registry.sub_registry_with_prefix("stoq")));
+    let source = Arc::new(EdgeSource::new(Arc::clone(shared)));
+    Exchanges::default().answering(
+        [wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS],
+        &[Role::Edge, Role::Shield],
+        &(Arc::new(ObjectServer::new(source, metrics)) as _),
+    )
+}
+
+/// Fills from the peers that these holders know.
+pub(crate) fn fills(
+    holders: Arc<dyn Holders>,
+    shared: &Arc<Shared>,
+    registry: &Registry,
+) -> PeerFills {
+    let metrics = Arc::new(FillMetrics::default());
+    registry.with(|registry| metrics.register(registry.sub_registry_with_prefix("stoq")));
+    let served = Arc::clone(shared);
+    let keys: SiteKeys = Arc::new(move |name| {
+        let site = served.sites.iter().find(|site| &*site.name == name);
+        site.map(|site| site.chunk_key.clone())
+    });
+    let cache = shared.cache.clone();
+    let has = Arc::new(move |id: &_| cache.store().contains(id));
+    PeerFills::new(holders, keys, has, metrics)
+}
 
 /// The sockets of `listen.stoq`, bound, and what is said on them. Each worker takes its own.
 #[derive(Debug)]

@@ -12,7 +12,9 @@ use stoq::quic::{
     AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket,
 };
 use stoq_cache::upstream::Upstream;
-use stoq_mesh::{ChunkKeyIds, Exchanges, Membership, Node, Origins, ShieldClient, between_nodes};
+use stoq_mesh::{
+    ChunkKeyIds, Exchanges, Membership, Node, Origins, PeerFills, ShieldClient, between_nodes,
+};
 use stoq_node::config::Config;
 use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
 
@@ -87,6 +89,8 @@ pub(crate) struct Plan {
     pub(crate) exchanges: Arc<Exchanges>,
     /// Its part in the mesh, where others can reach it.
     pub(crate) peers: Option<Peers>,
+    /// Fills from other edges, where it knows any.
+    pub(crate) fills: Option<PeerFills>,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -112,7 +116,8 @@ impl Plan {
     /// One worker from its start to the end of its last connection.
     pub(crate) async fn work(&self, id: WorkerId) -> WorkerResult {
         let origins = self.origins.for_worker();
-        let shield = self.shield_client()?;
+        let pool = self.pool()?;
+        let shield = pool.and_then(|pool| self.shield_client(pool));
         let upstreams = origins.upstreams.iter().zip(&self.shield_fallback);
         let upstreams = upstreams
             .map(|(origin, fallback)| serve::choose(shield.as_ref(), *fallback, origin))
@@ -207,12 +212,9 @@ impl Plan {
         })
     }
 
-    /// This worker's client of the shield, if there is one.
-    fn shield_client(
-        &self,
-    ) -> Result<Option<Arc<dyn Upstream>>, Box<dyn std::error::Error + Send + Sync>> {
-        let membership = self.membership.as_ref();
-        let Some(membership) = membership.filter(|_| !self.shield.is_empty()) else {
+    /// This worker's connections to other nodes, in a cluster.
+    fn pool(&self) -> Result<Option<Pool>, Box<dyn std::error::Error + Send + Sync>> {
+        let Some(membership) = &self.membership else {
             return Ok(None);
         };
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
@@ -227,19 +229,26 @@ impl Plan {
         self.registry
             .add_counters("stoq_quic", move |each| counters.visit(each));
         let identity = membership.identity().clone();
-        let pool = Pool::new(endpoint, identity, PoolConfig::default());
+        Ok(Some(Pool::new(endpoint, identity, PoolConfig::default())))
+    }
+
+    /// This worker's client of the shield, if there is one, with peers before it where they are known.
+    fn shield_client(&self, pool: Pool) -> Option<Arc<dyn Upstream>> {
+        if self.shield.is_empty() {
+            return None;
+        }
         let shared = Arc::clone(&self.shared);
         let ids: ChunkKeyIds = Arc::new(move |name| {
             let site = shared.sites.iter().find(|site| &*site.name == name);
             site.map_or([0; 16], |site| *site.chunk_key.key_id().as_bytes())
         });
         let wait = self.config.limits.timeouts.origin_first_byte + SHIELD_GRACE;
-        Ok(Some(Arc::new(ShieldClient::new(
-            pool,
-            Arc::clone(&self.shield),
-            ids,
-            wait,
-        ))))
+        let nodes = Arc::clone(&self.shield);
+        let shield = Arc::new(ShieldClient::new(pool.clone(), nodes, ids, wait));
+        Some(match &self.fills {
+            Some(fills) => Arc::new(fills.over(pool, shield)),
+            None => shield,
+        })
     }
 }
 

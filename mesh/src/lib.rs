@@ -4,6 +4,7 @@
 //! what stands behind a node that asks nobody else; [`Membership`] is who it is to the others; [`gossip`] is who the others are; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
 
 mod exchanges;
+mod fill;
 pub mod gossip;
 mod membership;
 mod metrics;
@@ -16,11 +17,16 @@ pub mod store_report;
 mod transport;
 
 pub use exchanges::Exchanges;
+pub use fill::{
+    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, PeerFill,
+    PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
+};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
-    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Node, ObjectAnswer, ObjectRequest, ObjectServer,
-    ObjectSource, Provenance, Refusal, ShieldClient, SiteNames, wire, withhold,
+    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Manifests,
+    ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, Provenance,
+    Refusal, ShieldClient, SiteNames, Stored, wire, withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;

@@ -20,6 +20,8 @@ pub enum Outcome {
 enum Kind {
     Object,
     Chunks,
+    Holdings,
+    Manifests,
     Unknown,
 }
 
@@ -63,6 +65,8 @@ impl ObjectMetrics {
         let kind = match kind {
             crate::wire::OBJECT => Kind::Object,
             crate::wire::CHUNKS => Kind::Chunks,
+            crate::wire::HOLDINGS => Kind::Holdings,
+            crate::wire::MANIFESTS => Kind::Manifests,
             _ => Kind::Unknown,
         };
         self.exchanges

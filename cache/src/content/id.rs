@@ -99,6 +99,11 @@ impl ChunkKey {
         ChunkHasher(blake3::Hasher::new_keyed(&self.0))
     }
 
+    /// Whether this is the same key.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+
     /// The fingerprint peers compare.
     #[must_use]
     pub fn key_id(&self) -> ChunkKeyId {

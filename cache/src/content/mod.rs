@@ -12,6 +12,7 @@ mod cut;
 mod id;
 mod manifest;
 mod profile;
+mod verified;
 mod wire;
 
 pub use self::{
@@ -22,5 +23,6 @@ pub use self::{
         Validators,
     },
     profile::{CHUNK_BYTES_MAX, PROFILE_VERSION, Profile, SINGLE_BYTES_MAX, SNIFF_BYTES},
+    verified::VerifiedChunk,
     wire::{HEAD_BYTES_MAX, ManifestHead, PAGE_BYTES_MAX, WireError},
 };

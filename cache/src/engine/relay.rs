@@ -103,6 +103,17 @@ impl Cache {
         self.inner.depot.store.read(&site.chunk_key, id).await
     }
 
+    /// The manifests of all that is stored of a URL, be it fresh or stale.
+    pub async fn manifests(&self, key: &CacheKey) -> Vec<Arc<Manifest>> {
+        let Some(variants) = self.inner.index.recall(key).await else {
+            return Vec::new();
+        };
+        let manifests = variants.all().iter();
+        manifests
+            .map(|object| Arc::clone(&object.manifest))
+            .collect()
+    }
+
     /// The manifest of this root among the variants stored of a URL.
     async fn manifest(&self, key: &CacheKey, root: &ManifestId) -> Option<Arc<Manifest>> {
         let variants = self.inner.index.recall(key).await?;

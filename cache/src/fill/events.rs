@@ -208,6 +208,9 @@ pub(crate) fn bytes_of(events: ChunkStream) -> BodyStream {
         loop {
             match events.next().await {
                 Some(Ok(ChunkEvent::Bytes(bytes))) => return Some((Ok(bytes), Some(events))),
+                Some(Ok(ChunkEvent::Whole { chunk, .. })) => {
+                    return Some((Ok(chunk.bytes().clone()), Some(events)));
+                }
                 Some(Ok(ChunkEvent::Profile(_) | ChunkEvent::Chunk { .. })) => {}
                 Some(Ok(ChunkEvent::Sealed { .. })) => return None,
                 // Nothing was said to be held, so nothing can be.

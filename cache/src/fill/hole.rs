@@ -21,7 +21,7 @@ use crate::{
     },
     metrics::{Metrics, ServedFrom},
     store::{Read, Store},
-    upstream::{BodyError, BodyStream, FetchBody, Source, Upstream},
+    upstream::{BodyError, FetchBody, PieceStream, Source, Upstream},
 };
 
 /// One read of the disk, and one refill, is of at most so many bytes of consecutive chunks.
@@ -60,28 +60,31 @@ type Pending = OnceCell<Result<Arc<Run>, BodyError>>;
 
 /// Consecutive chunks that were read from disk or fetched again.
 pub(crate) struct Run {
-    chunks: Vec<(u64, Bytes)>,
-    from: ServedFrom,
+    chunks: Vec<Placed>,
     /// `None` where the run is a single chunk that nobody keeps.
     permit: Option<OwnedSemaphorePermit>,
+}
+
+/// A chunk, where in the body it starts, and where it was taken from.
+#[derive(Clone)]
+struct Placed {
+    start: u64,
+    bytes: Bytes,
+    from: ServedFrom,
 }
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Run")
             .field("chunks", &self.chunks.len())
-            .field("from", &self.from)
             .finish_non_exhaustive()
     }
 }
 
 impl Run {
     /// The chunk that starts at `offset` of the body.
-    fn chunk(&self, offset: u64) -> Option<Bytes> {
-        self.chunks
-            .iter()
-            .find(|(start, _)| *start == offset)
-            .map(|(_, bytes)| bytes.clone())
+    fn chunk(&self, offset: u64) -> Option<&Placed> {
+        self.chunks.iter().find(|chunk| chunk.start == offset)
     }
 }
 
@@ -138,8 +141,8 @@ impl Depot {
             });
         };
         if let Some(held_run) = held {
-            if let Some(bytes) = held_run.chunk(start) {
-                return Ok((bytes, held_run.from));
+            if let Some(chunk) = held_run.chunk(start) {
+                return Ok((chunk.bytes.clone(), chunk.from));
             }
             *held = None;
         }
@@ -160,18 +163,21 @@ impl Depot {
         self.under_way
             .remove_if(&first.id, |_, known| Arc::ptr_eq(known, &pending));
         let fetched = fetched?;
-        let Some(bytes) = fetched.chunk(start).or_else(|| {
-            // The same chunk at another place of the body, or in another body.
-            fetched.chunks.first().map(|(_, bytes)| bytes.clone())
-        }) else {
+        // Else the same chunk at another place of the body, or in another body.
+        let found = fetched.chunk(start).or_else(|| fetched.chunks.first());
+        let Some(Placed { bytes, from, .. }) = found.cloned() else {
             return Err(BodyError::Gone {
                 offset: start,
                 reason: "the refill was empty".to_owned(),
             });
         };
-        let from = fetched.from;
         // Only the run of this very place can serve what follows.
-        if fetched.permit.is_some() && fetched.chunks.first().is_some_and(|(at, _)| *at == start) {
+        if fetched.permit.is_some()
+            && fetched
+                .chunks
+                .first()
+                .is_some_and(|chunk| chunk.start == start)
+        {
             *held = Some(fetched);
         }
         Ok((bytes, from))
@@ -210,16 +216,14 @@ impl Depot {
         let mut chunks = Vec::with_capacity(length);
         for (entry, read) in wanted.iter().zip(reads) {
             let Read::Hit(bytes) = read else { break };
-            chunks.push((at, bytes));
+            chunks.push(Placed {
+                start: at,
+                bytes,
+                from: ServedFrom::Disk,
+            });
             at += u64::from(entry.len);
         }
-        (!chunks.is_empty()).then(|| {
-            Arc::new(Run {
-                chunks,
-                from: ServedFrom::Disk,
-                permit,
-            })
-        })
+        (!chunks.is_empty()).then(|| Arc::new(Run { chunks, permit }))
     }
 
     /// Fetches the missing chunks at the front of `run`.
@@ -248,18 +252,21 @@ impl Depot {
         };
         let wanted = run.get(..length).unwrap_or(run);
         match self.fetch(key, refill, start, wanted).await {
-            Ok((chunks, source)) => {
+            Ok(chunks) => {
                 self.metrics.holes_refilled.inc_by(chunks.len() as u64);
                 let mut at = start;
                 let mut placed = Vec::with_capacity(chunks.len());
-                for (entry, bytes) in wanted.iter().zip(chunks) {
+                for (entry, (bytes, source)) in wanted.iter().zip(chunks) {
                     self.store.put(entry.id, bytes.clone());
-                    placed.push((at, bytes));
+                    placed.push(Placed {
+                        start: at,
+                        bytes,
+                        from: ServedFrom::Upstream(source),
+                    });
                     at += u64::from(entry.len);
                 }
                 Ok(Arc::new(Run {
                     chunks: placed,
-                    from: ServedFrom::Upstream(source),
                     permit,
                 }))
             }
@@ -277,7 +284,7 @@ impl Depot {
         refill: &Refill,
         start: u64,
         wanted: &[Entry],
-    ) -> Result<(Vec<Bytes>, Source), BodyError> {
+    ) -> Result<Vec<(Bytes, Source)>, BodyError> {
         let gone = |reason: String| BodyError::Gone {
             offset: start,
             reason,
@@ -293,7 +300,7 @@ impl Depot {
             if let Ok(body) = asked
                 && let Ok(chunks) = self.cut(key, body, wanted).await
             {
-                return Ok((chunks, refill.source));
+                return Ok(chunks);
             }
         }
         let Some(strong) = &refill.strong else {
@@ -332,18 +339,21 @@ impl Depot {
             FetchBody::Chunked(events) => super::events::bytes_of(events),
             FetchBody::Empty => return Err(gone("the upstream sent no bytes".to_owned())),
         };
-        Ok((self.cut(key, body, wanted).await?, response.via))
+        let via = response.via;
+        let pieces = body.map(move |piece| piece.map(|bytes| (bytes, via)));
+        self.cut(key, Box::pin(pieces), wanted).await
     }
 
-    /// Cuts a body at the lengths of `wanted` and verifies each chunk.
+    /// Cuts a body at the lengths of `wanted` and verifies each chunk. A chunk counts as sent by who sent its last piece.
     async fn cut(
         &self,
         key: &ChunkKey,
-        mut body: BodyStream,
+        mut body: PieceStream,
         wanted: &[Entry],
-    ) -> Result<Vec<Bytes>, BodyError> {
+    ) -> Result<Vec<(Bytes, Source)>, BodyError> {
         let mut chunks = Vec::with_capacity(wanted.len());
         let mut rest = Bytes::new();
+        let mut via = Source::Origin;
         for entry in wanted {
             let length = entry.len as usize;
             let mut chunk = Vec::with_capacity(length);
@@ -352,7 +362,7 @@ impl Depot {
                     let Some(piece) = body.next().await else {
                         return Err(BodyError::Upstream("a refill ended early".to_owned()));
                     };
-                    rest = piece?;
+                    (rest, via) = piece?;
                     self.metrics.fetched_bytes.inc_by(rest.len() as u64);
                     continue;
                 }
@@ -364,7 +374,7 @@ impl Depot {
                     entry.id
                 )));
             }
-            chunks.push(Bytes::from(chunk));
+            chunks.push((Bytes::from(chunk), via));
         }
         Ok(chunks)
     }

@@ -35,6 +35,7 @@ use self::{
 };
 use crate::{
     content::{ChunkId, Entry, GrowingManifest, Manifest, ManifestError, Profile, Validators},
+    metrics::ServedFrom,
     upstream::BodyError,
 };
 
@@ -82,8 +83,8 @@ enum Room {
 
 /// What a reader finds at its offset.
 pub(crate) enum At {
-    /// Bytes, as they arrived, and when.
-    Bytes(Bytes, Instant),
+    /// Bytes, as they arrived, when, and where from.
+    Bytes(Bytes, Instant, ServedFrom),
     /// A chunk that has left the window, and those that follow it, at most [`hole::RUN_BYTES_MAX`] of them.
     Chunk { start: u64, run: Vec<Entry> },
     /// Nothing yet.
@@ -158,8 +159,8 @@ impl Fill {
     /// What there is at `offset`.
     fn at(&self, offset: u64) -> At {
         let state = self.state.lock();
-        if let Some((bytes, arrived)) = state.window.at(offset) {
-            return At::Bytes(bytes, arrived);
+        if let Some((bytes, arrived, from)) = state.window.at(offset) {
+            return At::Bytes(bytes, arrived, from);
         }
         if offset < state.window.end() {
             return state.behind(offset);
@@ -225,11 +226,11 @@ impl Fill {
         }
     }
 
-    fn push(&self, piece: Bytes) {
+    fn push(&self, piece: Bytes, from: ServedFrom) {
         {
             let now = Instant::now();
             let mut state = self.state.lock();
-            state.window.push(piece, now);
+            state.window.push(piece, from, now);
             state.trim();
         }
         self.grown.notify_waiters();

@@ -115,7 +115,7 @@ impl FillReader {
                     None => return None,
                 },
                 At::Failed(error) => return Some(Err(self.fail(error))),
-                At::Bytes(bytes, arrived) => {
+                At::Bytes(bytes, arrived, from) => {
                     if waited {
                         let metrics = &self.access.depot.metrics;
                         metrics
@@ -123,7 +123,7 @@ impl FillReader {
                             .observe(arrived.elapsed().as_secs_f64());
                     }
                     self.held = None;
-                    (bytes, ServedFrom::Upstream(self.access.refill.source))
+                    (bytes, from)
                 }
                 At::Chunk { start, run } => {
                     let Access { depot, key, refill } = &self.access;

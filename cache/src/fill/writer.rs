@@ -12,6 +12,7 @@ use crate::{
         CHUNK_BYTES_MAX, ChunkId, Chunker, GrowingManifest, Manifest, ManifestError, Profile,
         SNIFF_BYTES, Validators,
     },
+    metrics::ServedFrom,
     store::{Pins, Read},
     upstream::{BodyError, BodyStream, ChunkEvent, ChunkStream, FetchBody},
 };
@@ -99,7 +100,7 @@ impl Writer {
         let mut chunker: Option<Chunker> = None;
         let mut first: Vec<Bytes> = Vec::new();
         while let Some(piece) = self.next(&mut body).await? {
-            self.push(piece.clone())?;
+            self.push(piece.clone(), self.source())?;
             match &mut chunker {
                 Some(chunker) => {
                     chunker.push(piece);
@@ -228,7 +229,7 @@ impl Writer {
                         return Err(BodyError::Corrupt("bytes without a chunk's end".to_owned()));
                     }
                     open.push(bytes.clone());
-                    self.push(bytes)?;
+                    self.push(bytes, self.source())?;
                 }
                 (ChunkEvent::Chunk { id, len }, Some(_)) => {
                     let chunk = open
@@ -246,9 +247,27 @@ impl Writer {
                     }
                     self.store(id, chunk).await?;
                 }
+                (ChunkEvent::Whole { chunk, via }, Some(_)) if open.bytes == 0 => {
+                    let (id, bytes) = (chunk.id(), chunk.bytes().clone());
+                    if bytes.is_empty() || bytes.len() > CHUNK_BYTES_MAX {
+                        return Err(BodyError::Corrupt(format!(
+                            "chunk {id} of {} bytes",
+                            bytes.len()
+                        )));
+                    }
+                    if !chunk.is_under(&self.access.key) {
+                        return Err(BodyError::Corrupt(format!(
+                            "chunk {id} was verified under another key"
+                        )));
+                    }
+                    let fetched = &self.access.depot.metrics.fetched_bytes;
+                    fetched.inc_by(bytes.len() as u64);
+                    self.push(bytes.clone(), ServedFrom::Upstream(via))?;
+                    self.store(id, bytes).await?;
+                }
                 (ChunkEvent::Held { id, len }, Some(_)) if open.bytes == 0 => {
-                    let chunk = held(&self.access, id, len).await?;
-                    self.push(chunk.clone())?;
+                    let (chunk, from) = held(&self.access, id, len).await?;
+                    self.push(chunk.clone(), from)?;
                     self.store(id, chunk).await?;
                 }
                 (ChunkEvent::Sealed { root, total }, Some(_)) if open.bytes == 0 => {
@@ -305,7 +324,7 @@ impl Writer {
     }
 
     /// Lets readers have a piece, unless it is more than was declared.
-    fn push(&mut self, piece: Bytes) -> Result<(), BodyError> {
+    fn push(&mut self, piece: Bytes, from: ServedFrom) -> Result<(), BodyError> {
         self.received += piece.len() as u64;
         if let Some(declared) = self
             .declared
@@ -320,8 +339,13 @@ impl Writer {
         if self.received > self.declared.stored_bytes_max {
             self.fill.stop_storing();
         }
-        self.fill.push(piece);
+        self.fill.push(piece, from);
         Ok(())
+    }
+
+    /// Who sends the body.
+    fn source(&self) -> ServedFrom {
+        ServedFrom::Upstream(self.access.refill.source)
     }
 
     fn check_length(&self) -> Result<(), BodyError> {
@@ -343,12 +367,16 @@ impl Drop for Writer {
 }
 
 /// A chunk the sender knows we hold, or held: from the store, else by name from the sender.
-async fn held(access: &Access, id: ChunkId, len: u32) -> Result<Bytes, BodyError> {
-    let Depot { store, .. } = &*access.depot;
+async fn held(access: &Access, id: ChunkId, len: u32) -> Result<(Bytes, ServedFrom), BodyError> {
+    let Depot { store, metrics, .. } = &*access.depot;
+    let is_whole = |bytes: &Bytes| bytes.len() == len as usize;
+    if let Some(bytes) = store.get_ram(&id).filter(is_whole) {
+        return Ok((bytes, ServedFrom::Ram));
+    }
     if let Read::Hit(bytes) = store.read(&access.key, &id).await
-        && bytes.len() == len as usize
+        && is_whole(&bytes)
     {
-        return Ok(bytes);
+        return Ok((bytes, ServedFrom::Disk));
     }
     let request = &access.refill.request;
     let asked = access
@@ -358,8 +386,12 @@ async fn held(access: &Access, id: ChunkId, len: u32) -> Result<Bytes, BodyError
         .await;
     let mut body = asked.map_err(|error| BodyError::Upstream(format!("chunk {id}: {error}")))?;
     let mut chunk = Vec::with_capacity((len as usize).min(CHUNK_BYTES_MAX));
+    let mut from = ServedFrom::Upstream(access.refill.source);
     while let Some(piece) = body.next().await {
-        chunk.extend_from_slice(&piece?);
+        let (piece, via) = piece?;
+        metrics.fetched_bytes.inc_by(piece.len() as u64);
+        from = ServedFrom::Upstream(via);
+        chunk.extend_from_slice(&piece);
         if chunk.len() > len as usize {
             break;
         }
@@ -369,7 +401,7 @@ async fn held(access: &Access, id: ChunkId, len: u32) -> Result<Bytes, BodyError
             "bytes are not those of chunk {id}"
         )));
     }
-    Ok(Bytes::from(chunk))
+    Ok((Bytes::from(chunk), from))
 }
 
 /// Relayed bytes whose chunk has not ended yet.
@@ -405,6 +437,7 @@ fn kind(event: &ChunkEvent) -> &'static str {
         ChunkEvent::Profile(_) => "profile",
         ChunkEvent::Bytes(_) => "bytes",
         ChunkEvent::Chunk { .. } => "chunk",
+        ChunkEvent::Whole { .. } => "whole chunk",
         ChunkEvent::Held { .. } => "held chunk",
         ChunkEvent::Sealed { .. } => "commit record",
     }

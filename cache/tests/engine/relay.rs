@@ -12,7 +12,7 @@ use stoq_cache::{
     metrics::ServedFrom,
     reply::ReplyBody,
     upstream::{
-        BodyError, BodyStream, ChunkEvent, FetchBody, FetchRequest, FetchResponse, Source,
+        BodyError, ChunkEvent, FetchBody, FetchRequest, FetchResponse, PieceStream, Source,
         Upstream, UpstreamError,
     },
 };
@@ -90,13 +90,13 @@ impl Upstream for Shield {
         _: Arc<str>,
         _: CacheKey,
         chunks: Vec<(ChunkId, u32)>,
-    ) -> BoxFuture<'_, Result<BodyStream, UpstreamError>> {
+    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
         let found: Option<Vec<_>> = chunks
             .iter()
-            .map(|(id, _)| self.cache.store().get_ram(id).map(Ok))
+            .map(|(id, _)| Some(Ok((self.cache.store().get_ram(id)?, Source::Shield))))
             .collect();
         let found = found.ok_or(UpstreamError::Unsupported);
-        async move { found.map(|chunks| Box::pin(stream::iter(chunks)) as BodyStream) }.boxed()
+        async move { found.map(|chunks| Box::pin(stream::iter(chunks)) as PieceStream) }.boxed()
     }
 }
 

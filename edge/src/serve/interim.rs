@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use stoq_cache::content::ChunkId;
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
-    BodyStream, FetchRequest, FetchResponse, OnInterim, Upstream, UpstreamError,
+    FetchRequest, FetchResponse, OnInterim, PieceStream, Upstream, UpstreamError,
 };
 
 use crate::service::{Interim, InterimHead};
@@ -46,7 +46,7 @@ impl Upstream for Announcing {
         site: Arc<str>,
         key: CacheKey,
         chunks: Vec<(ChunkId, u32)>,
-    ) -> BoxFuture<'_, Result<BodyStream, UpstreamError>> {
+    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
         self.upstream.chunks(site, key, chunks)
     }
 }

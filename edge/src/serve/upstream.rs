@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use stoq_cache::content::ChunkId;
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
-    BodyStream, FetchRequest, FetchResponse, OnInterim, Upstream, UpstreamError,
+    BodyStream, FetchRequest, FetchResponse, OnInterim, PieceStream, Upstream, UpstreamError,
 };
 
 /// What a site's misses are sent to. `origin` and `shield` are this worker's own clients.
@@ -90,7 +90,7 @@ impl Upstream for ShieldFirst {
         site: Arc<str>,
         key: CacheKey,
         chunks: Vec<(ChunkId, u32)>,
-    ) -> BoxFuture<'_, Result<BodyStream, UpstreamError>> {
+    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
         // An origin knows no chunks; who asked falls back to ranges, which come through `fetch`.
         self.shield.chunks(site, key, chunks)
     }

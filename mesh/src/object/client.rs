@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use http::uri::Scheme;
-use stoq::peer::{Exchange, ExchangeError, Part, SendHalf};
+use stoq::peer::{Exchange, ExchangeError, Part, PeerConn, SendHalf};
 use stoq::pool::Pool;
-use stoq_cache::content::ChunkId;
+use stoq_cache::content::{ChunkId, ManifestId};
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
-    BodyError, BodyStream, FetchBody, FetchRequest, FetchResponse, Source, Upstream, UpstreamError,
+    BodyError, BodyStream, FetchBody, FetchRequest, FetchResponse, PieceStream, Source, Upstream,
+    UpstreamError,
 };
 use tokio::task::JoinHandle;
 
@@ -90,7 +91,48 @@ impl ShieldClient {
         Err(UpstreamError::ShieldDown(last))
     }
 
-    async fn object(&self, mut request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
+    /// A connection to the first node that can be reached.
+    ///
+    /// # Errors
+    /// What was wrong with the last.
+    pub(crate) async fn connection(&self) -> Result<PeerConn, String> {
+        let mut last = "no shield is configured".to_owned();
+        for node in self.nodes.iter() {
+            let addresses = match node.addresses().await {
+                Ok(addresses) => addresses,
+                Err(error) => {
+                    last = error;
+                    continue;
+                }
+            };
+            for addr in addresses {
+                match self.pool.get(addr).await {
+                    Ok(conn) => return Ok(conn),
+                    Err(error) => last = error.to_string(),
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// As [`Upstream::fetch`], for one who can get the chunks of the manifest with this root elsewhere: where the object still is of that
+    /// manifest, its chunks are named instead of sent.
+    ///
+    /// # Errors
+    /// As [`Upstream::fetch`].
+    pub async fn fetch_without(
+        &self,
+        request: FetchRequest,
+        root: ManifestId,
+    ) -> Result<FetchResponse, UpstreamError> {
+        self.object(request, Some(root)).await
+    }
+
+    async fn object(
+        &self,
+        mut request: FetchRequest,
+        held: Option<ManifestId>,
+    ) -> Result<FetchResponse, UpstreamError> {
         let body = request.body.take();
         let message = ObjectRequest {
             key: *request.key.as_bytes(),
@@ -99,10 +141,7 @@ impl ShieldClient {
             https: request.scheme == Scheme::HTTPS,
             authority: request.authority,
             path_and_query: request.path_and_query.to_string(),
-            held: request
-                .held
-                .as_ref()
-                .map(|manifest| *manifest.root().as_bytes()),
+            held: held.map(|root| *root.as_bytes()),
             method: request.method,
             headers: request.headers,
         };
@@ -201,7 +240,8 @@ fn response(head: Head, recv: stoq::peer::RecvHalf, companion: Companion) -> Fet
 
 impl Upstream for ShieldClient {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
-        Box::pin(self.object(request))
+        let held = request.held.as_ref().map(|manifest| manifest.root());
+        Box::pin(self.object(request, held))
     }
 
     fn chunks(
@@ -209,7 +249,7 @@ impl Upstream for ShieldClient {
         site: Arc<str>,
         key: CacheKey,
         chunks: Vec<(ChunkId, u32)>,
-    ) -> BoxFuture<'_, Result<BodyStream, UpstreamError>> {
+    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
         Box::pin(async move {
             let total: u64 = chunks.iter().map(|(_, len)| u64::from(*len)).sum();
             let message = ChunksRequest {
@@ -226,7 +266,10 @@ impl Upstream for ShieldClient {
             })?;
             let Exchange { send, recv } = self.exchange(wire::CHUNKS, &control).await?;
             drop(send.finish().await);
-            Ok(exactly(total, body::plain(recv, None)))
+            let pieces = exactly(total, body::plain(recv, None));
+            let pieces = pieces.map(|piece| piece.map(|bytes| (bytes, Source::Shield)));
+            let pieces: PieceStream = Box::pin(pieces);
+            Ok(pieces)
         })
     }
 }

@@ -4,6 +4,7 @@ mod ask;
 mod body;
 mod client;
 mod code;
+mod holdings;
 mod nodes;
 mod server;
 pub mod wire;
@@ -14,5 +15,8 @@ pub use client::{ChunkKeyIds, ShieldClient};
 pub use code::Code;
 pub use nodes::Node;
 pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal};
-pub use wire::{ChunksRequest, ObjectRequest, Provenance};
+pub use wire::{
+    ChunksRequest, Holdings, HoldingsRequest, Manifests, ManifestsRequest, ObjectRequest,
+    Provenance, Stored,
+};
 pub use withhold::withhold;

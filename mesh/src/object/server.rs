@@ -1,22 +1,30 @@
-//! Answers object exchanges from an [`ObjectSource`]: what a shield (later any edge) puts behind its STOQ listener.
+//! Answers object exchanges from an [`ObjectSource`]: what a shield and an edge put behind their STOQ listeners.
 //!
 //! Not here: what is stored or fetched. This file decodes, checks the asker's role, relays, and turns failures into codes.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use stoq::identity::Role;
-use stoq::peer::{ExchangeError, Handler, IncomingRequest, PeerInfo, SendHalf};
+use stoq::peer::{ExchangeError, Handler, IncomingRequest, Part, PeerInfo, RecvHalf, SendHalf};
 use stoq_cache::upstream::{BodyStream, ChunkEvent, ChunkStream};
+use tokio::time::timeout;
 
 use super::body;
 use super::code::Code;
-use super::wire::{self, BodyMode, ChunksRequest, Head, ObjectRequest, Provenance};
+use super::wire::{
+    self, BodyMode, ChunksRequest, DecodeError, Head, Holdings, HoldingsRequest, Manifests,
+    ManifestsRequest, ObjectRequest, Provenance,
+};
 use crate::metrics::{ObjectMetrics, Outcome};
+
+/// How long an answered CHUNKS waits for more to be asked for before it is ended: 60 s. An asker ends it sooner.
+const MORE_WAIT: Duration = Duration::from_secs(60);
 
 /// What stands behind the exchange.
 pub trait ObjectSource: Send + Sync + 'static {
@@ -36,6 +44,28 @@ pub trait ObjectSource: Send + Sync + 'static {
         request: &'a ChunksRequest,
         id: [u8; 32],
     ) -> BoxFuture<'a, Result<Option<Bytes>, Refusal>>;
+
+    /// Which of these chunks are here. Default: not said.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the asker has no business with them.
+    fn holdings(&self, request: &HoldingsRequest) -> Result<Holdings, Refusal> {
+        let _ = request;
+        Err(unsaid())
+    }
+
+    /// What is stored here of a URL. Default: not said.
+    fn manifests<'a>(
+        &'a self,
+        request: &'a ManifestsRequest,
+    ) -> BoxFuture<'a, Result<Manifests, Refusal>> {
+        let _ = request;
+        Box::pin(std::future::ready(Err(unsaid())))
+    }
+}
+
+fn unsaid() -> Refusal {
+    Refusal::new(Code::UnknownKind, "this node does not say what it holds")
 }
 
 /// An object on its way out.
@@ -156,7 +186,9 @@ impl ObjectServer {
             )
             .into()),
             wire::OBJECT => self.object(&control, body, &mut reply).await,
-            wire::CHUNKS => self.chunks(&control, &mut reply).await,
+            wire::CHUNKS => self.chunks(&control, body, &mut reply).await,
+            wire::HOLDINGS => self.holdings(&control, &mut reply).await,
+            wire::MANIFESTS => self.manifests(&control, &mut reply).await,
             other => Err(Refusal::new(
                 Code::UnknownKind,
                 format!("exchange kind {other} is unknown"),
@@ -182,11 +214,10 @@ impl ObjectServer {
     async fn object(
         &self,
         control: &[u8],
-        body: stoq::peer::RecvHalf,
+        body: RecvHalf,
         reply: &mut SendHalf,
     ) -> Result<(), Stop> {
-        let request = ObjectRequest::decode(control)
-            .map_err(|error| Refusal::new(Code::Malformed, error.to_string()))?;
+        let request = ObjectRequest::decode(control).map_err(|error| malformed(&error))?;
         let bodiless = matches!(request.method, http::Method::GET | http::Method::HEAD);
         let body = (!bodiless).then(|| body::plain(body, None));
         let answer = self.source.object(request, body).await?;
@@ -244,6 +275,13 @@ impl ObjectServer {
                     .frame(wire::CHUNK, wire::encode_chunk(id.as_bytes(), len))
                     .await
             }
+            ChunkEvent::Whole { chunk, .. } => {
+                let len = u32::try_from(chunk.bytes().len()).unwrap_or(u32::MAX);
+                self.metrics.body_bytes.inc_by(u64::from(len));
+                reply.data(chunk.bytes().clone()).await?;
+                let named = wire::encode_chunk(chunk.id().as_bytes(), len);
+                reply.frame(wire::CHUNK, named).await
+            }
             ChunkEvent::Held { id, len } => {
                 self.metrics.held_bytes.inc_by(u64::from(len));
                 reply
@@ -258,28 +296,63 @@ impl ObjectServer {
         }
     }
 
-    async fn chunks(&self, control: &[u8], reply: &mut SendHalf) -> Result<(), Stop> {
-        let request = ChunksRequest::decode(control)
-            .map_err(|error| Refusal::new(Code::Malformed, error.to_string()))?;
-        for (id, len) in &request.chunks {
-            match self.source.chunk(&request, *id).await? {
-                Some(chunk) if chunk.len() as u64 == u64::from(*len) => {
-                    self.metrics.body_bytes.inc_by(u64::from(*len));
-                    reply.data(chunk).await?;
-                }
-                Some(chunk) => {
-                    let text = format!("a chunk of {} bytes was asked for with {len}", chunk.len());
-                    return Err(Refusal::new(Code::Malformed, text).into());
-                }
-                None => {
-                    return Err(
-                        Refusal::new(Code::ChunkMissing, "a chunk is not here any more").into(),
-                    );
+    /// Sends what is asked for, and then whatever more is, until the asker has done.
+    async fn chunks(
+        &self,
+        control: &[u8],
+        mut body: RecvHalf,
+        reply: &mut SendHalf,
+    ) -> Result<(), Stop> {
+        let mut request = ChunksRequest::decode(control).map_err(|error| malformed(&error))?;
+        loop {
+            for (id, len) in &request.chunks {
+                match self.source.chunk(&request, *id).await? {
+                    Some(chunk) if chunk.len() as u64 == u64::from(*len) => {
+                        self.metrics.body_bytes.inc_by(u64::from(*len));
+                        reply.data(chunk).await?;
+                    }
+                    Some(chunk) => {
+                        let text =
+                            format!("a chunk of {} bytes was asked for with {len}", chunk.len());
+                        return Err(Refusal::new(Code::Malformed, text).into());
+                    }
+                    None => {
+                        let text = "a chunk is not here any more";
+                        return Err(Refusal::new(Code::ChunkMissing, text).into());
+                    }
                 }
             }
+            request.chunks = match timeout(MORE_WAIT, body.next()).await {
+                Err(_) | Ok(Ok(None)) => return Ok(()),
+                Ok(Ok(Some(Part::Frame { kind, payload }))) if kind == wire::MORE => {
+                    wire::decode_more(&payload).map_err(|error| malformed(&error))?
+                }
+                Ok(Ok(Some(_))) => {
+                    let text = "something else than more chunks to ask for";
+                    return Err(Refusal::new(Code::Malformed, text).into());
+                }
+                Ok(Err(error)) => return Err(error.into()),
+            };
         }
-        Ok(())
     }
+
+    async fn holdings(&self, control: &[u8], reply: &mut SendHalf) -> Result<(), Stop> {
+        let request = HoldingsRequest::decode(control).map_err(|error| malformed(&error))?;
+        let answer = self.source.holdings(&request)?.encode();
+        let answer = answer.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+        Ok(reply.head(answer).await?)
+    }
+
+    async fn manifests(&self, control: &[u8], reply: &mut SendHalf) -> Result<(), Stop> {
+        let request = ManifestsRequest::decode(control).map_err(|error| malformed(&error))?;
+        let answer = self.source.manifests(&request).await?.encode();
+        let answer = answer.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+        Ok(reply.head(answer).await?)
+    }
+}
+
+fn malformed(error: &DecodeError) -> Refusal {
+    Refusal::new(Code::Malformed, error.to_string())
 }
 
 fn may_ask(peer: &PeerInfo) -> bool {

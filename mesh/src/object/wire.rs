@@ -1,7 +1,7 @@
 //! The object exchange: how one node asks another for an HTTP object and gets it chunk by chunk.
 //!
 //! # Participants
-//! The *asker* (an edge) and the *holder* (a shield; a peer later), on a STOQ connection whose certificates name both. Each exchange
+//! The *asker* (an edge) and the *holder* (a shield, or another edge), on a STOQ connection whose certificates name both. Each exchange
 //! is one STOQ request with one answer.
 //!
 //! # Goals
@@ -16,7 +16,15 @@
 //! | kind | name | request | answer |
 //! |---|---|---|---|
 //! | 1 | OBJECT | [`ObjectRequest`], then the request's body as data, if it has one | HEAD, then by its body mode nothing, bare data, or chunk events up to SEALED |
-//! | 2 | CHUNKS | [`ChunksRequest`] | bare data: the chunks' bytes in the order asked, or an error and no byte of the missing one |
+//! | 2 | CHUNKS | [`ChunksRequest`], then any number of MORE | bare data: the chunks' bytes in the order asked, or an error and no byte of the missing one |
+//! | 3 | HOLDINGS | [`HoldingsRequest`] | HEAD: [`Holdings`] |
+//! | 4 | MANIFESTS | [`ManifestsRequest`] | HEAD: [`Manifests`] |
+//!
+//! A shield answers the first two. An edge answers the last three, of what it holds itself: it fetches nothing for another, and says nothing of
+//! what an object's head was or whether it may still be used.
+//!
+//! While an asker keeps its side of CHUNKS open it can ask for more, each time with a MORE frame (0x15: count u16, then id and length each); what
+//! it asks for comes after what it asked for before. So one exchange keeps a path full, and at most one chunk is cut off when it ends early.
 //!
 //! # Answers
 //! The transport's HEAD comes first, its MESSAGE frames carry the chunk events, and body bytes travel as its DATA frames between
@@ -39,10 +47,19 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
+pub use super::holdings::{
+    Holdings, HoldingsRequest, MANIFESTS_MAX, Manifests, ManifestsRequest, Stored,
+};
+
 /// Exchange kind of [`ObjectRequest`].
 pub const OBJECT: u16 = 1;
 /// Exchange kind of [`ChunksRequest`].
 pub const CHUNKS: u16 = 2;
+
+/// Exchange kind of [`HoldingsRequest`].
+pub const HOLDINGS: u16 = 3;
+/// Exchange kind of [`ManifestsRequest`].
+pub const MANIFESTS: u16 = 4;
 
 /// Answer frame: the chunk profile.
 pub const PROFILE: u16 = 0x11;
@@ -52,6 +69,9 @@ pub const CHUNK: u16 = 0x12;
 pub const HELD: u16 = 0x13;
 /// Answer frame: the commit record.
 pub const SEALED: u16 = 0x14;
+
+/// Request frame of CHUNKS: more chunks.
+pub const MORE: u16 = 0x15;
 
 /// Version of the messages in this file, the first byte of each request and HEAD.
 pub const VERSION: u8 = 1;
@@ -280,13 +300,7 @@ impl ChunksRequest {
         out.put_slice(&self.key);
         out.put_slice(&self.chunk_key_id);
         put_str(&mut out, "site", self.site.as_bytes())?;
-        let count = u16::try_from(self.chunks.len())
-            .ok()
-            .filter(|n| usize::from(*n) <= CHUNKS_MAX);
-        out.put_u16(count.ok_or_else(|| bad("chunk count", self.chunks.len()))?);
-        for (id, len) in &self.chunks {
-            put_chunk(&mut out, id, *len);
-        }
+        put_chunks(&mut out, &self.chunks)?;
         control(out)
     }
 
@@ -300,13 +314,7 @@ impl ChunksRequest {
         let key = reader.array("key")?;
         let chunk_key_id = reader.array("chunk key id")?;
         let site = reader.text("site")?;
-        let count = usize::from(u16::from_be_bytes(reader.array("chunk count")?));
-        if count > CHUNKS_MAX {
-            return Err(bad("chunk count", count));
-        }
-        let chunks = (0..count)
-            .map(|_| reader.chunk())
-            .collect::<Result<_, _>>()?;
+        let chunks = reader.chunks()?;
         reader.end()?;
         Ok(Self {
             key,
@@ -315,6 +323,27 @@ impl ChunksRequest {
             chunks,
         })
     }
+}
+
+/// Payload of MORE.
+///
+/// # Errors
+/// [`DecodeError::Value`] with more than [`CHUNKS_MAX`] chunks.
+pub fn encode_more(chunks: &[([u8; 32], u32)]) -> Result<Bytes, DecodeError> {
+    let mut out = BytesMut::with_capacity(2 + chunks.len() * 36);
+    put_chunks(&mut out, chunks)?;
+    control(out)
+}
+
+/// Reads the payload of MORE.
+///
+/// # Errors
+/// A [`DecodeError`] that names the field.
+pub fn decode_more(payload: &[u8]) -> Result<Vec<([u8; 32], u32)>, DecodeError> {
+    let mut reader = Reader(payload);
+    let chunks = reader.chunks()?;
+    reader.end()?;
+    Ok(chunks)
 }
 
 /// Payload of CHUNK and HELD.
@@ -359,21 +388,25 @@ pub fn decode_sealed(payload: &[u8]) -> Result<([u8; 32], u64), DecodeError> {
     Ok(sealed)
 }
 
-fn bad(field: &'static str, value: impl std::fmt::Display) -> DecodeError {
+pub(super) fn bad(field: &'static str, value: impl std::fmt::Display) -> DecodeError {
     DecodeError::Value {
         field,
         value: value.to_string(),
     }
 }
 
-fn control(out: BytesMut) -> Result<Bytes, DecodeError> {
+pub(super) fn control(out: BytesMut) -> Result<Bytes, DecodeError> {
     if out.len() > stoq::wire::REQUEST_CONTROL_BYTES_MAX {
         return Err(DecodeError::TooLarge(out.len()));
     }
     Ok(out.freeze())
 }
 
-fn put_str(out: &mut BytesMut, field: &'static str, bytes: &[u8]) -> Result<(), DecodeError> {
+pub(super) fn put_str(
+    out: &mut BytesMut,
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<(), DecodeError> {
     out.put_u16(
         u16::try_from(bytes.len())
             .map_err(|_| bad(field, format_args!("{} bytes", bytes.len())))?,
@@ -394,16 +427,31 @@ fn put_fields(out: &mut BytesMut, fields: &HeaderMap) -> Result<(), DecodeError>
     Ok(())
 }
 
+fn put_chunks(out: &mut BytesMut, chunks: &[([u8; 32], u32)]) -> Result<(), DecodeError> {
+    let count = u16::try_from(chunks.len())
+        .ok()
+        .filter(|n| usize::from(*n) <= CHUNKS_MAX);
+    out.put_u16(count.ok_or_else(|| bad("chunk count", chunks.len()))?);
+    for (id, len) in chunks {
+        put_chunk(out, id, *len);
+    }
+    Ok(())
+}
+
 fn put_chunk(out: &mut BytesMut, id: &[u8; 32], len: u32) {
     out.put_slice(id);
     out.put_u32(len);
 }
 
 /// Reads from the front of a message; every step is checked against what is left.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn take(
+        &mut self,
+        field: &'static str,
+        len: usize,
+    ) -> Result<&'a [u8], DecodeError> {
         let Some((front, rest)) = self.0.split_at_checked(len) else {
             return Err(DecodeError::Short {
                 field,
@@ -414,17 +462,20 @@ impl<'a> Reader<'a> {
         Ok(front)
     }
 
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
+    pub(super) fn array<const N: usize>(
+        &mut self,
+        field: &'static str,
+    ) -> Result<[u8; N], DecodeError> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(field, N)?);
         Ok(array)
     }
 
-    fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+    pub(super) fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         self.array::<1>(field).map(|[byte]| byte)
     }
 
-    fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+    pub(super) fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
         match self.byte(field)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -432,7 +483,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn version(&mut self) -> Result<(), DecodeError> {
+    pub(super) fn version(&mut self) -> Result<(), DecodeError> {
         match self.byte("version")? {
             VERSION => Ok(()),
             other => Err(DecodeError::Version(other)),
@@ -444,7 +495,7 @@ impl<'a> Reader<'a> {
         self.take(field, usize::from(len))
     }
 
-    fn text(&mut self, field: &'static str) -> Result<String, DecodeError> {
+    pub(super) fn text(&mut self, field: &'static str) -> Result<String, DecodeError> {
         let bytes = self.string(field)?;
         std::str::from_utf8(bytes)
             .map(str::to_owned)
@@ -469,6 +520,14 @@ impl<'a> Reader<'a> {
         Ok(fields)
     }
 
+    fn chunks(&mut self) -> Result<Vec<([u8; 32], u32)>, DecodeError> {
+        let count = usize::from(u16::from_be_bytes(self.array("chunk count")?));
+        if count > CHUNKS_MAX {
+            return Err(bad("chunk count", count));
+        }
+        (0..count).map(|_| self.chunk()).collect()
+    }
+
     fn chunk(&mut self) -> Result<([u8; 32], u32), DecodeError> {
         Ok((
             self.array("chunk id")?,
@@ -476,7 +535,7 @@ impl<'a> Reader<'a> {
         ))
     }
 
-    fn end(self) -> Result<(), DecodeError> {
+    pub(super) fn end(self) -> Result<(), DecodeError> {
         if self.0.is_empty() {
             Ok(())
         } else {
@@ -549,7 +608,8 @@ mod tests {
             key: [u8; 32], chunk_key_id: [u8; 16], site in "[a-z]{0,9}", chunks in prop::collection::vec(any::<([u8; 32], u32)>(), 0..50),
         ) {
             let request = ChunksRequest { key, chunk_key_id, site, chunks };
-            prop_assert_eq!(ChunksRequest::decode(&request.encode().unwrap()).unwrap(), request);
+            prop_assert_eq!(&ChunksRequest::decode(&request.encode().unwrap()).unwrap(), &request);
+            prop_assert_eq!(decode_more(&encode_more(&request.chunks).unwrap()).unwrap(), request.chunks);
         }
 
         #[test]
@@ -571,6 +631,7 @@ mod tests {
             let _ = ObjectRequest::decode(&bytes);
             let _ = ChunksRequest::decode(&bytes);
             let _ = Head::decode(&bytes);
+            let _ = decode_more(&bytes);
             let _ = decode_chunk(&bytes);
             let _ = decode_sealed(&bytes);
         }

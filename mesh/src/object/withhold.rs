@@ -62,8 +62,14 @@ impl Withholding {
                     self.open.push_back(bytes);
                 }
                 Some(ChunkEvent::Chunk { id, len }) => self.close(id, len)?,
+                Some(ChunkEvent::Whole { chunk, .. }) if self.ids.contains(&chunk.id()) => {
+                    let len = u32::try_from(chunk.bytes().len()).unwrap_or(u32::MAX);
+                    let id = chunk.id();
+                    self.ready.push_back(ChunkEvent::Held { id, len });
+                }
                 Some(
                     event @ (ChunkEvent::Profile(_)
+                    | ChunkEvent::Whole { .. }
                     | ChunkEvent::Held { .. }
                     | ChunkEvent::Sealed { .. }),
                 ) => {

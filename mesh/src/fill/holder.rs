@@ -1,0 +1,255 @@
+//! One holder as a swarm sees it: how fast it gives, how much to have under way with it, and how long to be patient.
+
+use std::time::Duration;
+
+use stoq::path::{Bandwidth, Distance, PathClass, Plan, WindowBounds};
+
+/// Which holders are asked first. One of a later tier is asked for what nobody of an earlier one can give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Other edges.
+    Peer,
+    /// The shield.
+    Shield,
+}
+
+/// A holder that joins a swarm.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer {
+    /// Which it is among the holders.
+    pub tier: Tier,
+    /// Whether it holds all that will be wanted. Of another it is told chunk by chunk ([`Swarm::said`](super::Swarm::said)).
+    pub whole: bool,
+    /// The round trip to it, where that is known.
+    pub rtt: Option<Duration>,
+}
+
+/// The round trip taken for one that is not known.
+const RTT_UNKNOWN: Duration = Duration::from_millis(50);
+/// Bytes a second taken for a rate that is not known: 100 Mbit/s. It decides who is asked first, and nothing else.
+const RATE_UNKNOWN: f64 = 12_500_000.0;
+/// Bytes under way with a holder whose rate is not known.
+const FIRST_BYTES: u64 = 256 << 10;
+/// Bytes under way with the slowest of holders: one chunk.
+const LEAST_BYTES: u64 = 1;
+/// What is under way with a holder takes it this long beyond a round trip: enough that it never waits for a request, and little enough
+/// that the body does not wait long for the slowest.
+const QUEUE: Duration = Duration::from_millis(50);
+/// What one request asks for takes this long.
+const BATCH: Duration = Duration::from_millis(25);
+/// The most that one request asks for, in bytes.
+const BATCH_BYTES_MAX: u64 = 1 << 20;
+/// A rate is measured over at least so many bytes, or
+const MEASURED_BYTES: u64 = 128 << 10;
+/// so much time.
+const MEASURED_TIME: Duration = Duration::from_millis(20);
+/// What is written down of a time too short to measure.
+const MEASURED_TIME_MIN: Duration = Duration::from_micros(100);
+/// How long a holder may be silent that has not given a byte yet, beyond four round trips: a connection may have to be made.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+/// The least and the most silence of a holder that gave something; between them, eight round trips.
+const PATIENCE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
+/// The first rest of a holder that failed; each further one is twice as long.
+const REST: Duration = Duration::from_millis(250);
+/// How many times as long after its rest it is asked only for what nobody else can give.
+const PROBATION: u32 = 4;
+/// Failures after which a holder is not asked any more.
+const STRIKES_MAX: u8 = 3;
+
+/// A holder within a swarm.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) tier: Tier,
+    pub(super) whole: bool,
+    rtt: Option<Duration>,
+    /// Bytes a second while it was asked for something.
+    rate: Option<f64>,
+    /// Bytes asked for and not here yet.
+    pub(super) under_way: u64,
+    /// Failures so far.
+    strikes: u8,
+    /// Not asked again.
+    out: bool,
+    rests_until: Duration,
+    /// Until when it is asked only for what nobody else can give.
+    probation_until: Duration,
+    /// Whether it has not given anything since it failed.
+    proving: bool,
+    /// When it last gave something, or was asked after it had nothing to do.
+    heard: Duration,
+    /// Whether it ever gave a byte.
+    gave: bool,
+    /// From when on the bytes to come are measured.
+    since: Duration,
+    measured_bytes: u64,
+    measured_time: Duration,
+}
+
+impl Holder {
+    pub(super) fn new(offer: Offer) -> Self {
+        Self {
+            tier: offer.tier,
+            whole: offer.whole,
+            rtt: offer.rtt,
+            rate: None,
+            under_way: 0,
+            strikes: 0,
+            out: false,
+            rests_until: Duration::ZERO,
+            probation_until: Duration::ZERO,
+            proving: false,
+            heard: Duration::ZERO,
+            gave: false,
+            since: Duration::ZERO,
+            measured_bytes: 0,
+            measured_time: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn rtt(&self) -> Duration {
+        self.rtt.unwrap_or(RTT_UNKNOWN)
+    }
+
+    pub(super) fn measured_rtt(&mut self, rtt: Duration) {
+        self.rtt = Some(rtt);
+    }
+
+    /// Whether it may be asked, now or after a rest.
+    pub(super) const fn is_in(&self) -> bool {
+        !self.out
+    }
+
+    /// When it is to be asked again for nothing else than that time has passed.
+    pub(super) const fn returns_at(&self) -> [Duration; 2] {
+        [self.rests_until, self.probation_until]
+    }
+
+    /// Among whom it is asked: the least first. One that failed a moment ago is asked for what nobody else can give, and one that rests for nothing.
+    pub(super) fn rank(&self, now: Duration) -> (bool, bool, Tier) {
+        let on_probation = now < self.probation_until;
+        (now < self.rests_until, on_probation, self.tier)
+    }
+
+    /// Bytes to have under way with it.
+    pub(super) fn width(&self) -> u64 {
+        if self.proving {
+            return LEAST_BYTES;
+        }
+        let Some(rate) = self.rate else {
+            return FIRST_BYTES;
+        };
+        let rtt = self.rtt();
+        let class = PathClass {
+            distance: Distance::of(rtt),
+            bandwidth: Some(Bandwidth::of(whole(rate))),
+        };
+        let most = Plan::of(class, rtt, None, &WindowBounds::default())
+            .map_or(FIRST_BYTES, |plan| u64::from(plan.chunks) * (64 << 10));
+        whole(rate * (rtt + QUEUE).as_secs_f64()).clamp(LEAST_BYTES, most)
+    }
+
+    /// Whether another request may be sent.
+    pub(super) fn has_room(&self) -> bool {
+        self.under_way < self.width()
+    }
+
+    /// Bytes for the next request, at least; the chunk that reaches it is the last.
+    pub(super) fn batch(&self) -> u64 {
+        let rate = self.rate.unwrap_or(RATE_UNKNOWN);
+        let batch = whole(rate * BATCH.as_secs_f64()).min(BATCH_BYTES_MAX);
+        batch
+            .min(self.width().saturating_sub(self.under_way))
+            .max(LEAST_BYTES)
+    }
+
+    /// How long until so many bytes more would be here.
+    pub(super) fn time_for(&self, bytes: u64) -> Duration {
+        let rate = self.rate.unwrap_or(RATE_UNKNOWN).max(1.0);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "an estimate needs no more than 52 bits"
+        )]
+        let seconds = (self.under_way + bytes) as f64 / rate;
+        self.rtt() + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4)
+    }
+
+    pub(super) fn asked(&mut self, bytes: u64, now: Duration) {
+        if self.under_way == 0 {
+            self.heard = now;
+            // What the request and its first byte take on the way says nothing of the rate.
+            self.since = now + self.rtt();
+        }
+        self.under_way += bytes;
+    }
+
+    /// Bytes came in, of whatever part of a chunk.
+    pub(super) fn heard(&mut self, now: Duration) {
+        self.heard = now;
+        self.gave = true;
+    }
+
+    /// A chunk is here.
+    pub(super) fn gave(&mut self, bytes: u64, now: Duration) {
+        self.heard(now);
+        self.proving = false;
+        self.under_way = self.under_way.saturating_sub(bytes);
+        self.measured_bytes += bytes;
+        self.measured_time += now.saturating_sub(self.since);
+        self.since = now.max(self.since);
+        if self.measured_bytes < MEASURED_BYTES && self.measured_time < MEASURED_TIME {
+            return;
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "an estimate needs no more than 52 bits"
+        )]
+        let sample =
+            self.measured_bytes as f64 / self.measured_time.max(MEASURED_TIME_MIN).as_secs_f64();
+        self.rate = Some(
+            self.rate
+                .map_or(sample, |rate| rate + (sample - rate) / 4.0),
+        );
+        (self.measured_bytes, self.measured_time) = (0, Duration::ZERO);
+    }
+
+    /// What was asked for will not come.
+    pub(super) fn gives_not(&mut self, bytes: u64) {
+        self.under_way = self.under_way.saturating_sub(bytes);
+    }
+
+    /// When its silence is too long; `None` while nothing is asked of it.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let patience = if self.gave {
+            (self.rtt() * 8).clamp(PATIENCE[0], PATIENCE[1])
+        } else {
+            FIRST_PATIENCE + self.rtt() * 4
+        };
+        (self.under_way > 0).then(|| self.heard + patience)
+    }
+
+    /// It failed: it rests, or leaves.
+    pub(super) fn strike(&mut self, now: Duration) {
+        let rest = REST * 2_u32.pow(u32::from(self.strikes.min(STRIKES_MAX)));
+        self.rests_until = now + rest;
+        self.probation_until = self.rests_until + rest * PROBATION;
+        (self.proving, self.rate) = (true, None);
+        self.strikes = self.strikes.saturating_add(1);
+        self.out |= self.strikes >= STRIKES_MAX;
+    }
+
+    /// It is not asked for anything any more.
+    pub(super) fn leave(&mut self) {
+        self.out = true;
+    }
+}
+
+/// A number of bytes.
+fn whole(bytes: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the cast saturates, and what is below nothing is nothing"
+    )]
+    let bytes = bytes as u64;
+    bytes
+}

@@ -1,0 +1,128 @@
+//! What fills from several holders count.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::holder::Tier;
+
+/// Counters of one label.
+type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// What a holder did that it should not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Fault {
+    Stalled,
+    Slow,
+    Broke,
+    Lacked,
+    Lied,
+}
+
+impl Fault {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Stalled => "stalled",
+            Self::Slow => "slow",
+            Self::Broke => "broke",
+            Self::Lacked => "lacked",
+            Self::Lied => "lied",
+        }
+    }
+}
+
+/// Counters of the asking side of a node.
+#[derive(Debug, Default)]
+pub struct FillMetrics {
+    chunk_bytes: Labelled,
+    /// Bytes of chunks that came and were of no use: of a chunk that was cut off, or of one that did not verify. With those above, all that holders
+    /// sent.
+    pub wasted_bytes: Counter,
+    faults: Labelled,
+    /// Fills under way.
+    pub open: Gauge,
+    /// Fills that ended with every chunk.
+    pub whole: Counter,
+    /// Fills that ended without: nobody was left to ask, or nobody read on.
+    pub broken: Counter,
+    /// Fills that asked no peers since too many were under way.
+    pub refused: Counter,
+    /// Misses for which somebody was known to hold something.
+    pub found: Counter,
+    /// Misses for which nobody was.
+    pub not_found: Counter,
+    /// Misses that went on without an answer, since it took too long.
+    pub not_waited_for: Counter,
+}
+
+impl FillMetrics {
+    /// Names the counters in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("fill");
+        registry.register(
+            "chunk_bytes",
+            "Bytes of chunks that were asked for by name and verified, by who sent them",
+            self.chunk_bytes.clone(),
+        );
+        registry.register(
+            "faults",
+            "What holders did that they should not have",
+            self.faults.clone(),
+        );
+        registry.register(
+            "open",
+            "Fills from several holders under way",
+            self.open.clone(),
+        );
+        for (name, help, counter) in [
+            (
+                "wasted_bytes",
+                "Bytes of chunks that came and were of no use",
+                &self.wasted_bytes,
+            ),
+            (
+                "whole",
+                "Fills from several holders that completed",
+                &self.whole,
+            ),
+            (
+                "broken",
+                "Fills from several holders that did not",
+                &self.broken,
+            ),
+            (
+                "refused",
+                "Fills that asked no peers since too many were under way",
+                &self.refused,
+            ),
+            ("found", "Misses for which a holder was known", &self.found),
+            (
+                "not_found",
+                "Misses for which no holder was known",
+                &self.not_found,
+            ),
+            (
+                "not_waited_for",
+                "Misses that did not wait for who might hold what",
+                &self.not_waited_for,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+
+    pub(super) fn arrived(&self, tier: Tier, bytes: usize) {
+        let source = match tier {
+            Tier::Peer => "peer",
+            Tier::Shield => "shield",
+        };
+        let counter = self.chunk_bytes.get_or_create(&[("source", source)]);
+        counter.inc_by(bytes as u64);
+    }
+
+    pub(super) fn fault(&self, fault: Fault) {
+        let counter = self.faults.get_or_create(&[("fault", fault.word())]);
+        counter.inc();
+    }
+}

@@ -1,0 +1,30 @@
+//! Fills from several holders at once: other edges first, the shield for what they lack.
+//!
+//! | file | what |
+//! |---|---|
+//! | `swarm`, `holder` | who is asked for which chunk: values, without sockets or clock |
+//! | `feed` | what one holder sends: one exchange, each chunk verified |
+//! | `body` | the driver: a body's events in, the same body with its chunks out |
+//! | `upstream` | what the cache asks: when holders are looked for, and what the shield is asked for then |
+//! | `holders`, `neighbours` | where holders come from |
+//! | `quarantine`, `budget`, `metrics` | what the fills of a process share |
+
+mod ask;
+mod body;
+mod budget;
+mod feed;
+mod holder;
+mod holders;
+mod metrics;
+mod neighbours;
+mod quarantine;
+mod swarm;
+mod upstream;
+
+pub use holder::{Offer, Tier};
+pub use holders::{Candidate, Holders, Sought};
+pub use metrics::FillMetrics;
+pub use neighbours::Neighbours;
+pub use quarantine::Quarantine;
+pub use swarm::{End, HOLDERS_MAX, HolderId, Step, Swarm, Trouble};
+pub use upstream::{PeerFill, PeerFills, SiteKeys};

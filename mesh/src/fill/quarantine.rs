@@ -1,0 +1,64 @@
+//! Nodes that sent other bytes than a chunk's: nothing is asked of them for a while.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use stoq::identity::NodeId;
+use tokio::time::Instant;
+
+/// How long a node is left alone: 10 min. A machine with broken memory is mended or taken out by then, and an operator sees the counter.
+const LASTS: Duration = Duration::from_secs(600);
+
+/// Nodes in quarantine: 1,024 × 48 B; beyond it the one that would be let out first is.
+const NODES_MAX: usize = 1_024;
+
+/// The nodes in quarantine, shared by all workers of a process.
+#[derive(Debug, Default)]
+pub struct Quarantine(Mutex<HashMap<NodeId, Instant>>);
+
+impl Quarantine {
+    /// A node sent wrong bytes.
+    pub(super) fn put(&self, node: NodeId, now: Instant) {
+        let mut nodes = self.0.lock();
+        nodes.retain(|_, until| *until > now);
+        if nodes.len() >= NODES_MAX && !nodes.contains_key(&node) {
+            let first = nodes.iter().min_by_key(|(_, until)| **until);
+            if let Some(first) = first.map(|(node, _)| *node) {
+                nodes.remove(&first);
+            }
+        }
+        nodes.insert(node, now + LASTS);
+    }
+
+    /// Whether a node is in quarantine.
+    #[must_use]
+    pub fn holds(&self, node: &NodeId, now: Instant) -> bool {
+        self.0.lock().get(node).is_some_and(|until| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_is_let_out_after_ten_minutes_and_the_oldest_where_there_are_too_many() {
+        let (quarantine, now) = (Quarantine::default(), Instant::now());
+        let node = |number: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            NodeId(id)
+        };
+        quarantine.put(node(0), now);
+        assert!(quarantine.holds(&node(0), now));
+        assert!(!quarantine.holds(&node(1), now));
+        assert!(!quarantine.holds(&node(0), now + LASTS));
+        for number in 1..=NODES_MAX {
+            let at = now + Duration::from_millis(number as u64);
+            quarantine.put(node(number), at);
+        }
+        assert_eq!(quarantine.0.lock().len(), NODES_MAX);
+        assert!(!quarantine.holds(&node(0), now) && quarantine.holds(&node(1), now));
+    }
+}

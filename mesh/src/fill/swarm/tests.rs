@@ -1,0 +1,398 @@
+//! A swarm against modelled holders, in virtual time: whatever they do, the body comes whole, in order, and hardly a byte twice.
+
+use proptest::prelude::*;
+
+use super::super::holder::Tier;
+use super::*;
+
+const TICK: Duration = Duration::from_millis(1);
+/// No fill of these tests takes this long; one that does not end fails.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// What becomes of a holder.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Gives,
+    /// Breaks off after so many bytes, and whenever it is asked again.
+    Dies(u64),
+    /// Is silent after so many bytes, for ever.
+    Stalls(u64),
+    /// Sends this chunk with other bytes.
+    Lies(usize),
+    /// Has lost this chunk when it is asked for it, though it said otherwise.
+    Lost(usize),
+}
+
+#[derive(Debug, Clone)]
+struct Model {
+    fate: Fate,
+    tier: Tier,
+    /// Bytes a second.
+    rate: u64,
+    rtt: Duration,
+    /// Which chunks it holds; `None`: all.
+    holds: Option<Vec<bool>>,
+}
+
+impl Model {
+    fn new(fate: Fate, rate: u64, rtt_ms: u64) -> Self {
+        Self {
+            fate,
+            tier: Tier::Peer,
+            rate,
+            rtt: Duration::from_millis(rtt_ms),
+            holds: None,
+        }
+    }
+
+    fn holds(&self, chunk: usize) -> bool {
+        self.holds
+            .as_ref()
+            .is_none_or(|holds| holds.get(chunk) == Some(&true))
+    }
+}
+
+/// A model at work.
+#[derive(Debug)]
+struct Running {
+    model: Model,
+    /// What it was asked for, each with when its first byte can be here.
+    queue: VecDeque<(usize, Duration)>,
+    /// Bytes of the front that are here.
+    partial: u64,
+    given: u64,
+    /// When its end will be noticed.
+    breaks_at: Option<Duration>,
+    said: bool,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Outcome {
+    elapsed: Duration,
+    /// Bytes that came off the network, those for nothing included.
+    received: u64,
+    failures: u64,
+    by_holder: Vec<u64>,
+    failed: Option<usize>,
+}
+
+/// Runs a fill of chunks of these lengths to its end.
+fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
+    let mut swarm: Swarm<()> = Swarm::new(ahead_bytes);
+    let mut holders: Vec<Running> = Vec::new();
+    for model in models {
+        let offer = Offer {
+            tier: model.tier,
+            whole: model.holds.is_none(),
+            rtt: Some(model.rtt),
+        };
+        assert_eq!(swarm.join(offer).unwrap().index(), holders.len());
+        holders.push(Running {
+            model: model.clone(),
+            queue: VecDeque::new(),
+            partial: 0,
+            given: 0,
+            breaks_at: None,
+            said: model.holds.is_none(),
+        });
+    }
+    for (place, len) in lengths.iter().enumerate() {
+        assert_eq!(swarm.want(*len), place);
+    }
+    swarm.no_more();
+    let mut outcome = Outcome {
+        by_holder: vec![0; models.len()],
+        ..Outcome::default()
+    };
+    let (mut now, mut taken) = (Duration::ZERO, 0);
+    while now < LONGEST {
+        for (holder, at) in holders.iter_mut().zip(0u8..) {
+            let id = HolderId(at);
+            if !holder.said && now >= holder.model.rtt {
+                holder.said = true;
+                for chunk in 0..lengths.len() {
+                    swarm.said(id, chunk, holder.model.holds(chunk));
+                }
+            }
+            outcome.failures += u64::from(give(
+                id,
+                holder,
+                lengths,
+                &mut swarm,
+                now,
+                &mut outcome.received,
+            ));
+        }
+        while let Some((place, (), of)) = swarm.take() {
+            assert_eq!(place, taken, "out of order");
+            outcome.by_holder[of.index()] += u64::from(lengths[place]);
+            taken += 1;
+        }
+        loop {
+            match swarm.next(now) {
+                Step::Ask { holder, chunks } => {
+                    let running = &mut holders[holder.index()];
+                    for chunk in chunks {
+                        assert!(running.model.holds(chunk), "asked for what it has not");
+                        running.queue.push_back((chunk, now + running.model.rtt));
+                    }
+                }
+                Step::Cancel { holder, .. } => {
+                    let running = &mut holders[holder.index()];
+                    running.queue.clear();
+                    (running.partial, running.breaks_at) = (0, None);
+                    outcome.failures += 1;
+                }
+                Step::Wait(until) => {
+                    let under_way = holders
+                        .iter()
+                        .any(|holder| !holder.queue.is_empty() || !holder.said);
+                    assert!(under_way || until.is_some(), "waits for nothing");
+                    break;
+                }
+                Step::Done => {
+                    if swarm.is_empty() {
+                        assert_eq!(taken, lengths.len());
+                        outcome.elapsed = now;
+                        return outcome;
+                    }
+                    break;
+                }
+                Step::Failed { chunk } => {
+                    outcome.failed = Some(chunk);
+                    return outcome;
+                }
+            }
+        }
+        // One holder a chunk, and no more ahead than allowed.
+        let asked: Vec<_> = holders
+            .iter()
+            .flat_map(|holder| holder.queue.iter().map(|(chunk, _)| *chunk))
+            .collect();
+        let mut distinct = asked.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), asked.len(), "asked of two at once");
+        let reach = asked.iter().max().map_or(taken, |last| last + 1);
+        let ahead: u64 = lengths[taken.min(reach)..reach]
+            .iter()
+            .map(|len| u64::from(*len))
+            .sum();
+        assert!(
+            ahead <= ahead_bytes || reach <= taken + 1,
+            "{ahead} bytes ahead"
+        );
+        now += TICK;
+    }
+    panic!(
+        "not done after {LONGEST:?}: {taken} of {} chunks, {holders:?}",
+        lengths.len()
+    );
+}
+
+/// What a holder does in one tick; whether it failed.
+fn give(
+    id: HolderId,
+    holder: &mut Running,
+    lengths: &[u32],
+    swarm: &mut Swarm<()>,
+    now: Duration,
+    received: &mut u64,
+) -> bool {
+    if holder.breaks_at.is_some_and(|at| now >= at) {
+        holder.queue.clear();
+        (holder.partial, holder.breaks_at) = (0, None);
+        swarm.ended(id, End::Broke, now);
+        return true;
+    }
+    let tick = u64::try_from(TICK.as_millis()).unwrap();
+    let mut budget = (holder.model.rate * tick / 1000).max(1);
+    while let Some((chunk, at)) = holder.queue.front().copied() {
+        if now < at || budget == 0 {
+            break;
+        }
+        let len = u64::from(lengths[chunk]);
+        let left = match holder.model.fate {
+            Fate::Dies(after) | Fate::Stalls(after) => after.saturating_sub(holder.given),
+            Fate::Gives | Fate::Lies(_) | Fate::Lost(_) => u64::MAX,
+        };
+        if let Fate::Lost(lost) = holder.model.fate
+            && lost == chunk
+        {
+            holder.queue.clear();
+            holder.partial = 0;
+            swarm.ended(id, End::Lacks(chunk), now);
+            return true;
+        }
+        let piece = budget.min(len - holder.partial).min(left);
+        if piece == 0 {
+            if matches!(holder.model.fate, Fate::Dies(_)) && holder.breaks_at.is_none() {
+                holder.breaks_at = Some(now + holder.model.rtt * 2);
+            }
+            break;
+        }
+        budget -= piece;
+        holder.partial += piece;
+        holder.given += piece;
+        *received += piece;
+        swarm.heard(id, now);
+        if holder.partial < len {
+            continue;
+        }
+        holder.partial = 0;
+        holder.queue.pop_front();
+        if matches!(holder.model.fate, Fate::Lies(lie) if lie == chunk) {
+            holder.queue.clear();
+            swarm.ended(id, End::Lied, now);
+            return true;
+        }
+        assert!(swarm.arrived(id, chunk, (), now), "not waited for");
+        assert!(!swarm.arrived(id, chunk, (), now), "taken twice");
+    }
+    false
+}
+
+fn total(lengths: &[u32]) -> u64 {
+    lengths.iter().map(|len| u64::from(*len)).sum()
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        3 => Just(Fate::Gives),
+        1 => (0u64..4 << 20).prop_map(Fate::Dies),
+        1 => (0u64..4 << 20).prop_map(Fate::Stalls),
+        1 => (0usize..150).prop_map(Fate::Lies),
+        1 => (0usize..150).prop_map(Fate::Lost),
+    ]
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    (
+        fate(),
+        50_000u64..100_000_000,
+        0u64..200,
+        prop::option::of(prop::collection::vec(any::<bool>(), 150)),
+    )
+        .prop_map(|(fate, rate, rtt_ms, holds)| Model {
+            holds,
+            ..Model::new(fate, rate, rtt_ms)
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// With one good holder behind them, whatever the others do: the body comes whole and in order, no chunk is asked of two at once or of somebody
+    /// who lacks it, and what came for nothing is at most a chunk for each failure.
+    #[test]
+    fn body_comes_whole_whatever_holders_do(
+        models in prop::collection::vec(model(), 0..7),
+        lengths in prop::collection::vec(1u32..=256 << 10, 1..150),
+        ahead_kib in 64u64..16_384,
+        rate in 1_000_000u64..50_000_000,
+    ) {
+        let mut models = models;
+        models.push(Model { tier: Tier::Shield, ..Model::new(Fate::Gives, rate, 30) });
+        let outcome = run(&models, &lengths, ahead_kib << 10);
+        prop_assert_eq!(outcome.failed, None);
+        let longest = u64::from(*lengths.iter().max().unwrap());
+        prop_assert!(
+            outcome.received <= total(&lengths) + outcome.failures * longest,
+            "{} bytes came for {} with {} failures", outcome.received, total(&lengths), outcome.failures
+        );
+    }
+
+    /// Where nobody is left, that is said, and not waited for.
+    #[test]
+    fn what_nobody_can_give_fails(
+        models in prop::collection::vec(model(), 1..5),
+        lengths in prop::collection::vec(1u32..=256 << 10, 1..100),
+        missing in any::<prop::sample::Index>(),
+    ) {
+        let missing = missing.index(lengths.len());
+        let mut models = models;
+        for model in &mut models {
+            let holds = model.holds.get_or_insert_with(|| vec![true; 150]);
+            holds[missing] = false;
+        }
+        prop_assert!(run(&models, &lengths, 1 << 20).failed.is_some());
+    }
+}
+
+/// Five peers of 100 Mbit/s, as far as 20 ms: one sends a wrong chunk, one falls silent, one dies. 256 MiB.
+#[test]
+fn two_good_peers_of_five_carry_eight_tenths_of_what_they_can() {
+    const RATE: u64 = 12_500_000;
+    let models = [
+        Model::new(Fate::Lies(333), RATE, 20),
+        Model::new(Fate::Stalls(9 << 20), RATE, 10),
+        Model::new(Fate::Dies(17 << 20), RATE, 5),
+        Model::new(Fate::Gives, RATE, 20),
+        Model::new(Fate::Gives, RATE, 2),
+    ];
+    let lengths = vec![64 << 10; 4096];
+    let outcome = run(&models, &lengths, 16 << 20);
+    #[expect(clippy::cast_precision_loss, reason = "a share to print")]
+    let share = total(&lengths) as f64 / outcome.elapsed.as_secs_f64() / (2 * RATE) as f64;
+    println!("{outcome:?}: {share:.2} of what the two good ones carry");
+    assert_eq!((outcome.failed, outcome.failures <= 6), (None, true));
+    assert!(share >= 0.8, "{share}");
+    assert!(outcome.received <= total(&lengths) + outcome.failures * (64 << 10));
+}
+
+/// Peers of very different rates are used by what they carry, and the slowest does not hold up the rest.
+#[test]
+fn unequal_peers_are_used_by_what_they_carry() {
+    let rates = [50_000_000, 12_500_000, 1_000_000];
+    let models = rates.map(|rate| Model::new(Fate::Gives, rate, 10));
+    let lengths = vec![64 << 10; 4096];
+    let outcome = run(&models, &lengths, 16 << 20);
+    #[expect(clippy::cast_precision_loss, reason = "a share to print")]
+    let share =
+        total(&lengths) as f64 / outcome.elapsed.as_secs_f64() / rates.iter().sum::<u64>() as f64;
+    println!("{outcome:?}: {share:.2} of what they carry");
+    assert!(share >= 0.8, "{share}");
+    assert!(outcome.by_holder[0] > 3 * outcome.by_holder[1]);
+    assert!(outcome.by_holder[1] > 3 * outcome.by_holder[2]);
+}
+
+/// The shield is not asked for what a peer gives, and for all that no peer has.
+#[test]
+fn shield_gives_only_what_no_peer_has() {
+    let half = (0..150).map(|chunk| chunk % 2 == 0).collect();
+    let models = [
+        Model {
+            holds: Some(half),
+            ..Model::new(Fate::Gives, 10_000_000, 10)
+        },
+        Model {
+            tier: Tier::Shield,
+            ..Model::new(Fate::Gives, 100_000_000, 1)
+        },
+    ];
+    let lengths = vec![10_000; 100];
+    let outcome = run(&models, &lengths, 1 << 20);
+    assert_eq!(outcome.by_holder, [500_000, 500_000]);
+    assert_eq!(outcome.received, 1_000_000);
+}
+
+/// Many requests are under way on a long fat path, and few on a short one.
+#[test]
+fn width_follows_the_path() {
+    let width = |rate: u64, rtt_ms: u64| {
+        let mut holder = Holder::new(Offer {
+            tier: Tier::Peer,
+            whole: true,
+            rtt: Some(Duration::from_millis(rtt_ms)),
+        });
+        let chunk = Duration::from_secs_f64(65_536.0 / rate as f64);
+        holder.asked(200 << 16, Duration::ZERO);
+        for chunks in 1..=200 {
+            holder.gave(64 << 10, Duration::from_millis(rtt_ms) + chunk * chunks);
+        }
+        holder.width()
+    };
+    let (near, far) = (width(125_000_000, 1), width(125_000_000, 100));
+    assert!(near >= 512 << 10 && far >= 10 << 20, "{near} {far}");
+    assert!(width(1_000_000, 10) < 256 << 10);
+}

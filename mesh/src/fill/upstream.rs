@@ -1,0 +1,257 @@
+//! The upstream of an edge that has a shield and knows other edges: what is whole and how it may be used the shield says, the bytes come from whoever
+//! is nearest.
+//!
+//! A miss looks for holders first. Where there are any, the shield is asked for the object as by one who has the chunks of their manifest: if the
+//! object still is of that manifest it answers with head and names, and the chunks come from the holders, and from the shield what none of them gives.
+//! If it is not, the shield sends what changed, as to any asker. So a holder with an old version, or one that is wrong or away, costs time and
+//! nothing else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, stream};
+use http::{Method, header};
+use stoq::pool::Pool;
+use stoq_cache::content::{ChunkId, ChunkKey};
+use stoq_cache::key::CacheKey;
+use stoq_cache::upstream::{
+    BodyError, ChunkEvent, ChunkStream, FetchBody, FetchRequest, FetchResponse, PieceStream,
+    Upstream, UpstreamError,
+};
+use tokio::time::timeout;
+
+use super::ask::Way;
+use super::body::{self, Has, Member};
+use super::budget::{Budget, Share};
+use super::feed::Line;
+use super::holder::{Offer, Tier};
+use super::holders::{self, Candidate, Holders, Sought};
+use super::metrics::FillMetrics;
+use super::quarantine::Quarantine;
+use super::swarm::HOLDERS_MAX;
+use crate::object::ShieldClient;
+
+/// How long a miss waits to hear who holds what: 300 ms, after which the shield is asked for all of it.
+const FOUND_WITHIN: Duration = Duration::from_millis(300);
+
+/// Peers of one fill: the swarm's bound, but one place for the shield.
+const PEERS_MAX: usize = HOLDERS_MAX - 1;
+
+/// The key under which the chunks of a site are named; `None` for a site that is not served here.
+pub type SiteKeys = Arc<dyn Fn(&str) -> Option<ChunkKey> + Send + Sync>;
+
+/// What the fills of all workers of an edge share.
+#[derive(Clone)]
+pub struct PeerFills {
+    holders: Arc<dyn Holders>,
+    keys: SiteKeys,
+    has: Has,
+    metrics: Arc<FillMetrics>,
+    quarantine: Arc<Quarantine>,
+    budget: Arc<Budget>,
+}
+
+impl fmt::Debug for PeerFills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerFills")
+            .field("holders", &self.holders)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PeerFills {
+    /// Fills from the peers that `holders` knows. `keys` are those of the sites served here; `has` tells of a chunk whether it is stored here.
+    #[must_use]
+    pub fn new(
+        holders: Arc<dyn Holders>,
+        keys: SiteKeys,
+        has: Arc<dyn Fn(&ChunkId) -> bool + Send + Sync>,
+        metrics: Arc<FillMetrics>,
+    ) -> Self {
+        Self {
+            holders,
+            keys,
+            has,
+            metrics,
+            quarantine: Arc::default(),
+            budget: Arc::default(),
+        }
+    }
+
+    /// The nodes that sent wrong bytes.
+    #[must_use]
+    pub fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// The upstream of one worker, over its own connections.
+    #[must_use]
+    pub fn over(&self, pool: Pool, shield: Arc<ShieldClient>) -> PeerFill {
+        PeerFill {
+            fills: self.clone(),
+            pool,
+            shield,
+        }
+    }
+}
+
+/// An [`Upstream`] over peers and the shield: one worker's. See [`PeerFills::over`].
+#[derive(Debug)]
+pub struct PeerFill {
+    fills: PeerFills,
+    pool: Pool,
+    shield: Arc<ShieldClient>,
+}
+
+impl PeerFill {
+    /// Who holds something of this URL; none where nobody is known in time.
+    async fn find(&self, site: &str, key: CacheKey, chunk_key: &ChunkKey) -> Vec<Candidate> {
+        let sought = Sought {
+            site,
+            key,
+            chunk_key_id: *chunk_key.key_id().as_bytes(),
+            pool: &self.pool,
+        };
+        let metrics = &self.fills.metrics;
+        let Ok(mut found) = timeout(FOUND_WITHIN, self.fills.holders.find(sought)).await else {
+            metrics.not_waited_for.inc();
+            return Vec::new();
+        };
+        let now = tokio::time::Instant::now();
+        found.retain(|one| {
+            one.node
+                .is_none_or(|node| !self.fills.quarantine.holds(&node, now))
+        });
+        if found.is_empty() {
+            metrics.not_found.inc();
+        } else {
+            metrics.found.inc();
+        }
+        found
+    }
+
+    fn share(&self) -> Option<Share> {
+        let share = self.fills.budget.share();
+        if share.is_none() {
+            self.fills.metrics.refused.inc();
+        }
+        share
+    }
+
+    fn line(&self, site: &Arc<str>, key: CacheKey, chunk_key: ChunkKey) -> Arc<Line> {
+        Arc::new(Line {
+            pool: self.pool.clone(),
+            quarantine: Arc::clone(&self.fills.quarantine),
+            metrics: Arc::clone(&self.fills.metrics),
+            site: Arc::clone(site),
+            key,
+            chunk_key,
+        })
+    }
+
+    /// These peers, and the shield behind them.
+    fn members(&self, candidates: Vec<Candidate>, whole: bool) -> Vec<Member> {
+        let peers = candidates.into_iter().take(PEERS_MAX).map(|candidate| {
+            let offer = Offer {
+                tier: Tier::Peer,
+                whole: whole && candidate.whole,
+                rtt: candidate.rtt,
+            };
+            let way = Way::Peer(candidate);
+            Member { way, offer }
+        });
+        let shield = Member {
+            way: Way::Shield(Arc::clone(&self.shield)),
+            offer: Offer {
+                tier: Tier::Shield,
+                whole: true,
+                rtt: None,
+            },
+        };
+        peers.chain([shield]).collect()
+    }
+
+    async fn object(&self, request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
+        let Some(chunk_key) = (self.fills.keys)(&request.site).filter(|_| is_miss(&request)) else {
+            return self.shield.fetch(request).await;
+        };
+        let (site, key) = (Arc::clone(&request.site), request.key);
+        let found = self.find(&site, key, &chunk_key).await;
+        let Some((root, candidates)) = holders::agree(found) else {
+            return self.shield.fetch(request).await;
+        };
+        let Some(share) = self.share() else {
+            return self.shield.fetch(request).await;
+        };
+        let mut response = self.shield.fetch_without(request, root).await?;
+        if let FetchBody::Chunked(events) = response.body {
+            let members = self.members(candidates, true);
+            let line = self.line(&site, key, chunk_key);
+            let has = Some(Arc::clone(&self.fills.has));
+            response.body = FetchBody::Chunked(body::body(events, members, line, has, share));
+        }
+        Ok(response)
+    }
+
+    async fn by_name(
+        &self,
+        site: Arc<str>,
+        key: CacheKey,
+        chunks: Vec<(ChunkId, u32)>,
+    ) -> Result<PieceStream, UpstreamError> {
+        let Some(chunk_key) = (self.fills.keys)(&site) else {
+            return self.shield.chunks(site, key, chunks).await;
+        };
+        let found = self.find(&site, key, &chunk_key).await;
+        let share = if found.is_empty() { None } else { self.share() };
+        let Some(share) = share else {
+            return self.shield.chunks(site, key, chunks).await;
+        };
+        let named = chunks
+            .into_iter()
+            .map(|(id, len)| Ok(ChunkEvent::Held { id, len }));
+        let events: ChunkStream = Box::pin(stream::iter(named));
+        // Of which version they are is not known, so each is asked which of them it holds.
+        let members = self.members(found, false);
+        let line = self.line(&site, key, chunk_key);
+        // Whoever asks by name has looked here already.
+        let events = body::body(events, members, line, None, share);
+        Ok(Box::pin(events.map(|event| match event? {
+            ChunkEvent::Whole { chunk, via } => Ok((chunk.bytes().clone(), via)),
+            ChunkEvent::Profile(_)
+            | ChunkEvent::Bytes(_)
+            | ChunkEvent::Chunk { .. }
+            | ChunkEvent::Held { .. }
+            | ChunkEvent::Sealed { .. } => Err(BodyError::Upstream(
+                "something else than the chunks asked for".to_owned(),
+            )),
+        })))
+    }
+}
+
+/// Whether the whole of an object is asked for by one who has nothing of it.
+fn is_miss(request: &FetchRequest) -> bool {
+    request.method == Method::GET
+        && request.body.is_none()
+        && request.held.is_none()
+        && !request.headers.contains_key(header::RANGE)
+        && !request.headers.contains_key(header::IF_NONE_MATCH)
+        && !request.headers.contains_key(header::IF_MODIFIED_SINCE)
+}
+
+impl Upstream for PeerFill {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
+        Box::pin(self.object(request))
+    }
+
+    fn chunks(
+        &self,
+        site: Arc<str>,
+        key: CacheKey,
+        chunks: Vec<(ChunkId, u32)>,
+    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
+        Box::pin(self.by_name(site, key, chunks))
+    }
+}
