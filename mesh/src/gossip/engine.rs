@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use chitchat::transport::Transport;
 use chitchat::{
-    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat,
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
+    FailureDetectorConfig, spawn_chitchat,
 };
 use parking_lot::Mutex;
 use rand::seq::IteratorRandom;
@@ -34,7 +35,7 @@ use super::metrics::GossipMetrics;
 use super::papers::Papers;
 use super::places::Places;
 use super::transport::{Inbox, Stoq};
-use super::wire::Id;
+use super::wire::{Id, Message, NodeDelta, Value};
 
 /// Nodes that were seen and are not: their addresses are tried, so that a split heals whatever it split. 1,024 × some 200 B, for a day.
 const GONE_MAX: usize = 1_024;
@@ -42,6 +43,10 @@ const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Addresses tried each interval while nobody is seen; otherwise one each [`LOOK_EVERY`] intervals.
 const TRIED_ALONE: usize = 3;
 const LOOK_EVERY: u64 = 2;
+/// Nodes that are told that this one drains; they tell the others.
+const TOLD_AT_DRAIN: usize = 8;
+/// What telling them may take.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// How often in an interval it is looked at who lives.
 const LOOKS: u32 = 2;
 /// Least time between two starts of the engine, but for the first.
@@ -289,7 +294,7 @@ impl Gossip {
         tracing::info!(node = %id.node_id, generation, %listens, "gossip begins");
         living.begin_again(Instant::now());
         let ended = self
-            .keep(&handle, &id, living, &mut publisher, places)
+            .keep(&handle, &id, living, &mut publisher, places, transport)
             .await;
         let _ = timeout(ENDING, handle.shutdown()).await;
         ended.max(generation)
@@ -302,6 +307,7 @@ impl Gossip {
         living: &mut Living,
         publisher: &mut Publisher,
         places: &Places,
+        transport: &dyn Transport,
     ) -> u64 {
         let chitchat = handle.chitchat();
         let mut watcher = chitchat.lock().await.live_nodes_watcher();
@@ -325,7 +331,13 @@ impl Gossip {
                 () = self.0.wake.notified() => {}
             }
             self.look(&mut *chitchat.lock().await, id, living, places);
+            let drained = publisher.published.draining;
             self.say(&mut *chitchat.lock().await, publisher);
+            if publisher.published.draining && !drained {
+                let word = last_word(&mut *chitchat.lock().await, id);
+                self.farewell(transport, id.gossip_advertise_addr, &word)
+                    .await;
+            }
             if ticked {
                 if count.is_multiple_of(u64::from(LOOKS)) {
                     self.contact(handle, places, count / u64::from(LOOKS));
@@ -475,6 +487,23 @@ impl Gossip {
         publisher.at = Instant::now();
     }
 
+    /// Tells some that this node drains. It takes no connection any more, so nobody's question for its word would reach it.
+    async fn farewell(&self, transport: &dyn Transport, listens: SocketAddr, word: &[u8]) {
+        let Ok(mut socket) = transport.open(listens).await else {
+            return;
+        };
+        let view = self.view();
+        let others = view.nodes().iter().filter(|node| node.id != view.me);
+        let others = others.choose_multiple(&mut rand::rng(), TOLD_AT_DRAIN);
+        for addr in others.into_iter().filter_map(|node| node.addresses.first()) {
+            if let Ok(message) = ChitchatMessage::deserialize(&mut &*word) {
+                let _ = socket.send(*addr, message).await;
+            }
+        }
+        // What is on its way is cut off with the socket.
+        sleep(FAREWELL).await;
+    }
+
     /// Begins to gossip with some who are not in view.
     fn contact(&self, handle: &ChitchatHandle, places: &Places, count: u64) {
         let tried = {
@@ -539,6 +568,29 @@ impl Membership for Gossip {
     fn changes(&self) -> Vec<Change> {
         self.0.desk.lock().roster.log().iter().cloned().collect()
     }
+}
+
+/// What this process says, as a message that nobody asked for.
+fn last_word(chitchat: &mut Chitchat, id: &ChitchatId) -> Vec<u8> {
+    let node = chitchat.self_node_state();
+    let mut values: Vec<_> = node
+        .key_values_including_deleted()
+        .map(|(key, value)| Value {
+            key: key.to_owned(),
+            value: value.value.clone(),
+            version: value.version,
+            status: 0,
+        })
+        .collect();
+    values.sort_by_key(|value| value.version);
+    let delta = NodeDelta {
+        id: known(id),
+        last_gc_version: 0,
+        from_version_excluded: 0,
+        values,
+        max_version: None,
+    };
+    Message::Ack { delta: vec![delta] }.write()
 }
 
 struct Publisher {
