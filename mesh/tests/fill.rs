@@ -236,8 +236,11 @@ impl Place {
         if role == Role::Shield {
             kinds.push(wire::OBJECT);
         }
-        let exchanges =
-            Exchanges::default().answering(kinds, &[Role::Edge, Role::Shield], Arc::new(server));
+        let exchanges = Exchanges::default().answering(
+            kinds,
+            &[Role::Edge, Role::Shield],
+            &(Arc::new(server) as _),
+        );
         let config = ServeConfig {
             kinds: exchanges.rules(),
             ..ServeConfig::default()

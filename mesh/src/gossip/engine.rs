@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use chitchat::transport::Transport;
 use chitchat::{
-    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat,
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
+    FailureDetectorConfig, spawn_chitchat,
 };
 use parking_lot::Mutex;
 use rand::seq::IteratorRandom;
@@ -34,7 +35,7 @@ use super::metrics::GossipMetrics;
 use super::papers::Papers;
 use super::places::Places;
 use super::transport::{Inbox, Stoq};
-use super::wire::Id;
+use super::wire::{Id, Message, NodeDelta, Value};
 
 /// Nodes that were seen and are not: their addresses are tried, so that a split heals whatever it split. 1,024 × some 200 B, for a day.
 const GONE_MAX: usize = 1_024;
@@ -42,6 +43,12 @@ const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Addresses tried each interval while nobody is seen; otherwise one each [`LOOK_EVERY`] intervals.
 const TRIED_ALONE: usize = 3;
 const LOOK_EVERY: u64 = 2;
+/// Nodes that are told that this one drains; they tell the others.
+const TOLD_AT_DRAIN: usize = 8;
+/// What telling them may take.
+const FAREWELL: Duration = Duration::from_millis(300);
+/// How often in an interval it is looked at who lives.
+const LOOKS: u32 = 2;
 /// Least time between two starts of the engine, but for the first.
 const RESTART_EVERY: Duration = Duration::from_secs(10);
 /// How long an engine that was begun again may take to see who lives.
@@ -59,6 +66,9 @@ pub struct GossipConfig {
     /// Least silence before a node leaves the view. In a small cluster heartbeats come so often that a process that was not scheduled for a second would
     /// count as dead otherwise. Default 3 s.
     pub silence_min: Duration,
+    /// The silence after which it leaves in any case. Where heartbeats come seldom for a while, as right after a split, [`phi`](Self::phi) alone would let a dead one stay for 6 s.
+    /// Default 3.75 s.
+    pub silence_max: Duration,
     /// How long the dead are remembered by chitchat, and sent along in every digest for half of that. Default 2 min. After that their addresses are still tried.
     pub dead_for: Duration,
     /// Where the last generation is remembered. Default: nowhere.
@@ -71,6 +81,7 @@ impl Default for GossipConfig {
             interval: Duration::from_millis(500),
             phi: 8.0,
             silence_min: Duration::from_secs(3),
+            silence_max: Duration::from_millis(3750),
             dead_for: Duration::from_secs(120),
             state_dir: None,
         }
@@ -283,7 +294,7 @@ impl Gossip {
         tracing::info!(node = %id.node_id, generation, %listens, "gossip begins");
         living.begin_again(Instant::now());
         let ended = self
-            .keep(&handle, &id, living, &mut publisher, places)
+            .keep(&handle, &id, living, &mut publisher, places, transport)
             .await;
         let _ = timeout(ENDING, handle.shutdown()).await;
         ended.max(generation)
@@ -296,10 +307,11 @@ impl Gossip {
         living: &mut Living,
         publisher: &mut Publisher,
         places: &Places,
+        transport: &dyn Transport,
     ) -> u64 {
         let chitchat = handle.chitchat();
         let mut watcher = chitchat.lock().await.live_nodes_watcher();
-        let mut ticks = interval(self.0.config.interval);
+        let mut ticks = interval(self.0.config.interval / LOOKS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0u64;
         let ended = handle.termination_watcher();
@@ -319,9 +331,17 @@ impl Gossip {
                 () = self.0.wake.notified() => {}
             }
             self.look(&mut *chitchat.lock().await, id, living, places);
+            let drained = publisher.published.draining;
             self.say(&mut *chitchat.lock().await, publisher);
+            if publisher.published.draining && !drained {
+                let word = last_word(&mut *chitchat.lock().await, id);
+                self.farewell(transport, id.gossip_advertise_addr, &word)
+                    .await;
+            }
             if ticked {
-                self.contact(handle, places, count);
+                if count.is_multiple_of(u64::from(LOOKS)) {
+                    self.contact(handle, places, count / u64::from(LOOKS));
+                }
                 count = count.wrapping_add(1);
             }
             if let Some(alarm) = self.0.gate.alarm() {
@@ -398,7 +418,7 @@ impl Gossip {
         let heartbeat = u64::from(chitchat.self_node_state().heartbeat());
         let others = chitchat.node_states().keys().filter(|other| *other != id);
         let left_out = self.0.gate.look(known(id), heartbeat, others.map(known));
-        living.look(chitchat, id, &self.0.gate, self.0.config.silence_min, now);
+        living.look(chitchat, id, &self.0.gate, &self.0.config, now);
         // Alone as long as nobody was heard, if there is anybody to look for.
         let heard = self.0.inbox.has_heard() || places.is_empty();
         let statements = living.statements(&self.0.gate, now);
@@ -467,6 +487,23 @@ impl Gossip {
         publisher.at = Instant::now();
     }
 
+    /// Tells some that this node drains. It takes no connection any more, so nobody's question for its word would reach it.
+    async fn farewell(&self, transport: &dyn Transport, listens: SocketAddr, word: &[u8]) {
+        let Ok(mut socket) = transport.open(listens).await else {
+            return;
+        };
+        let view = self.view();
+        let others = view.nodes().iter().filter(|node| node.id != view.me);
+        let others = others.choose_multiple(&mut rand::rng(), TOLD_AT_DRAIN);
+        for addr in others.into_iter().filter_map(|node| node.addresses.first()) {
+            if let Ok(message) = ChitchatMessage::deserialize(&mut &*word) {
+                let _ = socket.send(*addr, message).await;
+            }
+        }
+        // What is on its way is cut off with the socket.
+        sleep(FAREWELL).await;
+    }
+
     /// Begins to gossip with some who are not in view.
     fn contact(&self, handle: &ChitchatHandle, places: &Places, count: u64) {
         let tried = {
@@ -533,6 +570,29 @@ impl Membership for Gossip {
     }
 }
 
+/// What this process says, as a message that nobody asked for.
+fn last_word(chitchat: &mut Chitchat, id: &ChitchatId) -> Vec<u8> {
+    let node = chitchat.self_node_state();
+    let mut values: Vec<_> = node
+        .key_values_including_deleted()
+        .map(|(key, value)| Value {
+            key: key.to_owned(),
+            value: value.value.clone(),
+            version: value.version,
+            status: 0,
+        })
+        .collect();
+    values.sort_by_key(|value| value.version);
+    let delta = NodeDelta {
+        id: known(id),
+        last_gc_version: 0,
+        from_version_excluded: 0,
+        values,
+        max_version: None,
+    };
+    Message::Ack { delta: vec![delta] }.write()
+}
+
 struct Publisher {
     generation: u64,
     published: Arc<NodeState>,
@@ -580,7 +640,7 @@ impl Living {
         chitchat: &Chitchat,
         own: &ChitchatId,
         gate: &Gate,
-        silence_min: Duration,
+        config: &GossipConfig,
         now: Instant,
     ) {
         let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
@@ -603,8 +663,10 @@ impl Living {
             if beats {
                 (process.heartbeat, process.at) = (heartbeat, now);
             }
-            let quiet = now.duration_since(process.at) >= silence_min;
-            process.alive = beats || live.contains(id) || (process.alive && !quiet);
+            let silence = now.duration_since(process.at);
+            process.alive = beats
+                || (live.contains(id) && silence < config.silence_max)
+                || (process.alive && silence < config.silence_min);
             let version = node.get_versioned(STATE).map_or(0, |value| value.version);
             if process.alive && (version != process.version || process.statement.is_none()) {
                 process.version = version;
