@@ -11,9 +11,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use crate::{NodeId, NodeState, Zone};
+use crate::{NodeId, NodeState, Zone, geo::names_metro};
 
-/// Partial choices that are looked at for a better one than the first found: some milliseconds.
+/// Partial choices that are looked at for a better one than the first found, each compared with at most 8 nodes.
 const STEPS_MAX: u32 = 20_000;
 
 /// Of more nodes than these no better choice is looked for.
@@ -191,7 +191,7 @@ impl Domains {
         let zone = &node.zone;
         Self {
             prefixes,
-            metro: (!zone.region.is_empty() && !zone.metro.is_empty()).then(|| zone.clone()),
+            metro: names_metro(zone).then(|| zone.clone()),
             network: node.asn,
         }
     }
@@ -315,9 +315,9 @@ mod tests {
 
     #[test]
     fn what_nodes_do_not_say_they_do_not_share() {
-        let (one, other) = (node(0, ("", "")), node(1, ("", "")));
+        let (one, other) = (node(0, ("world", "any")), node(1, ("world", "any")));
         assert!(Domains::of(&one).shared(&Domains::of(&other)).is_nothing());
-        let (one, other) = (node(0, ("eu", "")), node(1, ("eu", "")));
+        let (one, other) = (node(0, ("eu", "any")), node(1, ("eu", "any")));
         assert!(Domains::of(&one).shared(&Domains::of(&other)).is_nothing());
     }
 

@@ -433,6 +433,11 @@ impl Holder {
         self.journal.as_mut().map_or_else(Vec::new, std::mem::take)
     }
 
+    /// Nothing is to be written any more.
+    pub fn stop_journal(&mut self) {
+        self.journal = None;
+    }
+
     fn get(&self, key: &Key) -> Option<&Held> {
         self.held.get(usize::from(bucket(key)))?.get(key)
     }

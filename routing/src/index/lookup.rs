@@ -87,7 +87,7 @@ pub struct Tally {
     pub unasked: usize,
     /// Steps from the own view to the furthest node asked.
     pub rounds: u32,
-    /// Whether a bound ended it: then [`Step::NotFound`] says little.
+    /// Whether it ended before enough owners had denied, by a bound or because they were lost: then [`Step::NotFound`] says little.
     pub cut: bool,
 }
 
@@ -252,7 +252,7 @@ impl Lookup {
         }
         self.expire(now);
         if now >= self.deadline {
-            return self.end(true);
+            return self.end();
         }
         let next = self.next(now);
         if let Some((at, hedges)) = next
@@ -271,7 +271,7 @@ impl Lookup {
             });
         match waits.min() {
             Some(until) if !self.is_settled(now) => Step::Wait(until.min(self.deadline)),
-            Some(_) | None => self.end(next.is_some()),
+            Some(_) | None => self.end(),
         }
     }
 
@@ -339,9 +339,9 @@ impl Lookup {
         }
     }
 
-    fn end(&mut self, cut: bool) -> Step {
+    fn end(&mut self) -> Step {
         self.ended = true;
-        self.tally.cut = cut;
+        self.tally.cut = !self.is_denied();
         Step::NotFound
     }
 
@@ -356,7 +356,7 @@ impl Lookup {
 
     fn ask(&mut self, at: usize, hedges: bool, now: Duration) -> Step {
         let Some(candidate) = self.candidates.get_mut(at) else {
-            return self.end(true);
+            return self.end();
         };
         let silence = candidate.rtt.saturating_mul(2).max(self.limits.hedge_min);
         let until = now.saturating_add(self.limits.silence);
@@ -435,14 +435,25 @@ impl Lookup {
         if self.candidates.iter().any(|known| known.is_live(now)) {
             return false;
         }
+        self.is_denied()
+    }
+
+    /// Whether the world has said that nobody holds the key.
+    fn is_denied(&self) -> bool {
         if self.is_wide() {
+            let front = self.front();
             let denied = |at: &usize| {
                 let known = self.candidates.get(*at);
                 known.is_some_and(|known| known.state == State::Denied)
             };
-            return self.front().iter().all(denied);
+            return !front.is_empty() && front.iter().all(denied);
         }
-        self.denials(Level::World) >= self.denials_needed(Level::World)
+        let owners = self
+            .candidates
+            .iter()
+            .filter(|known| known.owns(Level::World));
+        let needed = self.denials_needed(Level::World).min(owners.count());
+        needed > 0 && self.denials(Level::World) >= needed
     }
 
     /// Of the providers an answer names, those worth asking: each once, not this node, and seen, where all are seen.

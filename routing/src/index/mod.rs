@@ -7,17 +7,23 @@
 //! It is an index of hints. What it says of who holds what may be stale by a second, an owner may lie, and a holder may have
 //! dropped what it announced: who fetches verifies what comes, whoever named the source. It knows objects, never chunks.
 
+mod answer;
+mod counts;
+mod driver;
 mod holder;
 mod lookup;
 mod message;
 mod owners;
 mod record;
 mod slab;
+mod store;
 mod table;
 #[cfg(test)]
 mod testing;
 mod wire;
 
+pub use counts::IndexTally;
+pub use driver::{Finding, Index, LOOKUPS_MAX, Parts, ProviderIndex, Rpc, RpcError, Rtt, report};
 pub use holder::{
     FRACTION_STEP, HeldWrite, Holder, HolderLimits, HolderStep, HolderTally, Lag, Provided,
 };
@@ -30,5 +36,6 @@ pub use record::{
     ADDRESSES_MAX, Answer, BUCKETS, CLOSER_MAX, Contact, Digests, PROVIDERS_MAX, Provider, Record,
     WHOLE, Worth, bucket, root,
 };
+pub use store::{Opened, Store, StoreError, StoreTerms};
 pub use table::{CONSIDERED_MAX, Table, TableLimits, TableTally, Write};
 pub use wire::{MESSAGE_BYTES_MAX, Malformed};

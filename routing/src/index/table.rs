@@ -259,6 +259,11 @@ impl Table {
         self.journal.as_mut().map_or_else(Vec::new, std::mem::take)
     }
 
+    /// Nothing is to be written any more.
+    pub fn stop_journal(&mut self) {
+        self.journal = None;
+    }
+
     /// A lease from disk, before its records. All get a whole lease: while this node was down nobody could renew.
     pub fn restore_lease(&mut self, place: u16, terms: Terms, now: Duration) {
         let at = usize::from(place);

@@ -17,7 +17,7 @@ const SLOPE_MAX: f64 = 5.0 * LIGHT_MS_PER_KM;
 /// Milliseconds. A last mile can need so much, and a fit that says more has seen a queue.
 const BASE_MAX: f64 = 50.0;
 
-/// Measurements a fit takes, the rest is left out: 128 × 127 / 2 = 8,128 slopes, a millisecond's work.
+/// Measurements a fit takes, the rest is left out: 128 × 127 / 2 = 8,128 slopes.
 pub(super) const FIT_SAMPLES_MAX: usize = 128;
 
 /// Measurements below which nothing is fitted.

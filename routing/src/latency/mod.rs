@@ -16,7 +16,10 @@ use std::{collections::HashMap, fmt, time::Duration};
 pub use globe::Geography;
 pub use vivaldi::{BadSample, SampleCounts, Vivaldi};
 
-use crate::{NodeId, NodeState, Position, View, Zone};
+use crate::{
+    NodeId, NodeState, Position, View, Zone,
+    geo::{names_metro, names_region},
+};
 
 /// How long a measured round trip is fresh.
 const FRESH: Duration = Duration::from_secs(300);
@@ -25,7 +28,7 @@ const FRESH: Duration = Duration::from_secs(300);
 /// 30 to 60 s and one that got shorter at once.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Paths remembered, some 80 bytes each; beyond it the one measured longest ago is forgotten.
+/// Paths remembered, 96 bytes each; beyond it the one measured longest ago is forgotten.
 const PATHS_MAX: usize = 4_096;
 
 /// The error up to which coordinates are trusted.
@@ -187,7 +190,7 @@ impl Latency {
         self.geography
     }
 
-    /// Fits [`Self::geography`] to the fresh paths of this node. Costs about a millisecond; once a minute is plenty. With too few paths, or too
+    /// Fits [`Self::geography`] to the fresh paths of this node. Costs a pass over up to 8,128 slopes; once a minute is plenty. With too few paths, or too
     /// few distances, it stays as it is.
     pub fn learn_geography(&mut self, view: &View, now: Duration) {
         let Some(here) = view
@@ -231,12 +234,12 @@ fn by_coordinates(one: &NodeState, other: &NodeState) -> Option<(Duration, Sourc
 }
 
 fn by_zones(one: &Zone, other: &Zone) -> Option<(Duration, Source)> {
-    if one.region.is_empty() || other.region.is_empty() {
+    if !names_region(one) || !names_region(other) {
         return None;
     }
     let ms = if one.region != other.region {
         BEYOND_REGION
-    } else if one.metro != other.metro || one.metro.is_empty() {
+    } else if one.metro != other.metro || !names_metro(one) {
         WITHIN_REGION
     } else {
         WITHIN_METRO

@@ -63,7 +63,7 @@ const JUMPS_BELIEVED: u8 = 8;
 /// Round trips of a peer that are remembered.
 const WINDOW: usize = 4;
 
-/// Peers remembered, some 150 bytes each; beyond it the one heard of longest ago is forgotten.
+/// Peers remembered, 136 bytes each; beyond it the one heard of longest ago is forgotten.
 const PEERS_MAX: usize = 1_024;
 
 /// Why a sample did not count.
@@ -192,7 +192,7 @@ impl Vivaldi {
         peer: NodeId,
         theirs: &Coordinates,
         rtt: Duration,
-        rng: &mut impl Rng,
+        rng: &mut (impl Rng + ?Sized),
     ) -> Result<Coordinates, BadSample> {
         if rtt.is_zero() || rtt > RTT_MAX {
             self.counts.round_trip += 1;
@@ -262,7 +262,7 @@ impl Vivaldi {
     }
 
     /// The spring to one peer, then the one to the seed.
-    fn step(&mut self, theirs: &Coordinates, rtt: f64, rng: &mut impl Rng) {
+    fn step(&mut self, theirs: &Coordinates, rtt: f64, rng: &mut (impl Rng + ?Sized)) {
         let foretold = self.here.round_trip(theirs);
         let their_error = theirs.error.clamp(ERROR_MIN, ERROR_MAX);
         let weight = self.here.error / (self.here.error + their_error);
@@ -277,8 +277,11 @@ impl Vivaldi {
                 std::array::from_fn(|at| (self.here.vector[at] - theirs.vector[at]) / apart);
             let all = apart + heights;
             (direction, apart / all, heights / all)
-        } else {
+        } else if step > 0.0 {
             (any_direction(rng), 1.0, 0.0)
+        } else {
+            // At one point and still too far: only the heights are left to give.
+            ([0.0; 3], 0.0, 1.0)
         };
         for (value, towards) in self.here.vector.iter_mut().zip(direction) {
             *value = (*value + step * along * towards).clamp(-COORDINATE_MAX, COORDINATE_MAX);
@@ -306,7 +309,7 @@ fn distance(one: &[f64; 3], other: &[f64; 3]) -> f64 {
 }
 
 /// A direction, each as likely.
-fn any_direction(rng: &mut impl Rng) -> [f64; 3] {
+fn any_direction(rng: &mut (impl Rng + ?Sized)) -> [f64; 3] {
     let upwards: f64 = rng.random_range(-1.0..=1.0);
     let round = rng.random_range(0.0..std::f64::consts::TAU);
     let out = (1.0 - upwards * upwards).sqrt();

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::globe::LIGHT_MS_PER_KM;
-use crate::{Health, NodeId, NodeState, Position, View, Zone};
+use crate::{NodeId, NodeState, Position, View, Zone};
 
 /// Region, metro, latitude, longitude.
 const CITIES: &[(&str, &str, f64, f64)] = &[
@@ -75,27 +75,11 @@ pub(crate) fn node(number: u32, zone: (&str, &str)) -> NodeState {
     let mut id = [0; 32];
     let mut rng = StdRng::seed_from_u64(u64::from(number));
     rng.fill(&mut id);
-    NodeState {
-        id: NodeId(id),
-        name: format!("node-{number}"),
-        addresses: Vec::new(),
-        public_names: Vec::new(),
-        public_addresses: Vec::new(),
-        zone: Zone {
-            region: zone.0.to_owned(),
-            metro: zone.1.to_owned(),
-        },
-        position: None,
-        coordinates: None,
-        asn: None,
-        load: 0.0,
-        capacity: 0,
-        health: Health::Well,
-        draining: false,
-        software: String::new(),
-        schema: 1,
-        purge_marks: Vec::new(),
-    }
+    let zone = Zone {
+        region: zone.0.to_owned(),
+        metro: zone.1.to_owned(),
+    };
+    NodeState::new(NodeId(id), format!("node-{number}"), zone)
 }
 
 /// A view by the first of these.

@@ -17,7 +17,7 @@ pub use handover::{HANDOVER_KEYS_MAX, handover};
 pub use placer::{Bound, Placer};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{Health, Key, NodeId, NodeState, View, Zone};
+use crate::{Health, Key, NodeId, NodeState, View};
 
 /// The load from which on a node is asked for nothing more.
 pub const LOAD_MAX: f64 = 0.9;
@@ -29,6 +29,16 @@ pub(crate) fn weight(id: &NodeId, key: &Key) -> u64 {
     first.copy_from_slice(&id.0);
     second.copy_from_slice(&key.0);
     xxh3_64(&both)
+}
+
+/// Any nodes in a key's own order: the same for all who ask about the same nodes, and when one leaves the others keep theirs. Also for what is no
+/// object: the shields of a site by its name, say.
+#[must_use]
+pub fn rendezvous(nodes: impl IntoIterator<Item = NodeId>, key: &Key) -> Vec<NodeId> {
+    let weighed = nodes.into_iter().map(|id| (weight(&id, key), id));
+    let mut weighed: Vec<_> = weighed.collect();
+    weighed.sort_unstable_by(|one, other| other.cmp(one));
+    weighed.into_iter().map(|(_, id)| id).collect()
 }
 
 /// The nodes of a metro that keep its small objects, as one view has them. Made anew with each view, which costs a pass over its nodes.
@@ -45,8 +55,8 @@ struct Member {
 }
 
 impl Placement {
-    /// The metro of the node that sees the view. Ill and draining nodes keep nothing, degraded ones only where no other does. A node whose zone
-    /// is not known is a metro of its own.
+    /// The metro of the node that sees the view: all nodes with its zone, so those whose zones are not known are one metro together. Ill and
+    /// draining nodes keep nothing, degraded ones only where no other does.
     #[must_use]
     pub fn new(view: &View) -> Self {
         Self::without(view, None)
@@ -55,7 +65,7 @@ impl Placement {
     fn without(view: &View, leaving: Option<&NodeId>) -> Self {
         let zone = view.get(&view.me).map(|me| &me.zone);
         let keeps = |node: &&Arc<NodeState>| {
-            let is_near = node.id == view.me || zone.is_some_and(|zone| is_metro(zone, &node.zone));
+            let is_near = zone.is_some_and(|zone| *zone == node.zone);
             let serves = node.health != Health::Ill && !node.draining;
             is_near && serves && Some(&node.id) != leaving
         };
@@ -84,7 +94,7 @@ impl Placement {
         self.nodes.is_empty()
     }
 
-    /// The key's home, whatever its load. A pass over the metro's nodes, some 10 ns each.
+    /// The key's home, whatever its load. A pass over the metro's nodes, a hash of 64 bytes each.
     #[must_use]
     pub fn home(&self, key: &Key) -> Option<NodeId> {
         self.heaviest(key, |_| true)
@@ -93,13 +103,9 @@ impl Placement {
     /// The first `count` nodes in the key's own order: its home, then where it goes when that is gone or has enough.
     #[must_use]
     pub fn order(&self, key: &Key, count: usize) -> Vec<NodeId> {
-        let mut nodes: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|node| (weight(&node.id, key), node.id))
-            .collect();
-        nodes.sort_unstable_by(|one, other| other.cmp(one));
-        nodes.into_iter().take(count).map(|(_, id)| id).collect()
+        let mut nodes = rendezvous(self.nodes.iter().map(|node| node.id), key);
+        nodes.truncate(count);
+        nodes
     }
 
     /// Where a key goes when each node has this load: the first in its order whose load is no more than `factor` times the mean, and that is not
@@ -122,10 +128,6 @@ impl Placement {
             .max()
             .map(|(_, id)| id)
     }
-}
-
-fn is_metro(one: &Zone, other: &Zone) -> bool {
-    !one.region.is_empty() && !one.metro.is_empty() && one == other
 }
 
 #[cfg(test)]

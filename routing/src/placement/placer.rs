@@ -93,7 +93,7 @@ impl Placer {
     }
 
     /// Where to ask for a key, which is counted as `cost` sent there (no number, or less than nothing, counts as nothing). None where the metro
-    /// has nobody that serves. Two passes over the metro's nodes, some 10 ns each.
+    /// has nobody that serves. Two passes over the metro's nodes, a hash of 64 bytes each.
     pub fn place(&mut self, key: &Key, cost: f64, now: Duration) -> Option<NodeId> {
         self.fade(now);
         let cost = if cost.is_finite() { cost.max(0.0) } else { 0.0 };

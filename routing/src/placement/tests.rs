@@ -251,9 +251,22 @@ fn only_nodes_of_the_metro_that_serve_keep_anything() {
     assert_eq!(ids(&nodes), HashSet::from([nodes[3].id]));
     nodes[3].draining = true;
     assert!(Placement::new(&view(&nodes)).is_empty());
-    // Who does not know its zone keeps to itself.
-    let lost = [node(1, ("", "")), node(2, ("", ""))];
-    assert_eq!(ids(&lost), HashSet::from([lost[0].id]));
+    // Those whose zones are not known are together, and with nobody else.
+    let [one, other] = [1, 2].map(|number| node(number, ("world", "any")));
+    let lost = [one, other, node(3, ("eu", "fra"))];
+    assert_eq!(ids(&lost), HashSet::from([lost[0].id, lost[1].id]));
+}
+
+#[test]
+fn the_order_of_any_nodes_for_a_key_is_the_same_for_all_and_outlives_a_loss() {
+    let nodes = metro(6);
+    let key = Key([8; 32]);
+    let order = rendezvous(nodes.iter().map(|node| node.id), &key);
+    let backwards = rendezvous(nodes.iter().rev().map(|node| node.id), &key);
+    assert_eq!(order, backwards);
+    let rest = order.iter().copied().filter(|id| *id != order[2]);
+    let expected: Vec<_> = rest.clone().collect();
+    assert_eq!(rendezvous(rest, &key), expected);
 }
 
 #[test]

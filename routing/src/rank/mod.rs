@@ -18,8 +18,9 @@ use std::time::Duration;
 pub use policy::{NoSuchPolicy, Policy};
 use rand::Rng;
 pub use residency::{BadPattern, Residency};
+pub use table::Table;
 
-use crate::{Health, Key, LOAD_MAX, Latency, NodeId, NodeState, Source, placement::weight};
+use crate::{Health, Key, LOAD_MAX, Latency, NodeId, NodeState, Source, View, placement::weight};
 
 /// Milliseconds that a node at half its capacity costs; the term grows as a queue does, load / (1 - load): 4 times that at 0.8, 8 at 0.89.
 const LOAD_MS: f64 = 5.0;
@@ -156,14 +157,10 @@ pub enum Verdict {
 }
 
 /// A candidate with what became of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
     /// Which.
     pub id: NodeId,
-    /// Its name, as it says.
-    pub name: String,
-    /// Its zone's text.
-    pub zone: String,
     /// Its load, as it says.
     pub load: f64,
     /// What became of it.
@@ -201,10 +198,14 @@ pub fn rank(candidates: &[Candidate<'_>], wish: &Wish<'_>) -> Ranking {
         (policy, _) => policy,
     };
     let size = wish.bytes.filter(|bytes| *bytes >= LARGE);
-    let known = median_rate(candidates, wish);
-    let row = |candidate: &Candidate<'_>| {
+    let cuts: Vec<_> = candidates
+        .iter()
+        .map(|candidate| cut(candidate.node, wish.residency))
+        .collect();
+    let known = size.and_then(|_| median_rate(candidates, &cuts));
+    let row = |(candidate, cut): (&Candidate<'_>, &Option<Cut>)| {
         let node = candidate.node;
-        let verdict = cut(node, wish.residency).map_or_else(
+        let verdict = cut.map_or_else(
             || {
                 let parts = parts(candidate, policy, size, known);
                 Verdict::Fit {
@@ -217,13 +218,11 @@ pub fn rank(candidates: &[Candidate<'_>], wish: &Wish<'_>) -> Ranking {
         );
         Row {
             id: node.id,
-            name: node.name.clone(),
-            zone: residency::text(&node.zone),
             load: node.load,
             verdict,
         }
     };
-    let mut rows: Vec<_> = candidates.iter().map(row).collect();
+    let mut rows: Vec<_> = candidates.iter().zip(&cuts).map(row).collect();
     // Equal scores stand by what else speaks for one, and last by id, so that the same question has the same order.
     rows.sort_by(|one, other| {
         let key = |row: &Row| match row.verdict {
@@ -255,6 +254,12 @@ impl Ranking {
         &self.rows
     }
 
+    /// All of it for people, with the names that nodes have in this view.
+    #[must_use]
+    pub fn table<'a>(&'a self, view: &'a View) -> Table<'a> {
+        Table::new(self, view)
+    }
+
     /// Those that may be asked, the best first.
     pub fn fit(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.rows.iter().take(self.fit).map(|row| row.id)
@@ -262,7 +267,7 @@ impl Ranking {
 
     /// Which one to ask: of two by chance among those about as good as the best, the less loaded. Under [`Policy::Affinity`] and
     /// [`Policy::RoundRobin`] the first. None where all were cut.
-    pub fn choose(&self, rng: &mut impl Rng) -> Option<NodeId> {
+    pub fn choose(&self, rng: &mut (impl Rng + ?Sized)) -> Option<NodeId> {
         let near = self.rows.get(..self.about_as_good())?;
         let (one, other) = match near {
             [] => return None,
@@ -281,7 +286,7 @@ impl Ranking {
     }
 
     /// Those that may be asked in the order to ask them: the one that [`Self::choose`] takes, then the others, the best first.
-    pub fn order(&self, rng: &mut impl Rng) -> Vec<NodeId> {
+    pub fn order(&self, rng: &mut (impl Rng + ?Sized)) -> Vec<NodeId> {
         let chosen = self.choose(rng);
         let others = self.fit().filter(|id| Some(*id) != chosen);
         chosen.into_iter().chain(others).collect()
@@ -380,11 +385,12 @@ fn rate(candidate: &Candidate<'_>, known: Option<u64>) -> Option<(u64, RateSourc
 }
 
 /// The median of the rates measured of those that may be asked.
-fn median_rate(candidates: &[Candidate<'_>], wish: &Wish<'_>) -> Option<u64> {
+fn median_rate(candidates: &[Candidate<'_>], cuts: &[Option<Cut>]) -> Option<u64> {
     let mut rates: Vec<_> = candidates
         .iter()
-        .filter(|candidate| cut(candidate.node, wish.residency).is_none())
-        .filter_map(|candidate| candidate.rate.filter(|rate| *rate > 0))
+        .zip(cuts)
+        .filter(|(_, cut)| cut.is_none())
+        .filter_map(|(candidate, _)| candidate.rate.filter(|rate| *rate > 0))
         .collect();
     rates.sort_unstable();
     rates.get(rates.len() / 2).copied()

@@ -1,12 +1,16 @@
 //! Where the bytes of a site may be: patterns of zones.
 //!
 //! The text of a zone is its region, a hyphen and its metro, `eu-fra`. A pattern is such a text in which `*` stands for any run of
-//! characters, hyphens included; capitals do not matter. It closes: a node that does not say where it is lies in no pattern but `*`.
+//! characters, hyphens included; capitals do not matter. It closes: a node that does not say where it is (`world-any`, or no zone) lies in none
+//! that names a region.
 
 use crate::Zone;
 
-/// Bytes of a pattern: more than the longest zone has (32, a hyphen and 32).
+/// Bytes of a pattern: a zone's text, and some stars.
 const PATTERN_BYTES_MAX: usize = 80;
+
+/// Bytes of the text of a zone: both parts and the hyphen.
+const ZONE_BYTES_MAX: usize = 2 * Zone::PART_BYTES_MAX + 1;
 
 /// Patterns of a site.
 const PATTERNS_MAX: usize = 64;
@@ -94,20 +98,27 @@ impl Residency {
             return true;
         }
         // Half a zone is none: who does not say where in `eu` it stands is not taken at its word that it stands there.
-        let text = if zone.region.is_empty() || zone.metro.is_empty() {
-            String::new()
-        } else {
-            text(zone).to_ascii_lowercase()
-        };
+        let mut bytes = [0; ZONE_BYTES_MAX];
+        let text = lowercase(zone, &mut bytes).unwrap_or_default();
         self.patterns
             .iter()
-            .any(|pattern| matches(pattern.as_bytes(), text.as_bytes()))
+            .any(|pattern| matches(pattern.as_bytes(), text))
     }
 }
 
-/// Region, hyphen, metro.
-pub(super) fn text(zone: &Zone) -> String {
-    format!("{}-{}", zone.region, zone.metro)
+/// The text of a zone in small letters, written where the caller has room: this is asked of each candidate. None where either part is missing, or
+/// longer than it may be.
+fn lowercase<'a>(zone: &Zone, to: &'a mut [u8; ZONE_BYTES_MAX]) -> Option<&'a [u8]> {
+    let parts = [zone.region.as_bytes(), b"-", zone.metro.as_bytes()];
+    let mut written = 0;
+    for part in parts {
+        let room = to.get_mut(written..written + part.len())?;
+        room.copy_from_slice(part);
+        written += part.len();
+    }
+    let text = to.get_mut(..written)?;
+    text.make_ascii_lowercase();
+    (!zone.region.is_empty() && !zone.metro.is_empty()).then_some(text)
 }
 
 /// Whether the whole text matches. Goes back to the last star only, so it takes at most pattern × text steps.
@@ -159,7 +170,9 @@ mod tests {
             (&["eu-*"], "eu", "fra", true),
             (&["eu-*"], "EU", "FRA", true),
             (&["EU-*"], "eu", "fra", true),
-            (&["eu-*"], "eu-west", "par", true),
+            (&["eu-*"], "eu", "west-par", true),
+            (&["eu-*"], "world", "any", false),
+            (&["eu-fra"], "eu", "any", false),
             (&["eu-*"], "europe", "fra", false),
             (&["eu-*"], "na", "eu-x", false),
             (&["eu-*"], "neu", "x", false),
@@ -174,6 +187,8 @@ mod tests {
             (&["-*"], "", "", false),
             (&["*a*b*"], "eu", "xaxbx", true),
             (&["*a*b"], "eu", "xaxbx", false),
+            (&["eu-*"], "eu", &"x".repeat(62), true),
+            (&["eu-*"], "eu", &"x".repeat(63), false),
         ] {
             let residency = Residency::new(patterns).unwrap();
             assert_eq!(

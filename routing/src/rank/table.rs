@@ -3,18 +3,32 @@
 use std::fmt;
 
 use super::{Parts, Ranking, RateSource, Row, Verdict};
+use crate::View;
 
 /// Characters of a name that are shown.
 const NAME_MAX: usize = 32;
 
-impl fmt::Display for Ranking {
+/// A ranking as a table, one line for each candidate below a line of titles.
+#[derive(Debug, Clone, Copy)]
+pub struct Table<'a> {
+    ranking: &'a Ranking,
+    view: &'a View,
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn new(ranking: &'a Ranking, view: &'a View) -> Self {
+        Self { ranking, view }
+    }
+}
+
+impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "{:<32}  {:<16}  {:>9}  {:>9}  {:<11}  {:>5}  {:>8}  {:>10}  {:<22}  note",
             "node",
             "zone",
-            self.policy.name(),
+            self.ranking.policy.name(),
             "rtt ms",
             "known by",
             "load",
@@ -22,8 +36,13 @@ impl fmt::Display for Ranking {
             "bytes ms",
             "rate"
         )?;
-        for row in &self.rows {
-            write!(f, "{:<32}  {:<16}  ", shown(&row.name), shown(&row.zone))?;
+        for row in &self.ranking.rows {
+            // Who has left since is shown by its id.
+            let (name, zone) = self.view.get(&row.id).map_or_else(
+                || (format!("{:?}", row.id), String::new()),
+                |node| (shown(&node.name), shown(&node.zone.to_string())),
+            );
+            write!(f, "{name:<32}  {zone:<16}  ")?;
             match &row.verdict {
                 Verdict::Fit {
                     score,

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::latency::world::{World, node, seed};
+use crate::latency::world::{World, node, seed, view};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -312,16 +312,26 @@ fn the_table_has_every_candidate_its_parts_and_why_one_is_not_asked() {
     let mut evil = loaded(1, 0.5);
     evil.name = "a\x1b[2Jb\nc".to_owned();
     let abroad = node(2, ("na", "nyc"));
-    let table = rank(&[at(&evil, 7), at(&abroad, 1)], &Wish::nearest(&europe)).to_string();
+    let gone = loaded(3, 0.0);
+    let ranking = rank(
+        &[at(&evil, 7), at(&abroad, 1), at(&gone, 90)],
+        &Wish::nearest(&europe),
+    );
+    let table = ranking.table(&view(&[evil, abroad])).to_string();
     println!("{table}");
     let lines: Vec<_> = table.lines().collect();
-    assert_eq!(lines.len(), 3);
+    assert_eq!(lines.len(), 4);
     assert!(lines[0].contains("latency") && lines[0].contains("rtt ms"));
     assert!(lines[1].starts_with("a?[2Jb?c "), "{}", lines[1]);
     for part in ["12.0", "7.0", "path", "0.50", "5.0"] {
         assert!(lines[1].contains(part), "{part} in {}", lines[1]);
     }
-    assert!(lines[2].ends_with("not asked: outside the site's zones"));
+    assert!(
+        lines[2].starts_with(&format!("{:?} ", gone.id)),
+        "{}",
+        lines[2]
+    );
+    assert!(lines[3].ends_with("not asked: outside the site's zones"));
 }
 
 #[test]
@@ -398,6 +408,7 @@ proptest! {
             Some(id) => prop_assert!(fit.contains(&id)),
         }
         prop_assert_eq!(ranking.order(rng).len(), fit.len());
-        prop_assert!(!ranking.to_string().is_empty());
+        let lines = nodes.first().map(|_| ranking.table(&view(&nodes)).to_string().lines().count());
+        prop_assert!(lines.is_none_or(|lines| lines == nodes.len() + 1));
     }
 }

@@ -34,24 +34,27 @@ pub(super) enum Built {
     Renewal(u64),
 }
 
+/// What a change that is under way does to what the owner has.
 #[derive(Debug, Clone, Copy)]
-struct Item {
-    key: Key,
-    since: Duration,
-    /// What the owner had of the key, as a digest.
-    before: u64,
-    /// What it has once it accepts.
-    sent: u64,
+enum Sent {
+    Clear(u8),
+    Key {
+        key: Key,
+        since: Duration,
+        /// What the owner had of the key, as a digest.
+        before: u64,
+        /// What it has once it accepts.
+        after: u64,
+        /// Whether its bucket is told anew.
+        is_retold: bool,
+    },
 }
 
 #[derive(Debug)]
 enum InFlight {
+    /// As the announcement's changes are, one for each.
     Announcement {
-        /// The first change clears this bucket.
-        cleared: Option<u8>,
-        /// Some of the items are this bucket's, told anew.
-        told: Option<u8>,
-        items: Vec<Item>,
+        sent: Vec<Sent>,
         since: Duration,
     },
     Renewal,
@@ -136,7 +139,7 @@ impl Desk {
     /// Changes that wait or are under way, and since when the oldest does.
     pub(super) fn waiting(&self) -> (usize, Option<Duration>) {
         let (sent, sent_since) = match &self.in_flight {
-            Some(InFlight::Announcement { items, since, .. }) => (items.len(), Some(*since)),
+            Some(InFlight::Announcement { sent, since }) => (sent.len(), Some(*since)),
             Some(InFlight::Renewal) | None => (0, None),
         };
         let unestablished = (!self.is_established && self.nonempty > 0).then_some(self.since);
@@ -243,39 +246,42 @@ impl Desk {
             return Built::Renewal(root(&self.believed));
         }
         let mut changes = Vec::new();
-        let mut items = Vec::new();
-        let mut cleared = None;
-        if self.retelling.is_none()
-            && let Some(next) = self.differing.pop_first()
-        {
-            self.before.retain(|key, _| bucket(key) != next);
-            self.queue.retain(|(_, key)| bucket(key) != next);
-            changes.push(Change::Clear(next));
-            cleared = Some(next);
-            self.retelling = Some(Retelling {
-                bucket: next,
-                after: None,
-            });
-        }
-        let told = self.retelling.map(|retelling| retelling.bucket);
-        if let Some(retelling) = &mut self.retelling {
+        let mut sent = Vec::new();
+        let mut looked_at = 0;
+        while changes.len() < CHANGES_MAX && looked_at < LOOKED_AT_MAX {
+            let Some(retelling) = &mut self.retelling else {
+                let Some(next) = self.differing.pop_first() else {
+                    break;
+                };
+                self.before.retain(|key, _| bucket(key) != next);
+                self.queue.retain(|(_, key)| bucket(key) != next);
+                changes.push(Change::Clear(next));
+                sent.push(Sent::Clear(next));
+                self.retelling = Some(Retelling {
+                    bucket: next,
+                    after: None,
+                });
+                continue;
+            };
             let mut is_done = true;
-            for (looked_at, key) in keys(retelling.bucket, retelling.after).enumerate() {
+            for key in keys(retelling.bucket, retelling.after) {
                 if changes.len() == CHANGES_MAX || looked_at == LOOKED_AT_MAX {
                     is_done = false;
                     break;
                 }
+                looked_at += 1;
                 retelling.after = Some(key);
                 if self.declined.contains(&key) {
                     continue;
                 }
                 if let Some(record) = held(&key) {
                     changes.push(Change::Add(record));
-                    items.push(Item {
+                    sent.push(Sent::Key {
                         key,
                         since: self.differing_since.unwrap_or(now),
                         before: 0,
-                        sent: record.digest(),
+                        after: record.digest(),
+                        is_retold: true,
                     });
                 }
             }
@@ -292,49 +298,54 @@ impl Desk {
             };
             let record = held(&key);
             changes.push(change_of(&key, record));
-            items.push(Item {
+            sent.push(Sent::Key {
                 key,
                 since,
                 before,
-                sent: record.map_or(0, |record| record.digest()),
+                after: record.map_or(0, |record| record.digest()),
+                is_retold: false,
             });
         }
         if changes.is_empty() {
             self.told();
             return Built::Nothing;
         }
-        let since = items.iter().map(|item| item.since).min().unwrap_or(now);
-        self.in_flight = Some(InFlight::Announcement {
-            cleared,
-            told,
-            items,
-            since,
+        let since = sent.iter().map(|sent| match sent {
+            Sent::Clear(_) => self.differing_since.unwrap_or(now),
+            Sent::Key { since, .. } => *since,
         });
+        let since = since.min().unwrap_or(now);
+        self.in_flight = Some(InFlight::Announcement { sent, since });
         Built::Changes(changes)
     }
 
     /// The owner has taken what was announced, but for these places.
     pub(super) fn accepted(&mut self, refused: &[u16], now: Duration) {
-        let Some(InFlight::Announcement { cleared, items, .. }) = self.in_flight.take() else {
+        let Some(InFlight::Announcement { sent, .. }) = self.in_flight.take() else {
             return;
         };
-        if let Some(cleared) = cleared {
-            let all = self.believed.get(usize::from(cleared)).copied();
-            self.shift(cleared, all.unwrap_or(0).wrapping_neg());
-        }
-        for (place, item) in (usize::from(cleared.is_some())..).zip(&items) {
-            let place = u16::try_from(place).unwrap_or(u16::MAX);
-            let is_refused = refused.binary_search(&place).is_ok();
-            let has = if is_refused { 0 } else { item.sent };
-            self.shift(bucket(&item.key), has.wrapping_sub(item.before));
-            if !is_refused || item.sent == 0 {
-                continue;
-            }
-            // The key may have changed again since.
-            match self.before.get_mut(&item.key) {
-                Some(before) => *before = 0,
-                None => {
-                    self.declined.insert(item.key);
+        for (place, sent) in (0u16..).zip(sent) {
+            match sent {
+                Sent::Clear(bucket) => {
+                    let all = self.believed.get(usize::from(bucket)).copied();
+                    self.shift(bucket, all.unwrap_or(0).wrapping_neg());
+                }
+                Sent::Key {
+                    key, before, after, ..
+                } => {
+                    let is_refused = after != 0 && refused.binary_search(&place).is_ok();
+                    let has = if is_refused { 0 } else { after };
+                    self.shift(bucket(&key), has.wrapping_sub(before));
+                    if !is_refused {
+                        continue;
+                    }
+                    // The key may have changed again since.
+                    match self.before.get_mut(&key) {
+                        Some(before) => *before = 0,
+                        None => {
+                            self.declined.insert(key);
+                        }
+                    }
                 }
             }
         }
@@ -393,26 +404,31 @@ impl Desk {
         let pause = limits.retry.saturating_mul(1 << self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
         self.not_before = now.saturating_add(pause.min(most));
-        let Some(InFlight::Announcement {
-            cleared,
-            told,
-            items,
-            since,
-        }) = self.in_flight.take()
-        else {
+        let Some(InFlight::Announcement { sent, since }) = self.in_flight.take() else {
             return;
         };
         self.is_uncertain = true;
-        if let Some(told) = told.or(cleared) {
-            self.retelling = self.retelling.filter(|retelling| retelling.bucket != told);
-            self.retell(told, since);
+        for sent in &sent {
+            let of = match sent {
+                Sent::Clear(bucket) => *bucket,
+                Sent::Key { key, is_retold, .. } if *is_retold => bucket(key),
+                Sent::Key { .. } => continue,
+            };
+            self.retelling = self.retelling.filter(|retelling| retelling.bucket != of);
+            self.retell(of, since);
         }
-        for item in items.iter().rev() {
-            if self.differing.contains(&bucket(&item.key)) {
+        for sent in sent.iter().rev() {
+            let Sent::Key {
+                key, since, before, ..
+            } = sent
+            else {
+                continue;
+            };
+            if self.differing.contains(&bucket(key)) {
                 continue;
             }
-            if self.before.insert(item.key, item.before).is_none() {
-                self.queue.push_front((item.since, item.key));
+            if self.before.insert(*key, *before).is_none() {
+                self.queue.push_front((*since, *key));
             }
         }
     }

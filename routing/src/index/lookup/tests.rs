@@ -170,6 +170,7 @@ fn with_every_owner_dead_it_ends_when_the_last_counts_as_failed() {
     asked.sort();
     assert_eq!(asked, [1, 2, 3, 8, 9, 11].map(id));
     assert_eq!(lookup.tally().lost, 6);
+    assert!(lookup.tally().cut, "nobody has denied");
     assert!(now < 1100 * MS, "{now:?}");
 }
 

@@ -4,8 +4,9 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
-    Latency, Source,
+    Candidate, Latency, Residency, Source, Wish,
     latency::world::{World, seed},
+    rank,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,20 +53,26 @@ impl Cluster {
         }
     }
 
+    /// One that asks and five that hold.
+    fn holders(&self, rng: &mut StdRng) -> (usize, Vec<usize>) {
+        let count = self.vivaldis.len();
+        let at = rng.random_range(0..count);
+        let mut others = Vec::new();
+        while others.len() < 5 {
+            let other = rng.random_range(0..count);
+            if other != at && !others.contains(&other) {
+                others.push(other);
+            }
+        }
+        (at, others)
+    }
+
     /// Milliseconds lost on average by taking the one of five that seems nearest.
     fn extra(&mut self, seems: impl Fn(&Self, usize, usize) -> f64) -> f64 {
-        let count = self.vivaldis.len();
         let mut lost = 0.0;
         let mut rng = StdRng::seed_from_u64(99);
         for _ in 0..4_000 {
-            let at = rng.random_range(0..count);
-            let mut others = Vec::new();
-            while others.len() < 5 {
-                let other = rng.random_range(0..count);
-                if other != at && !others.contains(&other) {
-                    others.push(other);
-                }
-            }
+            let (at, others) = self.holders(&mut rng);
             let is = |other: &usize| self.world.round_trip(at, *other);
             let taken = others
                 .iter()
@@ -94,6 +101,29 @@ impl Cluster {
                 .unwrap();
             rtt.as_secs_f64()
         })
+    }
+
+    /// As nodes are chosen: ranked, and one of those about as good as the best drawn.
+    fn extra_by_choice(&mut self) -> f64 {
+        let latency = Latency::new(NodeId([0; 32]));
+        let anywhere = Residency::anywhere();
+        let mut rng = StdRng::seed_from_u64(98);
+        let mut lost = 0.0;
+        for _ in 0..4_000 {
+            let (at, others) = self.holders(&mut rng);
+            let nodes = &self.world.nodes;
+            let candidates: Vec<_> = others
+                .iter()
+                .map(|other| Candidate::new(&latency, &nodes[at], &nodes[*other], self.now))
+                .collect();
+            let ranking = rank(&candidates, &Wish::nearest(&anywhere));
+            let chosen = ranking.choose(&mut rng).unwrap();
+            let is = |other: &usize| self.world.round_trip(at, *other);
+            let best = others.iter().map(is).fold(f64::INFINITY, f64::min);
+            let taken = others.iter().find(|other| nodes[**other].id == chosen);
+            lost += is(taken.unwrap()) - best;
+        }
+        lost / 4_000.0
     }
 
     fn extra_by_geography(&mut self) -> f64 {
@@ -149,9 +179,10 @@ fn the_nearest_by_estimate_is_at_most_10_ms_from_the_nearest_after_200_samples()
             before = samples;
             let coordinates = cluster.extra_by_coordinates();
             let estimate = cluster.extra_by_estimate();
+            let choice = cluster.extra_by_choice();
             println!(
                 "  {samples:>5} samples: coordinates {coordinates:>5.1}, estimate {estimate:>5.1}, \
-                 error {:.2}, sure of {}, refused {:.4}",
+                 choice {choice:>5.1}, error {:.2}, sure of {}, refused {:.4}",
                 cluster.error(),
                 cluster.trusted(),
                 cluster.refused(),
@@ -161,10 +192,12 @@ fn the_nearest_by_estimate_is_at_most_10_ms_from_the_nearest_after_200_samples()
                 assert!(estimate <= geography + 1.0, "{samples}: {estimate} ms");
                 if samples >= 200 {
                     assert!(estimate <= 10.0, "{samples} samples: {estimate} ms");
+                    assert!(choice <= 10.0, "{samples} samples: {choice} ms");
                     assert!(estimate < 0.75 * geography, "{samples}: {estimate} ms");
                 }
             }
-            assert!(cluster.refused() < 0.001, "{}", cluster.refused());
+            // Who moves while it believes to have settled is taken for one that jumps; that is rare.
+            assert!(cluster.refused() < 0.005, "{}", cluster.refused());
         }
     }
 }
@@ -286,6 +319,7 @@ fn peers_beyond_the_bound_push_out_the_one_heard_of_longest_ago() {
             .unwrap();
     }
     assert_eq!(vivaldi.peers.len(), PEERS_MAX);
+    assert_eq!(size_of::<(NodeId, Peer)>(), 136);
     assert!(!vivaldi.peers.contains_key(&NodeId([0; 32])));
 }
 
@@ -300,6 +334,31 @@ fn two_nodes_at_one_point_part() {
     }
     let foretold = vivaldi.coordinates().round_trip(&theirs);
     assert!((foretold - 50.0).abs() < 5.0, "{foretold} ms");
+}
+
+#[test]
+fn the_nodes_of_one_rack_stay_together_and_are_sure_of_it() {
+    let frankfurt = Position {
+        latitude: 50.11,
+        longitude: 8.68,
+    };
+    let mut rng = rng();
+    let mut rack: Vec<_> = (0..3).map(|_| Vivaldi::new(Some(&frankfurt))).collect();
+    for at in 0..300 {
+        let (one, other) = (at % 3, (at + 1 + at / 3 % 2) % 3);
+        let theirs = rack[other].coordinates();
+        let rtt = Duration::from_micros(rng.random_range(40..900));
+        let now = SECOND * u32::try_from(at).unwrap();
+        let peer = id(u8::try_from(other).unwrap());
+        rack[one]
+            .observe(now, peer, &theirs, rtt, &mut rng)
+            .unwrap();
+    }
+    for (one, other) in [(0, 1), (1, 2), (0, 2)] {
+        let (one, other) = (rack[one].coordinates(), rack[other].coordinates());
+        let foretold = one.round_trip(&other);
+        assert!(foretold < 2.0 && one.error < 0.2, "{foretold} ms, {one:?}");
+    }
 }
 
 #[test]
