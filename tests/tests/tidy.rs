@@ -243,8 +243,12 @@ fn load(path: &Path) -> Result<Config, String> {
     let table: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| error.to_string())?;
-    let listens = |key| table.get("listen").and_then(|listen| listen.get(key));
-    let is_shield = listens("stoq").is_some() && listens("https").or(listens("http")).is_none();
+    let listens = |key| {
+        table
+            .get("listen")
+            .is_some_and(|listen| listen.get(key).is_some())
+    };
+    let is_shield = listens("stoq") && !listens("https") && !listens("http");
     let role = if is_shield { Role::Shield } else { Role::Edge };
     Config::load(path, &Env::none(), role).map_err(|errors| errors.to_string())
 }
