@@ -226,6 +226,8 @@ fn three_edges_find_each_other_and_a_killed_one_is_gone_within_five_seconds() {
         }
     }
     println!("SIGTERM: the others know after {:?}", began.elapsed());
+    let log = fs::read_to_string(mesh.path("edge-1.log")).unwrap();
+    assert!(!log.contains("panicked"), "{log}");
     assert!(exists(&mesh.path("state/edge-1/generation")));
 }
 

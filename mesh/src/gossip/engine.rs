@@ -10,11 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chitchat::transport::Transport;
 use chitchat::{
-    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
-    FailureDetectorConfig, spawn_chitchat,
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat,
 };
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use rand::seq::IteratorRandom;
 use stoq::hello::RoleRule;
@@ -34,7 +33,7 @@ use super::generation::{Generations, wall_ms};
 use super::metrics::GossipMetrics;
 use super::papers::Papers;
 use super::places::Places;
-use super::transport::{Inbox, Stoq};
+use super::transport::{Carrier, Inbox, Stoq};
 use super::wire::{Id, Message, NodeDelta, Value};
 
 /// Nodes that were seen and are not: their addresses are tried, so that a split heals whatever it split. 1,024 × some 200 B, for a day.
@@ -46,7 +45,7 @@ const LOOK_EVERY: u64 = 2;
 /// Nodes that are told that this one drains; they tell the others.
 const TOLD_AT_DRAIN: usize = 8;
 /// What telling them may take.
-const FAREWELL: Duration = Duration::from_millis(300);
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often in an interval it is looked at who lives.
 const LOOKS: u32 = 2;
 /// Least time between two starts of the engine, but for the first.
@@ -243,14 +242,14 @@ impl Gossip {
     }
 
     /// As [`run`](Self::run), whatever carries the messages to others' [`Inbox`].
-    pub(super) async fn run_over(&self, transport: &dyn Transport, places: &Places) {
+    pub(super) async fn run_over(&self, carrier: &dyn Carrier, places: &Places) {
         let engine = async {
             let mut above = 0;
             let mut living = Living::default();
             loop {
                 let began = Instant::now();
                 let generation = self.0.generations.lock().next(above, wall_ms());
-                let ended = self.life(generation, transport, places, &mut living);
+                let ended = self.life(generation, carrier, places, &mut living);
                 above = generation.max(ended.await);
                 self.0.metrics.restarts.inc();
                 sleep(RESTART_EVERY.saturating_sub(began.elapsed())).await;
@@ -267,7 +266,7 @@ impl Gossip {
     async fn life(
         &self,
         generation: u64,
-        transport: &dyn Transport,
+        carrier: &dyn Carrier,
         places: &Places,
         living: &mut Living,
     ) -> u64 {
@@ -284,7 +283,7 @@ impl Gossip {
         };
         let id = ChitchatId::new(short(&self.me()), generation, listens);
         let config = self.chitchat_config(id.clone());
-        let handle = match spawn_chitchat(config, values, transport).await {
+        let handle = match spawn_chitchat(config, values, carrier).await {
             Ok(handle) => handle,
             Err(error) => {
                 tracing::error!(%error, "gossip cannot begin");
@@ -294,7 +293,7 @@ impl Gossip {
         tracing::info!(node = %id.node_id, generation, %listens, "gossip begins");
         living.begin_again(Instant::now());
         let ended = self
-            .keep(&handle, &id, living, &mut publisher, places, transport)
+            .keep(&handle, &id, living, &mut publisher, places, carrier)
             .await;
         let _ = timeout(ENDING, handle.shutdown()).await;
         ended.max(generation)
@@ -307,7 +306,7 @@ impl Gossip {
         living: &mut Living,
         publisher: &mut Publisher,
         places: &Places,
-        transport: &dyn Transport,
+        carrier: &dyn Carrier,
     ) -> u64 {
         let chitchat = handle.chitchat();
         let mut watcher = chitchat.lock().await.live_nodes_watcher();
@@ -335,7 +334,7 @@ impl Gossip {
             self.say(&mut *chitchat.lock().await, publisher);
             if publisher.published.draining && !drained {
                 let word = last_word(&mut *chitchat.lock().await, id);
-                self.farewell(transport, id.gossip_advertise_addr, &word)
+                self.farewell(carrier, id.gossip_advertise_addr, &word)
                     .await;
             }
             if ticked {
@@ -488,20 +487,16 @@ impl Gossip {
     }
 
     /// Tells some that this node drains. It takes no connection any more, so nobody's question for its word would reach it.
-    async fn farewell(&self, transport: &dyn Transport, listens: SocketAddr, word: &[u8]) {
-        let Ok(mut socket) = transport.open(listens).await else {
-            return;
+    async fn farewell(&self, carrier: &dyn Carrier, listens: SocketAddr, word: &[u8]) {
+        let others: Vec<_> = {
+            let view = self.view();
+            let others = view.nodes().iter().filter(|node| node.id != view.me);
+            let others = others.choose_multiple(&mut rand::rng(), TOLD_AT_DRAIN);
+            let first = others.into_iter().filter_map(|node| node.addresses.first());
+            first.copied().collect()
         };
-        let view = self.view();
-        let others = view.nodes().iter().filter(|node| node.id != view.me);
-        let others = others.choose_multiple(&mut rand::rng(), TOLD_AT_DRAIN);
-        for addr in others.into_iter().filter_map(|node| node.addresses.first()) {
-            if let Ok(message) = ChitchatMessage::deserialize(&mut &*word) {
-                let _ = socket.send(*addr, message).await;
-            }
-        }
-        // What is on its way is cut off with the socket.
-        sleep(FAREWELL).await;
+        let telling = others.into_iter().map(|to| carrier.post(listens, to, word));
+        let _ = timeout(FAREWELL, join_all(telling)).await;
     }
 
     /// Begins to gossip with some who are not in view.

@@ -136,6 +136,35 @@ impl Handler for Inbox {
     }
 }
 
+/// chitchat's transport, and a way past chitchat for a message that is not its own: chitchat writes anew only what it made.
+pub(super) trait Carrier: Transport {
+    /// Sends a message from the node that listens there. It may be lost. Cancel-safe.
+    fn post<'a>(
+        &'a self,
+        listens: SocketAddr,
+        to: SocketAddr,
+        message: &'a [u8],
+    ) -> BoxFuture<'a, ()>;
+}
+
+impl Carrier for Stoq {
+    fn post<'a>(
+        &'a self,
+        listens: SocketAddr,
+        to: SocketAddr,
+        message: &'a [u8],
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let Ok(body) = frame::pack(message) else {
+                return;
+            };
+            if let Err(error) = tell(&self.pool, to, frame::head(listens), body).await {
+                tracing::debug!(%to, %error, "a gossip message was not sent");
+            }
+        })
+    }
+}
+
 /// chitchat's transport.
 #[derive(Debug, Clone)]
 pub(super) struct Stoq {

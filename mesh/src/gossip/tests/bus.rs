@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Serializable};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -21,7 +22,7 @@ use stoq_routing::{NodeId, NodeState, Zone};
 use tokio::task::JoinHandle;
 
 use crate::gossip::gate::From;
-use crate::gossip::transport::{Arrivals, Inbox};
+use crate::gossip::transport::{Arrivals, Carrier, Inbox};
 use crate::gossip::{Gossip, GossipConfig, Places, frame};
 
 /// How the network treats what is sent.
@@ -107,6 +108,18 @@ impl Transport for Port {
             listens,
             arrived: inbox.arrived(),
         }))
+    }
+}
+
+impl Carrier for Port {
+    fn post<'a>(
+        &'a self,
+        listens: SocketAddr,
+        to: SocketAddr,
+        message: &'a [u8],
+    ) -> BoxFuture<'a, ()> {
+        self.0.send(listens, to, message);
+        Box::pin(std::future::ready(()))
     }
 }
 
