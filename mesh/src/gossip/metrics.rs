@@ -68,7 +68,7 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
-/// See the [module](self).
+/// What gossip counts: see the head of this file.
 #[derive(Debug, Default)]
 pub struct GossipMetrics {
     /// Messages given to the transport; those that fail are in `dropped` as well.

@@ -15,7 +15,7 @@ use super::srv::Srv;
 /// What one look may take.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Where other nodes may be. [`run`](Self::run) keeps it up to date.
+/// Where other nodes may be. `run` keeps it up to date.
 #[derive(Debug)]
 pub struct Places {
     seeds: Vec<NodeAddr>,
