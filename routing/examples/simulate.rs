@@ -56,13 +56,23 @@ fn main() -> anyhow::Result<ExitCode> {
         partitions: arguments.partitions,
         matrix,
     };
-    println!("seed {}; virtual time, 0.2 ms of work an answer, connections open", plan.seed);
+    println!(
+        "seed {}; virtual time, 0.2 ms of work an answer, connections open",
+        plan.seed
+    );
     let mut missed = Vec::new();
     for section in plan.sections() {
         print!("{section}");
         missed.extend(section.missed().map(|figure| figure.what.clone()));
     }
-    println!("\n{} bars missed{}", missed.len(), missed.iter().map(|what| format!("\n  {what}")).collect::<String>());
+    println!(
+        "\n{} bars missed{}",
+        missed.len(),
+        missed
+            .iter()
+            .map(|what| format!("\n  {what}"))
+            .collect::<String>()
+    );
     Ok(match missed.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

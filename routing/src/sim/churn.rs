@@ -5,10 +5,12 @@ use std::time::Duration;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
-    Edges, Learning, Matrix, Mesh, Times, Wire, draw, learn::estimated, lookups::look_up,
+    Edges, Learning, Matrix, Mesh, Times, Wire, draw,
+    learn::estimated,
+    lookups::look_up,
     partitions::{LOSS_SEEN, RETURN_SEEN},
 };
-use crate::{Key, NodeId};
+use crate::{Key, NodeId, index::LookupLimits};
 
 /// What edges go through.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,7 +54,9 @@ pub fn churn(matrix: &Matrix, churn: Churn, seed: u64) -> Churned {
     let mut way = Wire::new(matrix, rng.random()).losing(churn.loss);
     let mut mesh = Mesh::new(&edges, wire, rng.random());
     let all: Vec<usize> = (0..edges.len()).collect();
-    let keys: Vec<_> = (0..churn.objects).map(|_| Key(draw::point(&mut rng))).collect();
+    let keys: Vec<_> = (0..churn.objects)
+        .map(|_| Key(draw::point(&mut rng)))
+        .collect();
     let count = super::lookups::part(edges.len(), churn.held_by).max(1);
     for key in &keys {
         for holder in draw::some(&mut rng, &all, count) {
@@ -89,26 +93,66 @@ pub fn churn(matrix: &Matrix, churn: Churn, seed: u64) -> Churned {
             turns[*edge] = mesh.now() + stays.mul_f64(draw::exponential(&mut rng));
         }
         for _ in 0..LOOKUPS_A_SECOND.div_ceil(4) {
-            let (key, from) = (keys[rng.random_range(0..keys.len())], rng.random_range(0..all.len()));
+            let (key, from) = (
+                keys[rng.random_range(0..keys.len())],
+                rng.random_range(0..all.len()),
+            );
             let lives = |edge: &usize| mesh.is_up(*edge) && mesh.holds(*edge).contains(&key);
             if !mesh.is_up(from) || mesh.holds(from).contains(&key) || !all.iter().any(lives) {
                 continue;
             }
             let owners = mesh.owners(from).clone();
+            let (asker, limits) = (edges.state(from).id, LookupLimits::default());
             let rtt = |id: &NodeId| estimated(&edges, from, edges.place(id)?);
-            let ended = look_up(&mut way, &edges, &owners, &rtt, key, |node, _| {
-                mesh.answer(node, &key)
-            });
+            let ended = look_up(
+                &mut way,
+                &edges,
+                &owners,
+                &rtt,
+                key,
+                limits,
+                |node, wide| mesh.answer(node, &asker, &key, wide),
+            );
             let named = |edge: &usize| {
                 let id = edges.state(*edge).id;
                 ended.providers.iter().any(|provider| provider.holder == id)
             };
             let is_found = !ended.providers.is_empty();
-            dead_ends += usize::from(is_found && !all.iter().any(|edge| named(edge) && lives(edge)));
+            dead_ends +=
+                usize::from(is_found && !all.iter().any(|edge| named(edge) && lives(edge)));
             times.push(is_found.then_some(ended.took));
         }
     }
     result.dead_ends = dead_ends as f64 / times.len().max(1) as f64;
     result.lookups = Times::of(times);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Regions, seed};
+
+    #[test]
+    fn edges_that_come_and_go_leave_what_the_others_hold_to_be_found() {
+        let seed = seed(1);
+        let matrix = Matrix::on_earth(40, Regions::Parts, seed);
+        let what = Churn {
+            lives: Duration::from_mins(5),
+            away: Duration::from_secs(30),
+            held_by: 0.1,
+            objects: 30,
+            lasts: Duration::from_mins(1),
+            loss: 0.02,
+        };
+        let result = churn(&matrix, what, seed);
+        println!(
+            "{} deaths, {} lookups, {} not found",
+            result.deaths,
+            result.lookups.tries(),
+            result.lookups.failed
+        );
+        assert!(result.deaths > 0 && result.lookups.tries() > 100);
+        assert!(result.lookups.failed_part() <= 0.02);
+    }
 }

@@ -8,10 +8,12 @@ use super::{Edges, Matrix, Mesh, Regions, Times, Wire, draw};
 use crate::Key;
 
 /// When an edge sees that others are gone: what gossip every 500 ms and a phi of 8 need.
-pub(super) const LOSS_SEEN: std::ops::Range<Duration> = Duration::from_secs(2)..Duration::from_secs(5);
+pub(super) const LOSS_SEEN: std::ops::Range<Duration> =
+    Duration::from_secs(2)..Duration::from_secs(5);
 
 /// When it sees that they are back.
-pub(super) const RETURN_SEEN: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_secs(2);
+pub(super) const RETURN_SEEN: std::ops::Range<Duration> =
+    Duration::from_millis(200)..Duration::from_secs(2);
 
 /// How often it is looked whether all has settled.
 const STEP: Duration = Duration::from_millis(250);
