@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use stoq_routing::sim::{Matrix, Plan, Regions};
+use stoq_routing::sim::{Matrix, NODES_MAX, Plan, Regions};
 
 /// Simulates a mesh in virtual time: lookups of the provider index beside Kademlia's, deaths, partitions, churn.
 #[derive(Debug, Parser)]
@@ -36,6 +36,11 @@ struct Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    anyhow::ensure!(
+        (8..=NODES_MAX).contains(&arguments.edges),
+        "--edges {}: 8 to {NODES_MAX}",
+        arguments.edges
+    );
     if let Some(file) = &arguments.write_matrix {
         let matrix = Matrix::on_earth(arguments.edges, Regions::Parts, arguments.seed);
         fs::write(file, matrix.to_text()).with_context(|| file.display().to_string())?;

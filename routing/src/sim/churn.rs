@@ -10,7 +10,7 @@ use super::{
     lookups::look_up,
     partitions::{LOSS_SEEN, RETURN_SEEN},
 };
-use crate::{Key, NodeId};
+use crate::{Key, NodeId, index::LookupLimits};
 
 /// What edges go through.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,10 +102,17 @@ pub fn churn(matrix: &Matrix, churn: Churn, seed: u64) -> Churned {
                 continue;
             }
             let owners = mesh.owners(from).clone();
+            let (asker, limits) = (edges.state(from).id, LookupLimits::default());
             let rtt = |id: &NodeId| estimated(&edges, from, edges.place(id)?);
-            let ended = look_up(&mut way, &edges, &owners, &rtt, key, |node, _| {
-                mesh.answer(node, &key)
-            });
+            let ended = look_up(
+                &mut way,
+                &edges,
+                &owners,
+                &rtt,
+                key,
+                limits,
+                |node, wide| mesh.answer(node, &asker, &key, wide),
+            );
             let named = |edge: &usize| {
                 let id = edges.state(*edge).id;
                 ended.providers.iter().any(|provider| provider.holder == id)
@@ -119,4 +126,33 @@ pub fn churn(matrix: &Matrix, churn: Churn, seed: u64) -> Churned {
     result.dead_ends = dead_ends as f64 / times.len().max(1) as f64;
     result.lookups = Times::of(times);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Regions, seed};
+
+    #[test]
+    fn edges_that_come_and_go_leave_what_the_others_hold_to_be_found() {
+        let seed = seed(1);
+        let matrix = Matrix::on_earth(40, Regions::Parts, seed);
+        let what = Churn {
+            lives: Duration::from_mins(5),
+            away: Duration::from_secs(30),
+            held_by: 0.1,
+            objects: 30,
+            lasts: Duration::from_mins(1),
+            loss: 0.02,
+        };
+        let result = churn(&matrix, what, seed);
+        println!(
+            "{} deaths, {} lookups, {} not found",
+            result.deaths,
+            result.lookups.tries(),
+            result.lookups.failed
+        );
+        assert!(result.deaths > 0 && result.lookups.tries() > 100);
+        assert!(result.lookups.failed_part() <= 0.02);
+    }
 }

@@ -84,3 +84,28 @@ pub fn estimated(edges: &Edges, from: usize, to: usize) -> Option<Duration> {
     let (rtt, _) = Latency::new(from.id).estimate(from, to, Duration::ZERO)?;
     Some(rtt)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Matrix, Regions, seed};
+
+    #[test]
+    fn after_200_measurements_the_choice_of_a_provider_loses_at_most_10_ms() {
+        let seed = seed(1);
+        let matrix = Matrix::on_earth(100, Regions::Parts, seed);
+        let mut edges = Edges::new(&matrix, seed);
+        let mut wire = Wire::new(&matrix, seed);
+        let lost = |wire: &Wire<'_>, edges: &Edges| {
+            lost_by_choosing_ms(wire, edges, 1_000, seed, |me, holders| {
+                let nearest = |holder: &usize| estimated(edges, me, *holder);
+                holders.iter().copied().min_by_key(nearest)
+            })
+        };
+        let before = lost(&wire, &edges);
+        Learning::new(&edges, seed).measure(&mut wire, &mut edges, 200);
+        let after = lost(&wire, &edges);
+        println!("{before:.1} ms by geography, {after:.1} ms by coordinates");
+        assert!(after <= 10.0 && after < before, "{before} {after}");
+    }
+}

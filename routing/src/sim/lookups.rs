@@ -16,8 +16,8 @@ use super::{
 use crate::{
     Key, NodeId,
     index::{
-        ADDRESSES_MAX, Answer, CLOSER_MAX, Contact, Level, Lookup, LookupLimits, Owners,
-        PROVIDERS_MAX, Provider, REPLICAS, Step, Tally, WHOLE,
+        Answer, Change, Level, Lookup, LookupLimits, Owners, Provider, REPLICAS, Record, Step,
+        Table, TableLimits, Tally, Terms, WHOLE, answer,
     },
 };
 
@@ -45,11 +45,12 @@ pub fn look_up(
     owners: &Arc<Owners>,
     rtt: &dyn Fn(&NodeId) -> Option<Duration>,
     key: Key,
+    limits: LookupLimits,
     knows: impl Fn(usize, bool) -> Answer,
 ) -> Ended {
     let mut queue = Queue::default();
     let from = edges.place(&owners.view().me);
-    let mut lookup = Lookup::new(owners, rtt, key, LookupLimits::default(), queue.now());
+    let mut lookup = Lookup::new(owners, rtt, key, limits, queue.now());
     let is_wide = lookup.is_wide();
     let providers = loop {
         match lookup.step(queue.now()) {
@@ -124,6 +125,8 @@ pub struct Setting {
     pub knowledge: Knowledge,
     /// The part of the others that an edge sees; below 1 its view is not complete.
     pub sees: f64,
+    /// What a lookup may cost.
+    pub limits: LookupLimits,
 }
 
 impl Default for Setting {
@@ -135,6 +138,7 @@ impl Default for Setting {
             loss: 0.0,
             knowledge: Knowledge::Coordinates,
             sees: 1.0,
+            limits: LookupLimits::default(),
         }
     }
 }
@@ -180,7 +184,11 @@ pub fn lookups(
         let draw = Draw::new(matrix, &edges, setting, &mut rng);
         let mut wire = Wire::new(matrix, rng.random()).losing(setting.loss);
         wire.set_down(&draw.dead, true);
-        for _ in 0..TRIALS_A_DRAW.min(count - index.len()) {
+        let trials = match setting.deaths {
+            Deaths::None => count,
+            Deaths::Unseen | Deaths::Seen | Deaths::Mended => TRIALS_A_DRAW,
+        };
+        for _ in 0..trials.min(count - index.len()) {
             let key = Key(draw::point(&mut rng));
             let (from, holders) = draw.cast(&mut rng);
             let records = draw.announced(&edges, &holders, &key);
@@ -192,13 +200,27 @@ pub fn lookups(
                     Knowledge::Nothing => None,
                 }
             };
+            let asker = edges.state(from).id;
+            let owners = &draw.seen[from];
             let ended = look_up(
                 &mut wire,
                 &edges,
-                &draw.seen[from],
+                owners,
                 &rtt,
                 key,
-                |node, wide| draw.answer(&edges, &records, node, &key, wide),
+                setting.limits,
+                |node, wide| {
+                    let table = records.get(&node).unwrap_or(&draw.empty);
+                    answer(
+                        &draw.seen[node],
+                        None,
+                        table,
+                        &asker,
+                        &key,
+                        wide,
+                        Duration::ZERO,
+                    )
+                },
             );
             asked += ended.tally.asked;
             let lives = |provider: &Provider| {
@@ -243,6 +265,10 @@ struct Draw {
     /// What each edge saw when records were announced, and sees now.
     before: Vec<Arc<Owners>>,
     seen: Vec<Arc<Owners>>,
+    /// Who owns what in truth, where edges do not see all.
+    world: Owners,
+    /// What an owner keeps of whom nobody told.
+    empty: Table,
 }
 
 pub(super) fn part(of: usize, part: f64) -> usize {
@@ -265,16 +291,16 @@ impl Draw {
             }
         };
         let is_dead: BTreeSet<usize> = dead.iter().copied().collect();
-        let sights: Vec<BTreeSet<usize>> = all
-            .iter()
-            .map(|_| draw::some(rng, &all, part(all.len(), setting.sees)))
-            .map(|sight| sight.into_iter().collect())
-            .collect();
+        let mut sights = vec![vec![setting.sees >= 1.0; all.len()]; all.len()];
+        for sight in sights.iter_mut().filter(|_| setting.sees < 1.0) {
+            for node in draw::some(rng, &all, part(all.len(), setting.sees)) {
+                sight[node] = true;
+            }
+        }
         let see = |without_dead: bool| -> Vec<_> {
             let owners = |me: &usize| {
-                let is_seen = |node| {
-                    sights[*me].contains(&node) && !(without_dead && is_dead.contains(&node))
-                };
+                let is_seen =
+                    |node| sights[*me][node] && !(without_dead && is_dead.contains(&node));
                 let mut view = edges.view(*me, 1, is_seen);
                 view.complete = setting.sees >= 1.0;
                 Arc::new(Owners::of(Arc::new(view)))
@@ -287,6 +313,8 @@ impl Draw {
             Deaths::None | Deaths::Unseen | Deaths::Mended => before.clone(),
         };
         Self {
+            world: Owners::of(Arc::new(edges.view(0, 1, |_| true))),
+            empty: Table::new(TableLimits::default(), false),
             live: all.into_iter().filter(|at| !is_dead.contains(at)).collect(),
             dead,
             setting,
@@ -311,84 +339,93 @@ impl Draw {
         }
     }
 
-    /// Which edges know of which holders, after all announced to the owners they saw.
-    fn announced(
-        &self,
-        edges: &Edges,
-        holders: &[usize],
-        key: &Key,
-    ) -> BTreeMap<usize, Vec<usize>> {
-        let mut records: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    /// What each owner keeps, after all holders announced to the owners they saw. With views that are not complete holders go from node to
+    /// node to find the world's owners: that is taken to have found them.
+    fn announced(&self, edges: &Edges, holders: &[usize], key: &Key) -> BTreeMap<usize, Table> {
+        let world = match self.setting.sees < 1.0 {
+            true => self.world.closest(Level::World, key, REPLICAS),
+            false => Vec::new(),
+        };
+        let mut tables: BTreeMap<usize, Table> = BTreeMap::new();
         for holder in holders {
             if self.setting.deaths == Deaths::Mended && self.dead.contains(holder) {
                 continue;
             }
-            for owner in self.owners_for(*holder, key) {
-                if let Some(at) = edges.place(&owner) {
-                    records.entry(at).or_default().push(*holder);
-                }
-            }
-        }
-        records
-    }
-
-    /// Whom a holder announces to. With a view that is not complete it goes from node to node to find the world's: that is taken to
-    /// have found them all.
-    fn owners_for(&self, holder: usize, key: &Key) -> Vec<NodeId> {
-        let mut owners = self.before[holder].of_key(key, REPLICAS);
-        if self.setting.sees < 1.0 {
-            let all = self.live.iter().filter_map(|at| {
-                let owners = &self.before[*at];
-                owners.view().get(&owners.view().me).map(|me| me.id)
-            });
-            let mut all: Vec<_> = all.collect();
-            all.sort_unstable_by_key(|id| id.distance(key));
-            owners.extend(all.into_iter().take(REPLICAS));
-            owners.sort_unstable();
-            owners.dedup();
-        }
-        owners
-    }
-
-    /// What an edge answers.
-    fn answer(
-        &self,
-        edges: &Edges,
-        records: &BTreeMap<usize, Vec<usize>>,
-        node: usize,
-        key: &Key,
-        wide: bool,
-    ) -> Answer {
-        let provider = |holder: &usize| {
-            let state = edges.state(*holder);
-            Provider {
-                holder: state.id,
-                addresses: state
-                    .addresses
+            let mut owners = self.before[*holder].of_key(key, REPLICAS);
+            owners.extend(
+                world
                     .iter()
+                    .filter(|id| !owners.contains(id))
                     .copied()
-                    .take(ADDRESSES_MAX)
-                    .collect(),
-                manifest: [1; 32],
-                fraction: WHOLE,
-                generation: 1,
+                    .collect::<Vec<_>>(),
+            );
+            for owner in owners {
+                let Some(at) = edges.place(&owner) else {
+                    continue;
+                };
+                let terms = Terms {
+                    holder: edges.state(*holder).id,
+                    owner,
+                    generation: 1,
+                    sequence: 1,
+                };
+                let record = Record {
+                    key: *key,
+                    manifest: [1; 32],
+                    fraction: WHOLE,
+                    generation: 1,
+                };
+                let table = tables
+                    .entry(at)
+                    .or_insert_with(|| Table::new(TableLimits::default(), false));
+                let refused = table.announce(&terms, &[Change::Add(record)], Duration::ZERO);
+                debug_assert_eq!(refused, Ok(Vec::new()));
             }
-        };
-        let contact = |id: NodeId| {
-            let state = edges.state(edges.place(&id)?);
-            Some(Contact {
-                id,
-                addresses: state.addresses.clone(),
-            })
-        };
-        let closer = match wide {
-            true => self.seen[node].closest(Level::World, key, CLOSER_MAX),
-            false => Vec::new(),
-        };
-        let holders = records.get(&node).into_iter().flatten();
-        Answer {
-            providers: holders.take(PROVIDERS_MAX).map(provider).collect(),
-            closer: closer.into_iter().filter_map(contact).collect(),
         }
+        tables
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Regions, seed};
+
+    fn row(seed: u64, setting: Setting) -> Lookups {
+        let matrix = Matrix::on_earth(200, Regions::Parts, seed);
+        lookups(&matrix, setting, Yardstick::Beside, 300, seed)
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_figures_each_time() {
+        let matrix = Matrix::on_earth(60, Regions::Parts, 5);
+        let setting = Setting {
+            deaths: Deaths::Seen,
+            dead: 0.1,
+            loss: 0.02,
+            ..Setting::default()
+        };
+        let once = || {
+            let row = lookups(&matrix, setting, Yardstick::Beside, 100, 5);
+            [
+                row.index.p50_ms(),
+                row.index.p95_ms(),
+                row.early.p95_ms(),
+                row.whole.p95_ms(),
+            ]
+        };
+        assert_eq!(once(), once());
+    }
+
+    #[test]
+    fn edges_that_see_half_of_the_others_find_what_they_seek_from_node_to_node() {
+        let setting = Setting {
+            held_by: 0.0,
+            sees: 0.5,
+            ..Setting::default()
+        };
+        let row = row(seed(1), setting);
+        println!("{} of {} not found", row.index.failed, row.index.tries());
+        assert!(row.index.failed_part() <= 0.01);
     }
 }

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     Key, NodeId,
     index::{
-        Answer, Holder, HolderLimits, HolderStep, Level, Owners, PROVIDERS_MAX, Provider, REPLICAS,
-        Record, Reply, Request, Table, TableLimits, WHOLE,
+        Answer, Holder, HolderLimits, HolderStep, Level, Owners, REPLICAS, Reply, Request, Table,
+        TableLimits, WHOLE, answer,
     },
 };
 
@@ -244,28 +244,19 @@ impl<'a> Mesh<'a> {
             .collect()
     }
 
-    /// What an edge answers another that asks who holds a key.
+    /// What an edge answers `from`, who asks who holds a key.
     #[must_use]
-    pub fn answer(&self, edge: usize, key: &Key) -> Answer {
-        let held = self.all[edge].holder.held(key);
-        let me = held.map(|record| (self.edges.state(edge).id, record));
-        let others = self.all[edge].table.holders(key, self.now());
-        let provider = |(holder, record): (NodeId, Record)| Provider {
-            holder,
-            addresses: Vec::new(),
-            manifest: record.manifest,
-            fraction: record.fraction,
-            generation: record.generation,
-        };
-        Answer {
-            providers: me
-                .into_iter()
-                .chain(others)
-                .map(provider)
-                .take(PROVIDERS_MAX)
-                .collect(),
-            closer: Vec::new(),
-        }
+    pub fn answer(&self, edge: usize, from: &NodeId, key: &Key, wide: bool) -> Answer {
+        let it = &self.all[edge];
+        answer(
+            &it.owners,
+            it.holder.held(key),
+            &it.table,
+            from,
+            key,
+            wide,
+            self.now(),
+        )
     }
 
     /// What an edge holds.
@@ -549,5 +540,55 @@ impl Edge {
             exchanges: BTreeMap::new(),
             is_up: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Matrix, Regions};
+
+    const SOON: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(200);
+
+    #[test]
+    fn what_is_not_settled_is_said_until_it_is() {
+        let matrix = Matrix::on_earth(12, Regions::Parts, 3);
+        let edges = Edges::new(&matrix, 3);
+        let mut mesh = Mesh::new(&edges, Wire::new(&matrix, 3), 3);
+        let key = Key([7; 32]);
+        mesh.provide(4, key);
+        assert_eq!(mesh.unsettled(), Some(Unsettled::Missing));
+        mesh.run_for(Duration::from_secs(5));
+        assert_eq!(mesh.unsettled(), None);
+        assert_eq!(mesh.stale_hints(&[key]).0, 0);
+
+        let sides: Vec<u8> = (0..12).map(|at| at % 2).collect();
+        mesh.set_sides(&sides, &SOON);
+        mesh.run_for(Duration::from_secs(1));
+        assert_eq!(mesh.unsettled(), Some(Unsettled::Views));
+        mesh.withdraw(4, &key);
+        assert!(mesh.stale_hints(&[key]).0 > 0);
+        mesh.set_sides(&[0; 12], &SOON);
+        mesh.run_for(Duration::from_secs(10));
+        assert_eq!(mesh.unsettled(), None);
+    }
+
+    #[test]
+    fn an_edge_that_comes_back_with_nothing_else_announces_what_it_holds() {
+        let matrix = Matrix::on_earth(12, Regions::Parts, 3);
+        let edges = Edges::new(&matrix, 3);
+        let mut mesh = Mesh::new(&edges, Wire::new(&matrix, 3), 3);
+        let key = Key([7; 32]);
+        mesh.provide(4, key);
+        mesh.run_for(Duration::from_secs(5));
+        mesh.kill(4, &SOON);
+        mesh.run_for(Duration::from_secs(5));
+        assert_eq!(mesh.unsettled(), None);
+        mesh.revive(4, &SOON);
+        mesh.run_for(Duration::from_secs(10));
+        assert_eq!(mesh.unsettled(), None);
+        let owner = mesh.owners(4).of_key(&key, REPLICAS)[0];
+        let known = mesh.known(edges.place(&owner).unwrap(), &key);
+        assert!(known.contains(&edges.state(4).id));
     }
 }
