@@ -91,7 +91,8 @@ pub struct Prepared {
     certificates: Certificates,
     origins: Origins,
     cdn_id: CdnId,
-    holders: Option<(Arc<dyn Holders>, Patience)>,
+    holders: Option<Arc<dyn Holders>>,
+    patience: Patience,
     warnings: Vec<String>,
 }
 
@@ -144,14 +145,23 @@ impl Prepared {
             origins,
             cdn_id,
             holders: None,
+            patience: Patience::default(),
             warnings,
         })
     }
 
-    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold, and wait for them so long. Default: the shield alone.
+    /// Misses of an edge behind a shield ask those that `holders` knows for what they hold. Default: the nearest edges that it has found
+    /// (`cluster.seeds`); where it looks for none, the shield alone.
     #[must_use]
-    pub fn with_holders(mut self, holders: Arc<dyn Holders>, patience: Patience) -> Self {
-        self.holders = Some((holders, patience));
+    pub fn with_holders(mut self, holders: Arc<dyn Holders>) -> Self {
+        self.holders = Some(holders);
+        self
+    }
+
+    /// How long other edges are waited for.
+    #[must_use]
+    pub const fn patient(mut self, patience: Patience) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -208,6 +218,7 @@ impl Edge {
             origins,
             cdn_id,
             holders,
+            patience,
             warnings,
         } = prepared;
         for warning in &warnings {
@@ -310,8 +321,6 @@ impl Edge {
             Some(_) => mesh::exchanges(&shared, &registry),
             None => Exchanges::default(),
         };
-        let fills = holders
-            .map(|(holders, patience)| mesh::fills(holders, &shared, &registry).patient(patience));
         let dev_tls = certificates.dev().cloned();
         let (https_addrs, http_addrs) = (
             https.iter().map(|sockets| sockets.addr).collect(),
@@ -322,7 +331,11 @@ impl Edge {
             .map_or_else(Vec::new, NodeListener::local_addrs);
         let peers = membership
             .as_ref()
-            .and_then(|member| Peers::new(&config, member, &stoq));
+            .and_then(|member| Peers::new(&config, member, &stoq, patience));
+        let found = || Some(peers.as_ref()?.neighbours());
+        let fills = holders
+            .or_else(found)
+            .map(|holders| mesh::fills(holders, &shared, &registry).patient(patience));
         if let Some(peers) = &peers {
             let roles = [NodeRole::Edge, NodeRole::Shield];
             exchanges = exchanges.answering([GOSSIP], &roles, &peers.gossip().handler());

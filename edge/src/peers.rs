@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stoq_mesh::gossip::{Gossip, GossipConfig, Places, node_id, pool_config};
-use stoq_mesh::{Links, Membership as Member};
+use stoq_mesh::{Holders, Links, Membership as Member, Neighbours, Patience};
 use stoq_node::Drain;
 use stoq_node::config::Config;
-use stoq_routing::{Membership, NodeState, Zone};
+use stoq_routing::{Health, Key, Membership, NodeState, View, Zone};
 use tokio::time::interval;
 
 /// How often the edge looks at how it fares, to say so where it matters.
@@ -21,12 +21,18 @@ const ADDRESSES_MAX: usize = 8;
 pub(crate) struct Peers {
     gossip: Gossip,
     places: Arc<Places>,
+    neighbours: Arc<Neighbours>,
     member: Member,
 }
 
 impl Peers {
     /// The node of this configuration, which listens for others there; `None` where it does not.
-    pub(crate) fn new(config: &Config, member: &Member, listens: &[SocketAddr]) -> Option<Self> {
+    pub(crate) fn new(
+        config: &Config,
+        member: &Member,
+        listens: &[SocketAddr],
+        patience: Patience,
+    ) -> Option<Self> {
         let cluster = config.cluster.as_ref()?;
         let own = said(config, member, listens);
         if own.addresses.is_empty() {
@@ -43,6 +49,10 @@ impl Peers {
         Some(Self {
             gossip,
             places: Places::new(cluster),
+            // The rest is for them to be reached, and for what they say to be taken up.
+            neighbours: Arc::new(
+                Neighbours::default().answering_within(patience.found_within * 2 / 3),
+            ),
             member: member.clone(),
         })
     }
@@ -50,6 +60,11 @@ impl Peers {
     /// Who is in the mesh.
     pub(crate) const fn gossip(&self) -> &Gossip {
         &self.gossip
+    }
+
+    /// Those of them that a miss asks for what they hold, kept up to date while the edge [takes part](Self::run).
+    pub(crate) fn neighbours(&self) -> Arc<dyn Holders> {
+        Arc::clone(&self.neighbours) as _
     }
 
     /// Takes part in the mesh, for as long as it is let; once the drain has begun others are told that it drains. `load` is the part of the edge's capacity that is taken.
@@ -77,10 +92,37 @@ impl Peers {
             drain.begun().await;
             self.gossip.publish(&mut |own| own.draining = true);
         };
+        let following = async {
+            let mut view = self.gossip.view();
+            loop {
+                self.neighbours.set(nearest(&view));
+                view = self.gossip.changed(view.generation).await;
+            }
+        };
         let gossip = self.gossip.run(pool, &self.places);
-        tokio::join!(gossip, telling, draining);
+        tokio::join!(gossip, telling, draining, following);
         Ok(())
     }
+}
+
+/// Where the others are that may be asked for what they hold: those of the same metro first, then those of the same region. Of equals each
+/// node begins with others, so that a large metro does not ask the same few.
+fn nearest(view: &View) -> Vec<SocketAddr> {
+    let zone = view.get(&view.me).map(|me| &me.zone);
+    let others = view
+        .nodes()
+        .iter()
+        .filter(|node| node.id != view.me && !node.draining && node.health != Health::Ill);
+    let mut others: Vec<_> = others
+        .filter_map(|node| {
+            let is_metro = Some(&node.zone) == zone;
+            let is_region = Some(&node.zone.region) == zone.map(|zone| &zone.region);
+            let spread = node.id.distance(&Key(view.me.0));
+            Some(((!is_metro, !is_region, spread), *node.addresses.first()?))
+        })
+        .collect();
+    others.sort_unstable();
+    others.into_iter().map(|(_, addr)| addr).collect()
 }
 
 /// What the edge says of itself when it starts.
@@ -107,4 +149,50 @@ fn said(config: &Config, member: &Member, listens: &[SocketAddr]) -> NodeState {
     }
     own.software = concat!("stoq-edge ", env!("CARGO_PKG_VERSION")).to_owned();
     own
+}
+
+#[cfg(test)]
+mod tests {
+    use stoq_routing::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn the_nearest_that_serve_are_asked_first() {
+        let node = |number: u8, zone: &str| {
+            let mut node = NodeState::new(
+                NodeId([number; 32]),
+                number.to_string(),
+                zone.parse().unwrap(),
+            );
+            node.addresses = vec![SocketAddr::from(([127, 0, 0, number], 1))];
+            node
+        };
+        let mut leaving = node(7, "eu-fra");
+        leaving.draining = true;
+        let mut ill = node(8, "eu-fra");
+        ill.health = Health::Ill;
+        let mut nowhere = node(9, "eu-fra");
+        nowhere.addresses.clear();
+        let nodes = [
+            node(1, "eu-fra"),
+            node(2, "us-nyc"),
+            node(3, "eu-ams"),
+            node(4, "eu-fra"),
+            // Nearer to 1 than 4 is: 1 ^ 5 = 4, 1 ^ 4 = 5.
+            node(5, "eu-fra"),
+            leaving,
+            ill,
+            nowhere,
+        ];
+        let view = View::new(NodeId([1; 32]), 1, true, nodes.map(Arc::new));
+        let order: Vec<u8> = nearest(&view)
+            .iter()
+            .map(|addr| match addr.ip() {
+                IpAddr::V4(ip) => ip.octets()[3],
+                IpAddr::V6(_) => 0,
+            })
+            .collect();
+        assert_eq!(order, [5, 4, 3, 2]);
+    }
 }

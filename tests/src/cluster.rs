@@ -4,14 +4,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 use stoq::identity::{ClusterRoot, Identity, Role as NodeRole, Validity};
 use stoq_edge::Edge;
 use stoq_loadtest::{Client, Target, Trust, Version};
-use stoq_mesh::{Neighbours, Patience};
+use stoq_mesh::Patience;
 use stoq_node::config::{Config, Env, Role};
 use stoq_origin_shield::Shield;
 use tempfile::TempDir;
@@ -90,7 +89,7 @@ impl Cluster {
         self.shield()
     }
 
-    /// Edges listen for each other, and each asks the others for what they hold.
+    /// Edges find each other through the first of them, and each asks the others for what they hold.
     #[must_use]
     pub fn peers(mut self) -> Self {
         self.peers = true;
@@ -161,10 +160,6 @@ impl Cluster {
     ///
     /// # Panics
     /// When anything does not start: the reason is in the message.
-    #[expect(
-        clippy::unused_async,
-        reason = "it spawns: only inside a runtime can it be called"
-    )]
     pub async fn start(self) -> Running {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let identities = self.shield.then(|| self.identities(dir.path()));
@@ -183,11 +178,13 @@ impl Cluster {
                 .expect("the shield's configuration is usable");
             ShieldNode::new(Shield::start(prepared).expect("the shield starts"))
         });
+        let mut seed = None;
         let edges = (1..=self.edges).map(|number| {
             let name = format!("edge-{number}");
             let behind = shield.as_ref().map_or_else(String::new, |shield| {
                 let addr = self.shield_at.unwrap_or_else(|| shield.addr());
-                format!("{}[shield]\nnodes = [\"{addr}\"]\n", Self::cluster(&name))
+                let seeds = seed.map_or_else(String::new, |addr: SocketAddr| format!("seeds = [\"{addr}\"]\n"));
+                format!("{}{seeds}[shield]\nnodes = [\"{addr}\"]\n", Self::cluster(&name))
             });
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
             let stoq = if self.peers { "stoq = [\"127.0.0.1:0\"]\n" } else { "" };
@@ -195,9 +192,6 @@ impl Cluster {
             let config = Config::parse("edge.toml", &text, dir.path(), &Env::none(), Role::Edge);
             let config = config.unwrap_or_else(|errors| panic!("edge configuration:\n{errors}\n{text}"));
             let prepared = stoq_edge::Prepared::new(config).expect("the edge's configuration is usable");
-            if !self.peers {
-                return (EdgeNode::new(Edge::start(prepared).expect("the edge starts")), None);
-            }
             // Where tests share a machine with other work, silence says nothing of who is silent.
             let long = Duration::from_secs(20);
             let patience = Patience {
@@ -207,16 +201,16 @@ impl Cluster {
                 most: long,
                 held_up: long,
             };
-            let others = Arc::new(Neighbours::default().answering_within(long));
-            let prepared = prepared.with_holders(others.clone(), patience);
-            (EdgeNode::new(Edge::start(prepared).expect("the edge starts")), Some(others))
+            let edge = EdgeNode::new(Edge::start(prepared.patient(patience)).expect("the edge starts"));
+            seed = seed.or_else(|| edge.stoq());
+            edge
         });
-        let (edges, others): (Vec<_>, Vec<_>) = edges.unzip();
-        let all: Vec<_> = edges.iter().filter_map(EdgeNode::stoq).collect();
-        for (edge, others) in edges.iter().zip(others) {
-            let but_itself = all.iter().filter(|addr| Some(**addr) != edge.stoq());
-            if let Some(others) = others {
-                others.set(but_itself.copied().collect());
+        let edges: Vec<_> = edges.collect();
+        if self.peers {
+            for (place, edge) in edges.iter().enumerate() {
+                let all = edges.len() as f64;
+                let found = || edge.metric("stoq_gossip_nodes", &[]) >= all;
+                until(&format!("edge {place} sees all"), found).await;
             }
         }
         Running { edges, shield, dir }
