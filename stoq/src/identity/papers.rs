@@ -49,7 +49,7 @@ impl Papers {
         now: UnixTime,
     ) -> Result<Self, Refusal> {
         let parsed = parse(Link::Identity, der)?;
-        signed_by_root(&parsed, root)?;
+        signed_by_root(der, &parsed, root)?;
         let theirs = only(&parsed, CLUSTER_URI)?;
         if theirs != root.cluster() {
             return Err(Refusal::Cluster {
@@ -80,8 +80,15 @@ impl Papers {
     }
 }
 
+/// Before a signature's 64 bytes: its algorithm, Ed25519 without parameters (RFC 8410 §3), and the head of a bit string of whole bytes.
+const SEAL: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x41, 0];
+
 /// Not by webpki, which judges paths that end in a leaf.
-fn signed_by_root(identity: &X509Certificate<'_>, root: &RootCertificate) -> Result<(), Refusal> {
+fn signed_by_root(
+    der: &CertificateDer<'_>,
+    identity: &X509Certificate<'_>,
+    root: &RootCertificate,
+) -> Result<(), Refusal> {
     let foreign = |why: &str| Refusal::Foreign(why.to_owned());
     let (_, issuer) = X509Certificate::from_der(root.der()).map_err(|_| foreign("no root"))?;
     if identity.issuer().as_raw() != issuer.subject().as_raw() {
@@ -91,6 +98,11 @@ fn signed_by_root(identity: &X509Certificate<'_>, root: &RootCertificate) -> Res
         || identity.tbs_certificate.signature.algorithm != OID_SIG_ED25519
     {
         return Err(foreign("not signed with Ed25519"));
+    }
+    // What is not under the signature has one form: the parser takes others, by which one certificate would have several.
+    let sealed = [SEAL, &identity.signature_value.data].concat();
+    if !der.ends_with(&sealed) || identity.signature_value.data.len() != 64 {
+        return Err(foreign("its signature is not written as it has to be"));
     }
     // A leaf signed by the root would be nobody's identity.
     if !identity.is_ca() {
