@@ -16,7 +16,7 @@ use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
-use stoq_mesh::{Membership, Node, Origins, Storage};
+use stoq_mesh::{Links, Membership, Node, Origins, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
@@ -229,6 +229,7 @@ impl Edge {
         let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
 
         let registry = Registry::new();
+        let links = Links::new(&config, &registry);
         let cache = storage.cache(CacheConfig {
             name: config.node.name.clone(),
             ram_bytes: usize::try_from(config.cache.ram).unwrap_or(usize::MAX),
@@ -284,6 +285,7 @@ impl Edge {
             },
             cache: cache.clone(),
             metrics,
+            shaper: links.shaper().cloned(),
             clock: Timestamp::now,
         });
         let dev_tls = certificates.dev().cloned();
@@ -296,7 +298,7 @@ impl Edge {
             .as_ref()
             .map_or_else(Vec::new, |shield| shield.nodes.clone());
         let plan = Arc::new(Plan {
-            common: Common::new(limits(&config), listen_metrics, drain.clone()),
+            common: Common::new(limits(&config, &links), listen_metrics, drain.clone()),
             alt_svc: https
                 .iter()
                 .map(|sockets| (sockets.addr, AltSvc::new(sockets.addr.port())))
@@ -321,6 +323,7 @@ impl Edge {
                 access.as_ref(),
             )),
             cid_keys: CidKeys::random(),
+            links: links.clone(),
             registry: registry.clone(),
             config,
             membership: membership.clone(),
@@ -471,10 +474,12 @@ fn cache_site(cache: &Cache, site: &stoq_node::config::Site) -> Arc<stoq_cache::
     cache.site(&site.name, Some(&site.dedupe_domain), policy)
 }
 
-fn limits(config: &Config) -> listen::Limits {
+fn limits(config: &Config, links: &Links) -> listen::Limits {
     let timeouts = &config.limits.timeouts;
     listen::Limits {
         connections: config.limits.connections,
+        per_prefix: config.limits.per_prefix_connections,
+        prefixes: links.prefixes().clone(),
         header_bytes: u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX),
         head_timeout: timeouts.request_head,
         idle_timeout: timeouts.idle,

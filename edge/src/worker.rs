@@ -1,18 +1,15 @@
 //! One worker: its endpoints, its listeners, its connections to upstreams. What it shares with the others is in [`Plan`].
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
-use stoq::pool::{Pool, PoolConfig};
-use stoq::quic::{
-    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket,
-};
+use stoq::quic::{CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket};
 use stoq_cache::upstream::Upstream;
-use stoq_mesh::{ChunkKeyIds, Membership, Node, Origins, ShieldClient, between_nodes};
+use stoq_mesh::{ChunkKeyIds, Links, Membership, Node, Origins, ShieldClient};
 use stoq_node::config::Config;
 use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
 
@@ -84,6 +81,8 @@ pub(crate) struct Plan {
     /// One a worker; taken when it starts.
     pub(crate) doors: Mutex<Vec<Option<Doors>>>,
     pub(crate) cid_keys: CidKeys,
+    /// Its limits hold for clients as well.
+    pub(crate) links: Links,
     /// What each address of `listen.https` says of HTTP/3.
     pub(crate) alt_svc: Vec<(SocketAddr, Arc<AltSvc>)>,
     /// What plain HTTP/1.1 counts as.
@@ -171,10 +170,8 @@ impl Plan {
                 send_window: 2 << 20,
                 ..TransportConfig::default()
             },
-            limits: AdmissionLimits {
-                max_connections: self.config.limits.connections,
-                ..AdmissionLimits::default()
-            },
+            limits: self.links.limits().clone(),
+            prefixes: self.links.prefixes().clone(),
             ..EndpointConfig::new(self.cid_keys.clone())
         })
     }
@@ -187,19 +184,7 @@ impl Plan {
         let Some(membership) = membership.filter(|_| !self.shield.is_empty()) else {
             return Ok(None);
         };
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-        // A system without IPv6 has no `::`.
-        let endpoint = Endpoint::client(any, between_nodes()).or_else(|_| {
-            Endpoint::client(
-                SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-                between_nodes(),
-            )
-        })?;
-        let counters = Arc::clone(endpoint.counters());
-        self.registry
-            .add_counters("stoq_quic", move |each| counters.visit(each));
-        let identity = membership.identity().clone();
-        let pool = Pool::new(endpoint, identity, PoolConfig::default());
+        let pool = self.links.pool(membership.identity().clone())?;
         let shared = Arc::clone(&self.shared);
         let ids: ChunkKeyIds = Arc::new(move |name| {
             let site = shared.sites.iter().find(|site| &*site.name == name);

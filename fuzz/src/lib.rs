@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use stoq::datagram::{DATAGRAM_HEADER_BYTES, Datagram, ReplayWindow, WINDOW};
+use stoq::transport::reframe;
 use stoq::wire::{
     DATA_BYTES_MAX, Decoder, Frame, HEADER_BYTES, VERSION, VERSION_MIN, WireError, encode,
 };
@@ -13,10 +14,11 @@ use stoq::wire::{
 pub type Target = fn(&[u8]);
 
 /// All targets, each with the name of its corpus.
-pub const TARGETS: [(&str, Target); 3] = [
+pub const TARGETS: [(&str, Target); 4] = [
     ("frames", frames),
     ("hello", hello),
     ("datagrams", datagrams),
+    ("mux", mux),
 ];
 
 /// A stream: the first byte says the version and how the rest is cut into chunks.
@@ -120,4 +122,56 @@ pub fn datagrams(mut input: &[u8]) {
             admitted.push(sequence);
         }
     }
+}
+
+/// Bytes of a frame's header in the multiplexer.
+const MUX_HEADER_BYTES: usize = 16;
+
+/// A link over TCP: the first byte says in how large pieces the rest arrives.
+///
+/// Whatever the pieces, the same frames come out, or the same refusal; what comes out and is said again comes out once more. What is
+/// left is the beginning of a frame, never as long as the longest is.
+pub fn mux(input: &[u8]) {
+    const FRAME_BYTES_MAX: usize = MUX_HEADER_BYTES + 64 * 1024;
+    let Some((how, stream)) = input.split_first() else {
+        return;
+    };
+    let (whole, refusal) = unmux([stream], FRAME_BYTES_MAX);
+    let piece = usize::from(*how) + 1;
+    let cut = unmux(stream.chunks(piece), FRAME_BYTES_MAX);
+    assert_eq!((&whole, &refusal), (&cut.0, &cut.1), "pieces of {piece}");
+    for frame in &whole {
+        let (again, refusal) = unmux([frame.as_ref()], 0);
+        assert_eq!(
+            (again.as_slice(), refusal),
+            (std::slice::from_ref(frame), None)
+        );
+    }
+}
+
+/// The frames of what arrives, each as it is said again, and why there are no more. At most `left_max` bytes wait for the rest of theirs.
+fn unmux<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    left_max: usize,
+) -> (Vec<Bytes>, Option<String>) {
+    let (mut arrived, mut frames) = (BytesMut::new(), Vec::new());
+    for piece in pieces {
+        arrived.extend_from_slice(piece);
+        loop {
+            let before = arrived.len();
+            match reframe(&mut arrived) {
+                Ok(None) => {
+                    assert_eq!(arrived.len(), before, "nothing is taken of half a frame");
+                    break;
+                }
+                Ok(Some(frame)) => {
+                    assert_eq!(before - arrived.len(), frame.len(), "as long as it came");
+                    frames.push(frame);
+                }
+                Err(refusal) => return (frames, Some(refusal)),
+            }
+        }
+    }
+    assert!(arrived.len() <= left_max, "{} bytes wait", arrived.len());
+    (frames, None)
 }

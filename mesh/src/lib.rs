@@ -1,18 +1,21 @@
 //! Where the leaves meet: objects and chunks asked for and given over STOQ between nodes, and origins and tiers made from a node's configuration.
 //!
 //! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
-//! what stands behind a node that asks nobody else; [`Membership`] is who it is to the others; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
+//! what stands behind a node that asks nobody else; [`Links`] is how it reaches other nodes and they it; [`Membership`] is who it is to the others; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
 
+mod links;
 mod membership;
 mod metrics;
 mod object;
 mod origins;
+mod paths;
 mod query;
 mod storage;
 mod store;
 pub mod store_report;
 mod transport;
 
+pub use links::{Links, NodeDoors, NodeServers, NodeTls, WorkerDoor};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
@@ -23,4 +26,4 @@ pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;
 pub use storage::Storage;
 pub use store::{StoreError, StoreVerb, store};
-pub use transport::{EXCHANGES_MAX, between_nodes};
+pub use transport::{EXCHANGES_MAX, between_nodes, between_nodes_of, limits_of, object_kinds};

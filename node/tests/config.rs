@@ -546,3 +546,53 @@ fn what_is_wrong_with_a_query_is_said_with_its_place_and_fix() {
         assert!(errors.contains(said), "{written}\n{errors}");
     }
 }
+
+#[test]
+fn what_is_said_of_links_and_shares_loads_shows_itself_and_is_checked() {
+    let tables = "[limits]\nper_prefix_connections = 7\n[stoq]\nadapt = false\nwindow_max = \"1GiB\"\nmtu_max = \"8952B\"\ntcp = true\n\
+                  [shape]\nrate = \"120MB\"\nfill = { cap = \"40MB\" }\n[shape.serve]\nweight = 65535\n";
+    let config = parse(&format!("{EDGE}{tables}"), Role::Edge).unwrap();
+    assert_eq!(config.limits.per_prefix_connections, Some(7));
+    assert!(config.stoq.tcp && !config.stoq.adapt && config.stoq.mtu_max == 8952);
+    let shape = &config.shape;
+    let weights = [&shape.serve, &shape.fill, &shape.replicate].map(|class| class.weight);
+    assert_eq!(weights, [65_535, 4, 1]);
+    assert!(shape.is_limited() && shape.fill.cap == Some(40_000_000));
+    let again = parse(&config.to_toml(), Role::Edge).unwrap();
+    assert_eq!((again.stoq, again.shape), (config.stoq, config.shape));
+    assert!(!parse(EDGE, Role::Edge).unwrap().shape.is_limited());
+    for (written, said) in [
+        (
+            "[stoq]\nmtu_max = \"1199B\"",
+            "edge.toml:14:11: stoq.mtu_max: 1199B is not from 1200B to 65KB",
+        ),
+        (
+            "[stoq]\nmtu_max = \"64KiB\"",
+            "stoq.mtu_max: 64KiB is not from 1200B to 65KB",
+        ),
+        (
+            "[stoq]\nwindow_max = \"4GiB\"",
+            "stoq.window_max: 4GiB is not from 16MiB to 2GiB",
+        ),
+        (
+            "[shape]\nserve = { weight = 65536 }",
+            "shape.serve.weight: 65536 is too much (at most 65535)",
+        ),
+        (
+            "[shape]\nserve = { waight = 1 }",
+            "shape.serve.waight: unknown key (did you mean `weight`?)",
+        ),
+        ("[shape]\nrate = 5", "`5` has no unit"),
+    ] {
+        let found = errors(&format!("{EDGE}{written}\n"));
+        assert!(found.contains(said), "{written}: {found}");
+    }
+    let env: Env = [
+        ("STOQ__STOQ__MTU_MAX", "1300B"),
+        ("STOQ__SHAPE__FILL__WEIGHT", "9"),
+    ]
+    .into_iter()
+    .collect();
+    let config = Config::parse("edge.toml", EDGE, Path::new(""), &env, Role::Edge).unwrap();
+    assert_eq!((config.stoq.mtu_max, config.shape.fill.weight), (1300, 9));
+}

@@ -33,8 +33,8 @@ fn with_examples(text: &str) -> String {
 #[test]
 fn the_stated_defaults_are_the_defaults() {
     for (text, role, stated) in [
-        (EDGE_REFERENCE, Role::Edge, 18),
-        (SHIELD_REFERENCE, Role::Shield, 1),
+        (EDGE_REFERENCE, Role::Edge, 25),
+        (SHIELD_REFERENCE, Role::Shield, 6),
     ] {
         let written = with_defaults(text);
         let changed = written

@@ -1,4 +1,4 @@
-//! The command line: `run`, `check` and `store`. Results go to standard output, complaints and the log to standard error.
+//! The command line: `run`, `check`, `store` and `cert`. Results go to standard output, complaints and the log to standard error.
 //!
 //! Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded.
 
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use stoq::identity::Identity;
-use stoq_mesh::{Origins, StoreVerb};
+use stoq_mesh::{CertVerb, Origins, StoreVerb};
 use stoq_node::Signals;
 use stoq_node::config::{Config, Env, Role};
 use stoq_node::report::{Exit, Output};
@@ -18,7 +18,7 @@ use crate::shield::{Prepared, Running, Shield};
 /// An origin shield: collapses the misses of all edges into one fetch.
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer;
-/// `store`: damage, or a volume that ails).
+/// `store`: damage, or a volume that ails; `cert`: the node is revoked).
 #[derive(Debug, Parser)]
 #[command(name = "stoq-shield", version, max_term_width = 100)]
 struct Cli {
@@ -39,6 +39,17 @@ enum Verb {
     /// Look at what is kept on disk: of the node while it runs, else of its volumes.
     #[command(subcommand)]
     Store(StoreArgs),
+    /// Look at this node's certificates, and renew its own.
+    #[command(subcommand)]
+    Cert(CertArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum CertArgs {
+    /// Who this node is to its cluster, and until when its certificates hold. Exit code 3 when it is revoked.
+    List(ConfigFile),
+    /// Have the running node issue itself another leaf now, and replace its connections.
+    Rotate(ConfigFile),
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,15 +92,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
     let result = match &cli.verb {
-        Verb::Store(args) => {
-            return match store(args, &output) {
-                Ok(exit) => exit.into(),
-                Err(error) => {
-                    output.failed(error.as_ref());
-                    Exit::Failed.into()
-                }
-            };
-        }
+        Verb::Store(args) => return ended(store(args, &output), &output),
+        Verb::Cert(args) => return ended(cert(args, &output), &output),
         Verb::Run(file) => run(&file.config),
         Verb::Check(file) => check(&file.config),
     };
@@ -116,6 +120,32 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn ended(result: anyhow::Result<Exit>, output: &Output) -> ExitCode {
+    let exit = result.unwrap_or_else(|error| {
+        output.failed(error.as_ref());
+        Exit::Failed
+    });
+    exit.into()
+}
+
+fn cert(args: &CertArgs, output: &Output) -> anyhow::Result<Exit> {
+    let (verb, file) = match args {
+        CertArgs::List(file) => (CertVerb::List, file),
+        CertArgs::Rotate(file) => (CertVerb::Rotate, file),
+    };
+    let config = Config::load(&file.config, &Env::from_process(), Role::Shield)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(stoq_mesh::cert(verb, &config))?;
+    output.result(&report)?;
+    Ok(if report.is_revoked {
+        Exit::Degraded
+    } else {
+        Exit::Done
+    })
 }
 
 fn store(args: &StoreArgs, output: &Output) -> anyhow::Result<Exit> {

@@ -11,15 +11,13 @@ use std::time::Duration;
 use stoq::early::{TicketConfig, Tickets};
 use stoq::hello::RoleRule;
 use stoq::identity::{IdentityError, Role as NodeRole};
-use stoq::peer::{PeerServer, ServeConfig};
-use stoq::quic::{
-    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, Steering,
-    TlsServer,
-};
+use stoq::peer::{Handler, KindRules};
+use stoq::quic::Steering;
 use stoq_cache::engine::{Cache, CacheConfig, CacheSite};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_mesh::{
-    EXCHANGES_MAX, Membership, ObjectMetrics, ObjectServer, Origins, Storage, between_nodes,
+    Links, Membership, NodeDoors, NodeTls, ObjectMetrics, ObjectServer, Origins, Storage,
+    object_kinds,
 };
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::metrics::Registry;
@@ -72,7 +70,8 @@ fn list(errors: &[ConfigError]) -> String {
 pub struct Prepared {
     config: Config,
     membership: Membership,
-    tls: TlsServer,
+    tickets: Arc<Tickets>,
+    tls: NodeTls,
     origins: Origins,
 }
 
@@ -108,12 +107,14 @@ impl Prepared {
                 config.error("cluster.identity", message),
             ]));
         }
-        let tls = Tickets::new(&TicketConfig::default()).server_tls(identity)?;
+        let tickets = Tickets::new(&TicketConfig::default());
+        let tls = NodeTls::new(identity, &tickets)?;
         Storage::check(&config).map_err(|error| StartError::Config(vec![error]))?;
         let origins = Origins::new(&config).map_err(StartError::Config)?;
         Ok(Self {
             config,
             membership,
+            tickets,
             tls,
             origins,
         })
@@ -157,6 +158,7 @@ impl Shield {
         let Prepared {
             config,
             membership,
+            tickets,
             tls,
             origins,
         } = prepared;
@@ -167,15 +169,17 @@ impl Shield {
         let storage =
             Storage::open(&config, secret).map_err(|error| StartError::Config(vec![error]))?;
         let count = config.node.workers;
-        let groups = config
+        let registry = Registry::new();
+        let links = Links::new(&config, &registry);
+        registry.add_counters("stoq", move |each| tickets.counters().visit(each));
+        let doors = config
             .listen
             .stoq
             .iter()
-            .map(|addr| bind(*addr, count))
+            .map(|addr| bind(&links, *addr, count))
             .collect::<Result<Vec<_>, _>>()?;
         let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
 
-        let registry = Registry::new();
         let cache = storage
             .cache(CacheConfig {
                 name: config.node.name.clone(),
@@ -206,22 +210,18 @@ impl Shield {
 
         let drain = Drain::new(config.node.drain);
         let readiness = Readiness::new(drain.clone());
-        let stoq = groups.iter().map(SocketGroup::local_addr).collect();
+        let stoq = doors.iter().map(NodeDoors::local_addr).collect();
         let shared = Arc::new(Shared {
             sites: sites(&config, &cache),
-            limits: AdmissionLimits {
-                max_connections: config.limits.connections,
-                ..AdmissionLimits::default()
-            },
-            cid_keys: CidKeys::random(),
+            links,
+            kinds: Arc::new(object_kinds()),
             _state: state,
-            groups,
+            doors,
             membership: membership.clone(),
             tls,
             origins,
             cache: cache.clone(),
             metrics,
-            registry: registry.clone(),
             drain: drain.clone(),
         });
         let workers = Workers::spawn(count, "worker", move |id| {
@@ -330,16 +330,15 @@ impl Running {
 
 /// What the workers share.
 struct Shared {
-    groups: Vec<SocketGroup>,
+    links: Links,
+    doors: Vec<NodeDoors>,
     membership: Membership,
-    tls: TlsServer,
-    cid_keys: CidKeys,
-    limits: AdmissionLimits,
+    tls: NodeTls,
+    kinds: Arc<KindRules>,
     origins: Origins,
     sites: Vec<(Arc<stoq_node::config::Site>, Arc<CacheSite>)>,
     cache: Cache,
     metrics: Arc<ObjectMetrics>,
-    registry: Registry,
     drain: Drain,
     /// Held, since its lock keeps a second process out.
     _state: StateDir,
@@ -359,67 +358,31 @@ impl Shared {
                 upstream: Arc::clone(upstream),
             });
         let source = Arc::new(ShieldSource::new(self.cache.clone(), sites.collect()));
-        let handler = Arc::new(ObjectServer::new(source, Arc::clone(&self.metrics)));
-        let mut servers = Vec::new();
-        for socket in self.groups.iter().filter_map(|group| group.take(id.0)) {
-            let config = EndpointConfig {
-                server: Some(self.tls.clone()),
-                transport: between_nodes(),
-                limits: self.limits.clone(),
-                ..EndpointConfig::new(self.cid_keys.clone())
-            };
-            let endpoint = Endpoint::new(socket, config)?;
-            self.export(&endpoint);
-            let serve = ServeConfig {
-                accept: RoleRule::AnyOf(vec![NodeRole::Edge, NodeRole::Shield]),
-                exchanges: EXCHANGES_MAX as usize,
-                ..ServeConfig::default()
-            };
-            let server = PeerServer::new(
-                endpoint.clone(),
-                self.membership.identity().clone(),
-                handler.clone(),
-                serve,
-            );
-            let counters = Arc::clone(server.counters());
-            self.registry
-                .add_counters("stoq_peer", move |each| counters.visit(each));
-            servers.push((endpoint, server));
-        }
+        let handler: Arc<dyn Handler> =
+            Arc::new(ObjectServer::new(source, Arc::clone(&self.metrics)));
+        let accept = RoleRule::AnyOf(vec![NodeRole::Edge, NodeRole::Shield]);
+        let doors = self.doors.iter().filter_map(|doors| doors.take(id.0));
+        let servers =
+            self.links
+                .serve(doors.collect(), &self.tls, &accept, &self.kinds, &handler)?;
         let _tracked = self.drain.track();
-        let served =
-            futures_util::future::join_all(servers.iter().map(|(_, server)| server.serve()));
         let drained = async {
             self.drain.begun().await;
             let grace = self.drain.deadline().map_or(Duration::ZERO, |at| {
                 at.saturating_duration_since(Instant::now())
             });
-            servers.iter().for_each(|(_, server)| server.drain(grace));
+            servers.drain(grace);
             self.drain.ended().await;
         };
         tokio::select! {
             // Cutting the servers off is what a drain's end means.
-            _ = served => {}
+            () = servers.serve() => {}
             () = drained => {}
         }
-        for (endpoint, _) in &servers {
-            endpoint.close(0, b"");
-        }
-        let closing = async {
-            origins.close().await;
-            for (endpoint, _) in &servers {
-                endpoint.wait_idle().await;
-            }
-        };
+        let closing = async { tokio::join!(origins.close(), servers.close()) };
         // What is not closed by then is cut off with the runtime.
         drop(tokio::time::timeout(CLOSING / 2, closing).await);
         Ok(())
-    }
-
-    fn export(&self, endpoint: &Endpoint) {
-        let counters = Arc::clone(endpoint.counters());
-        self.registry
-            .add_counters("stoq_quic", move |each| counters.visit(each));
     }
 }
 
@@ -444,20 +407,20 @@ fn sites(config: &Config, cache: &Cache) -> Vec<(Arc<stoq_node::config::Site>, A
     made.collect()
 }
 
-fn bind(addr: SocketAddr, workers: usize) -> Result<SocketGroup, StartError> {
-    let group = SocketGroup::bind(addr, workers, &SocketOptions::default()).map_err(|source| {
-        StartError::Bind {
+fn bind(links: &Links, addr: SocketAddr, workers: usize) -> Result<NodeDoors, StartError> {
+    let doors = links
+        .bind(addr, workers)
+        .map_err(|source| StartError::Bind {
             key: "listen.stoq",
             addr: addr.to_string(),
             source,
-        }
-    })?;
+        })?;
     if workers > 1
-        && let Steering::SingleSocket { reason } = group.steering()
+        && let Steering::SingleSocket { reason } = doors.steering()
     {
         tracing::warn!(%addr, reason, "one socket for all workers: steering by connection ID was refused");
     }
-    Ok(group)
+    Ok(doors)
 }
 
 fn bind_admin(addr: &AdminAddr) -> Result<Admin, StartError> {

@@ -22,6 +22,7 @@ use crate::Origin;
 pub struct Cluster {
     origin: String,
     shield: bool,
+    shield_at: Option<SocketAddr>,
     edges: usize,
     workers: usize,
     ram: String,
@@ -45,6 +46,7 @@ impl Cluster {
         Self {
             origin: String::new(),
             shield: false,
+            shield_at: None,
             edges: 1,
             workers: 2,
             ram: "64MiB".to_owned(),
@@ -75,6 +77,13 @@ impl Cluster {
     pub fn shield(mut self) -> Self {
         self.shield = true;
         self
+    }
+
+    /// Puts a shield between edges and origin, which they are told is at `addr`: whoever is there stands in between.
+    #[must_use]
+    pub fn shield_at(mut self, addr: SocketAddr) -> Self {
+        self.shield_at = Some(addr);
+        self.shield()
     }
 
     /// So many edges.
@@ -166,7 +175,8 @@ impl Cluster {
         let edges = (1..=self.edges).map(|number| {
             let name = format!("edge-{number}");
             let behind = shield.as_ref().map_or_else(String::new, |shield| {
-                format!("{}[shield]\nnodes = [\"{}\"]\n", Self::cluster(&name), shield.addr())
+                let addr = self.shield_at.unwrap_or_else(|| shield.addr());
+                format!("{}[shield]\nnodes = [\"{addr}\"]\n", Self::cluster(&name))
             });
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
             let text = format!("{}{listen}{behind}{}{}", self.head(&name), self.tail(), self.edge_site);

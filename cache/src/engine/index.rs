@@ -151,17 +151,7 @@ impl Index {
         if objects.is_empty() {
             return None;
         }
-        let read = Arc::new(Variants(objects));
-        let mut found = None;
-        self.objects.entry(*key).and_compute_with(|present| {
-            found = present.map(|present| present.into_value());
-            if found.is_some() || loading.is_outdated() {
-                return Op::Nop;
-            }
-            found = Some(Arc::clone(&read));
-            Op::Put(read)
-        });
-        found
+        loading.settle(&self.objects, *key, Arc::new(Variants(objects)))
     }
 
     /// Before a response is stored: sees to it that the pages of its manifest are on disk, and that the other variants of its URL are in

@@ -144,17 +144,8 @@ impl Partials {
         key: &CacheKey,
         loading: &Loading<Arc<Partial>>,
     ) -> Option<Arc<Partial>> {
-        let read = Arc::new(Partial::of(records.load_blocks(key).await?));
-        let mut found = None;
-        self.known.entry(*key).and_compute_with(|present| {
-            found = present.map(|present| present.into_value());
-            if found.is_some() || loading.is_outdated() {
-                return Op::Nop;
-            }
-            found = Some(Arc::clone(&read));
-            Op::Put(read)
-        });
-        found
+        let read = Partial::of(records.load_blocks(key).await?);
+        loading.settle(&self.known, *key, Arc::new(read))
     }
 
     /// Puts an entry, in memory and on disk. Called under its lock.

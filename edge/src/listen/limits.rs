@@ -7,12 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use stoq::quic::Prefixes;
+
 /// What a client may cost the listeners.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections of the process, QUIC and TCP together; at the bound newcomers are closed at once. Default 65,536
     /// (at 40 KiB each: 2.5 GiB).
     pub connections: usize,
+    /// Those of them that come over TLS from one IPv4 address or one IPv6 /64; at the bound newcomers are closed at once. (QUIC counts by
+    /// itself, in the same `prefixes`.) Default `None`: no fewer than all together.
+    pub per_prefix: Option<usize>,
+    /// What `per_prefix` is counted in. Default: by itself.
+    pub prefixes: Prefixes,
     /// Requests under way on one connection; the client's next stream waits. Default 128.
     pub requests_per_connection: u32,
     /// Size of a request head as RFC 9114 4.2.2 counts it (names + values + 32 a field), bytes. Default 64 KiB.
@@ -35,6 +42,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 65_536,
+            per_prefix: None,
+            prefixes: Prefixes::default(),
             requests_per_connection: 128,
             header_bytes: 64 * 1024,
             handshake_timeout: Duration::from_secs(10),

@@ -28,6 +28,8 @@ enum Protocol {
 pub(crate) enum Refusal {
     /// The bound on connections was reached.
     Full,
+    /// The bound on connections of one IPv4 address or IPv6 /64 was reached. (Over QUIC `stoq_quic_refused_prefix`.)
+    Prefix,
     /// The handshake failed or was given up by the client.
     Handshake,
     /// The handshake took too long.

@@ -17,6 +17,7 @@ mod record;
 mod rescue;
 #[cfg(test)]
 mod sample;
+mod shape;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
+use stoq::shape::Shaper;
 use stoq_cache::engine::{Cache, CacheRequest, CacheSite};
 use stoq_cache::http::cache_status::CacheStatus;
 use stoq_cache::http::facts::RequestFacts;
@@ -66,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) forwarder: Forwarder,
     /// The counters.
     pub(crate) metrics: ServeMetrics,
+    /// What bodies to clients wait for; `None` where nothing limits what the node sends.
+    pub(crate) shaper: Option<Shaper>,
     /// For the log's times.
     pub(crate) clock: fn() -> Timestamp,
 }
@@ -250,6 +254,7 @@ impl Service for Serve {
             outcome: reply.outcome,
             site: Some(opened.place),
         };
+        let reply = shape::shaped(reply, self.shared.shaper.as_ref());
         Some(Answer { reply, note })
     }
 
@@ -272,6 +277,7 @@ impl Service for Serve {
                 outcome: reply.outcome,
                 site,
             };
+            let reply = shape::shaped(reply, self.shared.shaper.as_ref());
             Answer { reply, note }
         })
     }

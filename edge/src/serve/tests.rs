@@ -93,6 +93,7 @@ fn serve(origin: &Arc<Origin>) -> Arc<Serve> {
             cdn_id,
         },
         metrics: ServeMetrics::register(&mut Registry::default()),
+        shaper: None,
         clock: || NOW,
     };
     Arc::new(Serve::new(

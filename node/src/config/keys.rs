@@ -16,14 +16,15 @@ use toml::{
 use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{
-        RawCache, RawCertificate, RawCluster, RawConfig, RawLimits, RawListen, RawLog, RawNode,
-        RawOriginTable, RawQueryTable, RawRule, RawShield, RawSite, RawTimeouts, RawTls, RawVolume,
+        RawCache, RawCertificate, RawClass, RawCluster, RawConfig, RawLimits, RawListen, RawLog,
+        RawNode, RawOriginTable, RawQueryTable, RawRule, RawShape, RawShield, RawSite, RawStoq,
+        RawTimeouts, RawTls, RawVolume,
     },
     source::Sources,
 };
 
 /// Every table, by its path without indices. A new table in `raw.rs` is added here; a test finds one that was forgotten.
-pub(super) const TABLES: [&[&str]; 17] = [
+pub(super) const TABLES: [&[&str]; 22] = [
     &[],
     &["node"],
     &["listen"],
@@ -35,6 +36,11 @@ pub(super) const TABLES: [&[&str]; 17] = [
     &["tls", "certificates"],
     &["log"],
     &["cluster"],
+    &["stoq"],
+    &["shape"],
+    &["shape", "serve"],
+    &["shape", "fill"],
+    &["shape", "replicate"],
     &["shield"],
     &["site"],
     &["site", "origins"],
@@ -57,6 +63,9 @@ pub(super) fn keys_of(path: &[&str]) -> Option<&'static [&'static str]> {
         ["tls", "certificates"] => field_names::<RawCertificate>(),
         ["log"] => field_names::<RawLog>(),
         ["cluster"] => field_names::<RawCluster>(),
+        ["stoq"] => field_names::<RawStoq>(),
+        ["shape"] => field_names::<RawShape>(),
+        ["shape", "serve" | "fill" | "replicate"] => field_names::<RawClass>(),
         ["shield"] => field_names::<RawShield>(),
         ["site"] => field_names::<RawSite>(),
         ["site", "origins"] => field_names::<RawOriginTable>(),

@@ -7,7 +7,7 @@
 //! 2. `keys`: unknown keys are taken out, each reported with the key that was meant.
 //! 3. `raw`: the rest is read into structs that refuse unknown keys; a value of the wrong type is reported and taken
 //!    out, and reading goes on, so that one load reports everything.
-//! 4. `resolve`, `sites`, `query`, `checks`: values are checked by themselves and against each other, defaults filled in, paths joined.
+//! 4. `resolve`, `sites`, `links`, `query`, `checks`: values are checked by themselves and against each other, defaults filled in, paths joined.
 //! 5. `show`: the way back, for `config show`.
 //!
 //! **Paths** are relative to the directory of the file that has them, so a service finds its files wherever it was started; paths
@@ -24,6 +24,7 @@ mod environment;
 mod hosts;
 mod include;
 mod keys;
+mod links;
 mod merge;
 mod origins;
 mod problem;
@@ -54,6 +55,7 @@ pub use self::{
     environment::{ENV_PREFIX, Env, VARIABLES_MAX},
     include::{DEPTH_MAX, FILE_BYTES_MAX, FILES_MAX, TOTAL_BYTES_MAX},
     keys::all_keys,
+    links::{Shape, ShapeClass, Stoq},
     problem::{ConfigError, ConfigErrors},
     query::{PathRule, Query, Take},
     resolved::{

@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     pub(super) tls: RawTls,
     pub(super) log: RawLog,
     pub(super) cluster: Option<RawCluster>,
+    pub(super) stoq: RawStoq,
+    pub(super) shape: RawShape,
     pub(super) shield: At<RawShield>,
     pub(super) site: Vec<Spanned<RawSite>>,
 }
@@ -53,6 +55,7 @@ pub(super) struct RawListen {
 pub(super) struct RawLimits {
     pub(super) memory: At<Size>,
     pub(super) connections: At<Count>,
+    pub(super) per_prefix_connections: At<Count>,
     pub(super) header_bytes: At<Size>,
     pub(super) body_bytes: At<Size>,
     pub(super) origin_connections: At<Count>,
@@ -133,6 +136,35 @@ pub(super) struct RawCluster {
     pub(super) revoked: At<String>,
     pub(super) audit: At<String>,
     pub(super) leaf_rotation: At<Time>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table: write [stoq]")]
+pub(super) struct RawStoq {
+    pub(super) adapt: At<bool>,
+    pub(super) window_max: At<Size>,
+    pub(super) mtu_max: At<Size>,
+    pub(super) tcp: At<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table: write [shape]")]
+pub(super) struct RawShape {
+    pub(super) rate: At<Size>,
+    pub(super) serve: RawClass,
+    pub(super) fill: RawClass,
+    pub(super) replicate: RawClass,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table such as { weight = 4, cap = \"40MB\" }"
+)]
+pub(super) struct RawClass {
+    pub(super) weight: At<Count>,
+    pub(super) cap: At<Size>,
 }
 
 #[derive(Debug, Default, Deserialize)]

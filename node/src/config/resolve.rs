@@ -221,6 +221,8 @@ impl Resolver<'_> {
             tls: self.tls(raw),
             log: self.log(raw),
             cluster,
+            stoq: self.stoq(&raw.stoq),
+            shape: self.shape(&raw.shape),
             shield: self.shield(raw),
             sites,
             positions,
@@ -353,6 +355,10 @@ impl Resolver<'_> {
         Limits {
             memory,
             connections,
+            per_prefix_connections: limits
+                .per_prefix_connections
+                .as_ref()
+                .map(|value| value.get_ref().0),
             header_bytes: usize::try_from(header_bytes.min(HEADER_BYTES_MAX)).unwrap_or(usize::MAX),
             body_bytes: size(&limits.body_bytes, BODY_BYTES),
             origin_connections: count(&limits.origin_connections, ORIGIN_CONNECTIONS),
@@ -470,7 +476,7 @@ impl Resolver<'_> {
     }
 }
 
-fn size(value: &At<Size>, default: u64) -> u64 {
+pub(super) fn size(value: &At<Size>, default: u64) -> u64 {
     value.as_ref().map_or(default, |value| value.get_ref().0)
 }
 
@@ -478,7 +484,7 @@ pub(super) fn time(value: &At<Time>, default: Duration) -> Duration {
     value.as_ref().map_or(default, |value| value.get_ref().0)
 }
 
-fn count(value: &At<Count>, default: usize) -> usize {
+pub(super) fn count(value: &At<Count>, default: usize) -> usize {
     value.as_ref().map_or(default, |value| value.get_ref().0)
 }
 

@@ -8,6 +8,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::{
+    links::{Shape, Stoq},
     problem::ConfigError,
     query::{PathRule, Query},
     source::Position,
@@ -39,6 +40,10 @@ pub struct Config {
     pub log: Log,
     /// `[cluster]`. Present whenever the process speaks STOQ: always for a shield, for an edge if the file has the table.
     pub cluster: Option<Cluster>,
+    /// `[stoq]`
+    pub stoq: Stoq,
+    /// `[shape]`
+    pub shape: Shape,
     /// `[shield]`
     pub shield: Option<Shield>,
     /// Every `[[site]]`, in the order of the files. At least one.
@@ -161,6 +166,9 @@ pub struct Limits {
     pub memory: u64,
     /// Client connections at once, over all listeners; the next is refused. Default 10,000.
     pub connections: usize,
+    /// Connections at once from one IPv4 address or one IPv6 /64, over `listen.https` and `listen.stoq` and all workers; the next is
+    /// refused. Default: no fewer than all together.
+    pub per_prefix_connections: Option<usize>,
     /// Bytes of one request's head; a larger one is answered 431. Default 64 KiB.
     pub header_bytes: usize,
     /// Bytes of one request's body; a larger one is answered 413. Bodies stream, so this bounds transfer and not memory. Default 1 GiB.

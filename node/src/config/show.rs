@@ -33,6 +33,9 @@ impl Config {
         out.table("[limits]");
         out.key("memory", size(self.limits.memory));
         out.key("connections", self.limits.connections);
+        if let Some(connections) = self.limits.per_prefix_connections {
+            out.key("per_prefix_connections", connections);
+        }
         out.key("header_bytes", size(self.limits.header_bytes as u64));
         out.key("body_bytes", size(self.limits.body_bytes));
         out.key("origin_connections", self.limits.origin_connections);
@@ -87,6 +90,28 @@ impl Config {
                 out.key("audit", path(audit));
             }
             out.key("leaf_rotation", time(cluster.leaf_rotation));
+        }
+        out.table("[stoq]");
+        out.key("adapt", self.stoq.adapt);
+        out.key("window_max", size(self.stoq.window_max));
+        out.key("mtu_max", size(self.stoq.mtu_max.into()));
+        out.key("tcp", self.stoq.tcp);
+
+        let shape = &self.shape;
+        out.table("[shape]");
+        if let Some(rate) = shape.rate {
+            out.key("rate", size(rate));
+        }
+        for (name, class) in [
+            ("serve", &shape.serve),
+            ("fill", &shape.fill),
+            ("replicate", &shape.replicate),
+        ] {
+            out.table(&format!("[shape.{name}]"));
+            out.key("weight", class.weight);
+            if let Some(cap) = class.cap {
+                out.key("cap", size(cap));
+            }
         }
         if let Some(shield) = &self.shield {
             out.table("[shield]");

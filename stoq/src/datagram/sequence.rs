@@ -12,7 +12,7 @@ pub struct Sequence(AtomicU64);
 impl Sequence {
     /// The next number: 1 at first. `None` after 2⁶⁴−1, and from then on.
     //= https://www.rfc-editor.org/rfc/rfc4303#section-2.2
-    //# If anti-replay is enabled (the default), the transmitted Sequence Number must never be allowed to cycle.
+    //# If anti-replay is enabled (the default), the transmitted sequence number must never be allowed to cycle.
     #[must_use]
     pub fn next(&self) -> Option<u64> {
         // Nothing else is ordered by it: each number is taken once, which is all that is asked.

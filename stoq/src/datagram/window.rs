@@ -7,8 +7,8 @@ use thiserror::Error;
 /// QUIC hands each packet up once, and in the order of arrival; what remains is reordering within a path, rarely more than a
 /// few packets. A datagram that comes later than 63 others is dropped, as one that was lost.
 //= https://www.rfc-editor.org/rfc/rfc4303#section-3.4.3
-//# A minimum window size of 32 packets MUST be supported, but a window size of 64 is preferred and SHOULD be employed as
-//# the default.
+//# A minimum window size of 32 packets MUST be supported when 32-bit sequence numbers are employed; a window size of 64 is
+//# preferred and SHOULD be employed as the default.
 pub const WINDOW: u64 = 64;
 
 /// The sliding window of one direction of one connection; 16 bytes.

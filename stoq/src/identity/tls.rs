@@ -1,26 +1,20 @@
 //! Mutual TLS 1.3 with nothing but the house's own certificates.
 //!
-//! The provider is given explicitly; whatever the process installed as its default is not looked at. Sessions are
-//! not resumed: all nodes answer to one server name, so a client would offer one node's ticket to another. Who wants
-//! tickets takes them from [`early`](crate::early), which keeps them apart; [`check`] after the handshake is what makes
-//! them safe then.
+//! Sessions are not resumed: all nodes answer to one server name, so a client would offer one node's ticket to another. Who
+//! wants tickets takes them from [`early`](crate::early), which keeps them apart; [`check`](super::check()) after the handshake is what
+//! makes them safe then.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
-    PeerMisbehaved, ServerConfig, SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, Error, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::error::{IdentityError, Refusal};
+use super::handshake::{Judge, tls_client, tls_server};
 use super::node::{Identity, Inner};
 use crate::quic::{TlsClient, TlsServer};
 
@@ -29,18 +23,6 @@ pub const SERVER_NAME: &str = "node.stoq";
 
 /// The ALPN of connections between nodes.
 pub const ALPN: &[u8] = b"stoq/1";
-
-/// AES first: where the CPU has AES instructions it is nearly twice as fast as ChaCha20, and SHA-384 would be a
-/// sixth of a handshake.
-pub(crate) fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites = vec![
-        aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
-        aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
-        aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-    ];
-    provider
-}
 
 /// Whom is dialled, and where the verifier leaves the refusal that TLS itself can only tell as an alert.
 pub(crate) type Verdict = (SocketAddr, Arc<OnceLock<Refusal>>);
@@ -71,13 +53,8 @@ impl Identity {
     pub fn server_config(&self, alpn: &[u8]) -> Result<Arc<ServerConfig>, IdentityError> {
         self.leaf_now()?;
         let node = Arc::new(Papers::new(self, None));
-        let mut config = ServerConfig::builder_with_details(
-            Arc::new(provider()),
-            self.inner().trust.clock.clone(),
-        )
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(node.clone())
-        .with_cert_resolver(node);
+        let mut config =
+            tls_server(node.clone(), self.inner().trust.clock.clone())?.with_cert_resolver(node);
         config.alpn_protocols = vec![alpn.to_vec()];
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
@@ -98,14 +75,8 @@ impl Identity {
     ) -> Result<Arc<ClientConfig>, IdentityError> {
         self.leaf_now()?;
         let node = Arc::new(Papers::new(self, verdict));
-        let mut config = ClientConfig::builder_with_details(
-            Arc::new(provider()),
-            self.inner().trust.clock.clone(),
-        )
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(node.clone())
-        .with_client_cert_resolver(node);
+        let mut config = tls_client(node.clone(), self.inner().trust.clock.clone())?
+            .with_client_cert_resolver(node);
         config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
@@ -117,8 +88,6 @@ impl Identity {
 struct Papers {
     node: Arc<Inner>,
     verdict: Option<Verdict>,
-    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
-    no_hints: Vec<DistinguishedName>,
 }
 
 impl Papers {
@@ -126,8 +95,6 @@ impl Papers {
         Self {
             node: identity.inner().clone(),
             verdict,
-            algorithms: provider().signature_verification_algorithms,
-            no_hints: Vec::new(),
         }
     }
 
@@ -144,19 +111,13 @@ impl Papers {
             }
         }
     }
+}
 
-    fn judge(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        let mut chain = Vec::with_capacity(1 + others.len());
-        chain.push(leaf.clone());
-        chain.extend(others.iter().cloned());
+impl Judge for Papers {
+    fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         let addr = self.verdict.as_ref().map(|(addr, _)| *addr);
         self.node
-            .judge(&chain, now, addr)
+            .judge(chain, now, addr)
             .map(drop)
             .map_err(|refusal| {
                 tracing::warn!(%refusal, "peer refused in the handshake");
@@ -166,15 +127,6 @@ impl Papers {
                 }
                 Error::InvalidCertificate(alert)
             })
-    }
-
-    fn signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signature, &self.algorithms)
     }
 }
 
@@ -208,79 +160,5 @@ impl ResolvesClientCert for Papers {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-impl ServerCertVerifier for Papers {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.judge(leaf, others, now)
-            .map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, cert, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-}
-
-impl ClientCertVerifier for Papers {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.no_hints
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.judge(leaf, others, now)
-            .map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, cert, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
     }
 }

@@ -4,13 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::verify_tls13_signature;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, Error};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -18,8 +14,8 @@ use super::ALPN;
 use super::token::Token;
 use super::wire::{Answer, Ask, read_all, write_all};
 use crate::identity::{
-    CLOCK_TOLERANCE, DESK_NAME, Identity, IdentityError, IdentityFile, Refusal, RootCertificate,
-    check_desk, joiner_papers, provider,
+    CLOCK_TOLERANCE, DESK_NAME, Identity, IdentityError, IdentityFile, Judge, Refusal,
+    RootCertificate, check_desk, joiner_papers, tls_client,
 };
 use crate::transport::{
     ConnectError, ConnectionError, Link, ReadError, Target, Transport, WriteError,
@@ -139,14 +135,10 @@ async fn ask(
     let desk = Arc::new(ByFingerprint {
         root: token.root,
         seen: OnceLock::new(),
-        algorithms: provider().signature_verification_algorithms,
     });
     let private = PrivateKeyDer::Pkcs8(key.serialized_der().to_vec().into());
-    let mut tls = ClientConfig::builder_with_details(Arc::new(provider()), config.clock.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
+    let mut tls = tls_client(desk.clone(), config.clock.clone())
         .map_err(IdentityError::Tls)?
-        .dangerous()
-        .with_custom_certificate_verifier(desk.clone())
         .with_client_auth_cert(vec![certificate], private)
         .map_err(IdentityError::Tls)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
@@ -239,48 +231,16 @@ fn ended(addr: SocketAddr, error: ConnectionError) -> JoinError {
 struct ByFingerprint {
     root: [u8; 32],
     seen: OnceLock<Result<RootCertificate, Refusal>>,
-    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for ByFingerprint {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let mut chain = vec![leaf.clone()];
-        chain.extend(others.iter().cloned());
-        let judged = check_desk(&chain, &self.root, now);
+impl Judge for ByFingerprint {
+    fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        let judged = check_desk(chain, &self.root, now);
         let is_good = judged.is_ok();
         let _ = self.seen.set(judged);
         match is_good {
-            true => Ok(ServerCertVerified::assertion()),
+            true => Ok(()),
             false => Err(CertificateError::UnknownIssuer.into()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
     }
 }

@@ -7,16 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::verify_tls13_signature;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved,
-    ServerConfig, SignatureScheme,
-};
+use rustls::{CertificateError, Error, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
@@ -27,8 +21,8 @@ use super::ALPN;
 use super::token::{ID_BYTES, SECRET_BYTES, Token, id_text};
 use super::wire::{Answer, Ask, read_all, write_all};
 use crate::identity::{
-    AuditEvent, AuditSink, AuditWhat, ClusterRoot, Head, IdentityError, NoAudit, NodeId, Registrar,
-    Role, Validity, joiner_key, possible, provider,
+    AuditEvent, AuditSink, AuditWhat, ClusterRoot, Head, IdentityError, Judge, NoAudit, NodeId,
+    Registrar, Role, Validity, joiner_key, possible, tls_server,
 };
 use crate::quic::TlsServer;
 use crate::transport::{Incoming, Link, Transport};
@@ -190,16 +184,9 @@ impl Desk {
     /// No certificate can be made now.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, IdentityError> {
         self.0.papers()?;
-        let papers = Arc::new(Papers {
-            desk: self.clone(),
-            algorithms: provider().signature_verification_algorithms,
-            no_hints: Vec::new(),
-        });
+        let papers = Arc::new(Papers(self.clone()));
         let mut config =
-            ServerConfig::builder_with_details(Arc::new(provider()), self.0.config.clock.clone())
-                .with_protocol_versions(&[&rustls::version::TLS13])?
-                .with_client_cert_verifier(papers.clone())
-                .with_cert_resolver(papers);
+            tls_server(papers.clone(), self.0.config.clock.clone())?.with_cert_resolver(papers);
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
@@ -438,11 +425,7 @@ impl Inner {
 
 /// The desk's side of a handshake.
 #[derive(Debug)]
-struct Papers {
-    desk: Desk,
-    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
-    no_hints: Vec<DistinguishedName>,
-}
+struct Papers(Desk);
 
 impl ResolvesServerCert for Papers {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -452,52 +435,20 @@ impl ResolvesServerCert for Papers {
         {
             return None;
         }
-        let papers = self.desk.0.papers();
+        let papers = self.0.0.papers();
         papers
             .inspect_err(|error| tracing::error!(%error, "cannot make a certificate"))
             .ok()
     }
 }
 
-impl ClientCertVerifier for Papers {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.no_hints
-    }
-
+impl Judge for Papers {
     /// Takes anybody with a key. That it is theirs is proven by the handshake, and what it may become by the token.
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let alone = others.is_empty() && joiner_key(std::slice::from_ref(leaf)).is_ok();
-        match alone {
-            true => Ok(ClientCertVerified::assertion()),
+    fn judge(&self, chain: &[CertificateDer<'_>], _now: UnixTime) -> Result<(), Error> {
+        match joiner_key(chain).is_ok() {
+            true => Ok(()),
             false => Err(CertificateError::BadEncoding.into()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
     }
 }
 

@@ -1,4 +1,7 @@
-//! What follows from a class: windows, congestion control, and how much to do at once.
+//! What follows from a class: windows, congestion control, and how many streams a large transfer is worth.
+//!
+//! Not how many connections: one is one core's work at both ends, and the second of the same worker has no other core. Nodes with
+//! several workers have a connection of each.
 //!
 //! A window must hold what is on its way: rate × round trip. The rate taken is the upper border of the class, so that
 //! a path is never held in a class by its own windows; the window is twice the product, since a lost packet costs a
@@ -59,10 +62,6 @@ pub struct Plan {
     pub initial_window: u32,
     /// From the next connection on.
     pub controller: Controller,
-    /// Connections to this peer that are worth their cost: one is one core's work.
-    pub connections: u8,
-    /// Requests for chunks of 64 KiB to have under way.
-    pub chunks: u16,
 }
 
 /// Beside the round trip: timers, scheduling, and acknowledgements that are held back.
@@ -110,10 +109,6 @@ impl Plan {
             } else {
                 Controller::Cubic
             },
-            connections: if bandwidth == Bandwidth::Gbit10 { 2 } else { 1 },
-            chunks: u16::try_from(window.div_ceil(64 << 10))
-                .unwrap_or(u16::MAX)
-                .clamp(4, 256),
         })
     }
 
@@ -184,7 +179,7 @@ mod tests {
             let of = |class: usize, micros| plan(Bandwidth::ALL[class], Duration::from_micros(micros), None);
             let (less, more) = (of(slow, near), of(fast, far));
             prop_assert!(less.connection_window <= more.connection_window);
-            prop_assert!(less.send_window <= more.send_window && less.chunks <= more.chunks);
+            prop_assert!(less.send_window <= more.send_window);
         }
     }
 

@@ -22,8 +22,8 @@ use crate::hello::RoleRule;
 use crate::identity::{ALPN, Identity, Refusal, SERVER_NAME, Term};
 use crate::shape::Shaper;
 use crate::transport::{
-    Carrier, ConnectError, ConnectionError, Handshake, HandshakeEnd, Link, PathStats, Target,
-    Transport,
+    Carrier, ConnectError, ConnectionError, Handshake, HandshakeEnd, Link, PathSnapshot, PathStats,
+    Target, Transport,
 };
 use crate::wire::{CloseCode, Frame, StreamCode, Versions, WireError, encode};
 
@@ -310,6 +310,20 @@ impl PeerConn {
     #[must_use]
     pub fn path(&self) -> PathStats {
         self.0.conn.path()
+    }
+
+    /// What is known of the path, where the connection [adapts](crate::quic::TransportConfig::adapt) to it and it was measured:
+    /// class, rate, loss. Cheap enough to ask for each request.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<PathSnapshot> {
+        self.0.conn.snapshot()
+    }
+
+    /// How many exchanges a large transfer should be spread over now, so that no stream's window holds it back. 1 where that is not
+    /// known.
+    #[must_use]
+    pub fn streams(&self) -> u16 {
+        self.0.conn.streams()
     }
 
     /// Exchanges under way.

@@ -16,6 +16,7 @@ use super::greet::{Greeted, PeerInfo, close, distrust};
 use super::handler::{Handler, IncomingRequest};
 use super::kinds::KindRules;
 use super::witness::Report;
+use crate::counter::Counter;
 use crate::identity::{AuditWhat, Identity, Refusal};
 use crate::shape::Shaper;
 use crate::transport::{
@@ -221,20 +222,17 @@ impl Served {
         recv: Box<dyn RecvStream>,
         place: Option<OwnedSemaphorePermit>,
     ) {
-        let came_early = recv.is_0rtt();
         let mut reader = FrameReader::new(recv, self.info.version);
         let request = |frame| match frame {
             Frame::Request(opening) => Some(opening),
             _ => None,
         };
-        let opening = match self.opening(&mut reader, request).await {
-            Ok(opening) => opening,
-            Err(Some(code)) => return refuse(send, reader, code),
-            Err(None) => return,
-        };
-        let deadline = opening.time_left.map(|left| Instant::now() + left);
-        let early = match self.admit(came_early, &opening).await {
-            Ok(early) => early,
+        let Begun {
+            opening,
+            early,
+            deadline,
+        } = match self.begin(&mut reader, request).await {
+            Ok(begun) => begun,
             Err(Some(code)) => return refuse(send, reader, code),
             Err(None) => return,
         };
@@ -257,27 +255,42 @@ impl Served {
             reply: SendHalf::new(send, self.info.version, shared.clone())
                 .shaped(self.shaper.as_ref()),
         };
-        self.counters.requests_started.inc();
-        let mut running = Running {
-            counters: &self.counters,
-            ended: false,
-        };
-        let end = tokio::select! {
-            () = self.handler.handle(&self.info, request) => &self.counters.requests_returned,
-            () = stopped(given_up) => &self.counters.requests_cancelled,
-            () = past(deadline, &shared) => &self.counters.requests_past_deadline,
-        };
-        running.ended = true;
-        end.inc();
+        let counters = &*self.counters;
+        let running = Running::begin(&counters.requests_started, &counters.requests_cancelled);
+        running.end(tokio::select! {
+            () = self.handler.handle(&self.info, request) => &counters.requests_returned,
+            () = stopped(given_up) => &counters.requests_cancelled,
+            () = past(deadline, &shared) => &counters.requests_past_deadline,
+        });
     }
-}
 
-impl Served {
-    /// The first frame of a stream, which must be such as `wanted` takes.
+    /// What a stream begins with, if `wanted` takes it and the peer may say it. Waits for it, and for the end of the handshake
+    /// where it may be acted on only then.
     ///
     /// # Errors
     /// The code with which the stream is to be refused; none where it, or the connection, has ended already.
-    pub(super) async fn opening(
+    pub(super) async fn begin(
+        &self,
+        reader: &mut FrameReader,
+        wanted: impl FnOnce(Frame) -> Option<Opening>,
+    ) -> Result<Begun, Option<StreamCode>> {
+        let came_early = reader.stream().is_0rtt();
+        let opening = self.opening(reader, wanted).await?;
+        // The time it was given runs while it waits.
+        let deadline = opening.time_left.map(|left| Instant::now() + left);
+        let early = self.admit(came_early, &opening).await?;
+        Ok(Begun {
+            opening,
+            early,
+            deadline,
+        })
+    }
+
+    /// The first frame of a stream, which must be such as `wanted` takes.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    async fn opening(
         &self,
         reader: &mut FrameReader,
         wanted: impl FnOnce(Frame) -> Option<Opening>,
@@ -299,12 +312,8 @@ impl Served {
     /// where it has to be after.
     ///
     /// # Errors
-    /// The code with which the stream is to be refused; none where the connection has ended.
-    pub(super) async fn admit(
-        &self,
-        came_early: bool,
-        opening: &Opening,
-    ) -> Result<bool, Option<StreamCode>> {
+    /// As [`begin`](Self::begin).
+    async fn admit(&self, came_early: bool, opening: &Opening) -> Result<bool, Option<StreamCode>> {
         if !self.trusts(self.identity.recheck(&self.info.identity)) {
             return Err(None);
         }
@@ -353,16 +362,41 @@ fn refuse(mut send: Box<dyn SendStream>, mut reader: FrameReader, code: StreamCo
     reader.stream().stop(code.code());
 }
 
-/// Counts a request whose task is dropped with its connection. A panic is counted by who joins the task.
-struct Running<'a> {
-    counters: &'a PeerCounters,
+/// What a stream of the peer began with, and may go on with.
+pub(super) struct Begun {
+    pub(super) opening: Opening,
+    /// Whether that is before the end of the handshake.
+    pub(super) early: bool,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Counts what a handler was given, once when it begins and once when it ends: also where its task is dropped with its
+/// connection. A panic is counted by who joins the task.
+pub(super) struct Running<'a> {
+    cancelled: &'a Counter,
     ended: bool,
+}
+
+impl<'a> Running<'a> {
+    pub(super) fn begin(started: &Counter, cancelled: &'a Counter) -> Self {
+        started.inc();
+        Self {
+            cancelled,
+            ended: false,
+        }
+    }
+
+    /// It ended in what this counts.
+    pub(super) fn end(mut self, counter: &Counter) {
+        self.ended = true;
+        counter.inc();
+    }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.ended && !std::thread::panicking() {
-            self.counters.requests_cancelled.inc();
+            self.cancelled.inc();
         }
     }
 }

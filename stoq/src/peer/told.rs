@@ -1,13 +1,11 @@
 //! Messages of one connection: handed to the handler, each on a task of its own, and answered by nothing.
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
-use super::counters::PeerCounters;
 use super::exchange::{RecvHalf, Shared};
 use super::frames::FrameReader;
 use super::handler::IncomingMessage;
-use super::serve::{Served, past};
+use super::serve::{Begun, Running, Served, past};
 use super::witness::Report;
 use crate::transport::RecvStream;
 use crate::wire::{Frame, Opening, StreamCode};
@@ -18,20 +16,17 @@ impl Served {
         recv: Box<dyn RecvStream>,
         place: Option<OwnedSemaphorePermit>,
     ) {
-        let came_early = recv.is_0rtt();
         let mut reader = FrameReader::new(recv, self.info.version);
         let tell = |frame| match frame {
             Frame::Tell(opening) => Some(opening),
             _ => None,
         };
-        let opening = match self.opening(&mut reader, tell).await {
-            Ok(opening) => opening,
-            Err(Some(code)) => return reader.stream().stop(code.code()),
-            Err(None) => return,
-        };
-        let deadline = opening.time_left.map(|left| Instant::now() + left);
-        let early = match self.admit(came_early, &opening).await {
-            Ok(early) => early,
+        let Begun {
+            opening,
+            early,
+            deadline,
+        } = match self.begin(&mut reader, tell).await {
+            Ok(begun) => begun,
             Err(Some(code)) => return reader.stream().stop(code.code()),
             Err(None) => return,
         };
@@ -50,30 +45,11 @@ impl Served {
             deadline,
             body: RecvHalf::from_reader(reader, shared.clone()),
         };
-        self.counters.messages_started.inc();
-        let mut running = Running {
-            counters: &self.counters,
-            ended: false,
-        };
-        let end = tokio::select! {
-            () = self.handler.told(&self.info, message) => &self.counters.messages_returned,
-            () = past(deadline, &shared) => &self.counters.messages_past_deadline,
-        };
-        running.ended = true;
-        end.inc();
-    }
-}
-
-/// Counts a message whose task is dropped with its connection. A panic is counted by who joins the task.
-struct Running<'a> {
-    counters: &'a PeerCounters,
-    ended: bool,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if !self.ended && !std::thread::panicking() {
-            self.counters.messages_cancelled.inc();
-        }
+        let counters = &*self.counters;
+        let running = Running::begin(&counters.messages_started, &counters.messages_cancelled);
+        running.end(tokio::select! {
+            () = self.handler.told(&self.info, message) => &counters.messages_returned,
+            () = past(deadline, &shared) => &counters.messages_past_deadline,
+        });
     }
 }

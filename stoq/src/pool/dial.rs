@@ -175,7 +175,7 @@ impl Shared {
         self.table.lock().len()
     }
 
-    pub(super) fn counters(&self) -> &PoolCounters {
+    pub(super) fn counters(&self) -> &Arc<PoolCounters> {
         &self.counters
     }
 }

@@ -230,8 +230,8 @@ impl Pool {
         Shared::get(&self.0, addr, Instant::now()).await
     }
 
-    /// How many connections there may be to a peer that is known, 1 to [`CONNECTIONS_MAX`], for as long as it stays known:
-    /// what a path's profile says. Those beyond are let go once their exchanges are done. `false` if it is not known.
+    /// How many connections there may be to a peer that is known, 1 to [`CONNECTIONS_MAX`], for as long as it stays known.
+    /// Those beyond are let go once their exchanges are done. `false` if it is not known.
     pub fn want(&self, addr: SocketAddr, connections: usize) -> bool {
         self.0.want(addr, connections)
     }
@@ -261,7 +261,7 @@ impl Pool {
 
     /// What this pool counted.
     #[must_use]
-    pub fn counters(&self) -> &PoolCounters {
+    pub fn counters(&self) -> &Arc<PoolCounters> {
         self.0.counters()
     }
 }

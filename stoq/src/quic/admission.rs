@@ -1,8 +1,7 @@
 //! Who is let in: limits on connections and handshakes, and what happens at each.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
-    net::IpAddr,
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::adapt::{Shared, Windows};
 use super::counters::Counters;
+use super::prefix::{PrefixPlace, Prefixes};
 use super::transport::TransportConfig;
 
 /// Limits of one endpoint, that is of one worker.
@@ -25,7 +25,8 @@ pub struct AdmissionLimits {
     pub max_connections: usize,
     /// Connections at once, in any state, whose client began at one address (IPv4) or in one /64 (IPv6). Default 65,536: no
     /// more than all together. A newcomer beyond it is refused. From half of it on a newcomer must first prove its
-    /// address, so that nobody fills another's share with invented ones.
+    /// address, so that nobody fills another's share with invented ones. Of this endpoint alone, unless it counts together
+    /// with others ([`EndpointConfig::prefixes`](super::EndpointConfig::prefixes)).
     ///
     /// A connection counts until its last [`Connection`](super::Connection) is dropped, and for where it began, also
     /// where its client moves. About 100 bytes a connection where it is less than `max_connections`; else nothing.
@@ -118,7 +119,7 @@ pub(super) struct Door {
     closed: AtomicBool,
     handshakes: Arc<AtomicUsize>,
     retrying: AtomicBool,
-    prefixes: Arc<Prefixes>,
+    prefixes: Prefixes,
     /// Let in, not yet taken by `accept`. At most `max_handshakes`, since each holds a [`HalfOpen`].
     admitted: Mutex<VecDeque<Admitted>>,
     arrival: Notify,
@@ -130,7 +131,7 @@ pub(super) struct Door {
 
 #[derive(Debug)]
 pub(super) struct Admitted {
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<PrefixPlace>,
     pub(super) windows: Option<Windows>,
     pub(super) shared: Shared,
     pub(super) connecting: quinn::Connecting,
@@ -145,6 +146,7 @@ impl Door {
         counters: Arc<Counters>,
         transport: TransportConfig,
         shared: Shared,
+        prefixes: Prefixes,
     ) -> Self {
         Self {
             limits,
@@ -156,7 +158,7 @@ impl Door {
             closed: AtomicBool::new(false),
             handshakes: Arc::default(),
             retrying: AtomicBool::new(false),
-            prefixes: Arc::default(),
+            prefixes,
             admitted: Mutex::default(),
             arrival: Notify::new(),
         }
@@ -180,13 +182,13 @@ impl Door {
     /// at once also while nobody accepts.
     pub(super) async fn answer(&self, endpoint: &quinn::Endpoint) {
         while let Some(incoming) = endpoint.accept().await {
-            let prefix = prefix(incoming.remote_address().ip());
+            let addr = incoming.remote_address().ip();
             let counted = self.limits.counts_prefixes();
             let knock = Knock {
                 open: self.open.load(Ordering::Relaxed),
                 connections: endpoint.open_connections(),
                 neighbours: if counted {
-                    self.prefixes.count(prefix)
+                    self.prefixes.count(addr)
                 } else {
                     0
                 },
@@ -229,14 +231,19 @@ impl Door {
     }
 
     fn admit(&self, incoming: quinn::Incoming) {
+        let addr = incoming.remote_address().ip();
+        let place = if self.limits.counts_prefixes() {
+            let Some(place) = self.prefixes.take(addr, self.limits.max_per_prefix) else {
+                // Another endpoint that counts together with this one was quicker.
+                self.counters.refused_prefix.inc();
+                return incoming.refuse();
+            };
+            Some(place)
+        } else {
+            None
+        };
         self.counters.attempts_accepted.inc();
-        let place = self.limits.counts_prefixes().then(|| {
-            let prefix = prefix(incoming.remote_address().ip());
-            Place::take(&self.prefixes, prefix)
-        });
-        let learnt = self
-            .shared
-            .learnt(&self.transport, incoming.remote_address().ip());
+        let learnt = self.shared.learnt(&self.transport, addr);
         let windows = Windows::of(learnt.as_ref().unwrap_or(&self.transport));
         let own = learnt.and_then(|transport| {
             let mut config = self.serving.lock().clone()?;
@@ -280,63 +287,6 @@ impl Door {
                 return Some(admitted);
             }
             arrival.await;
-        }
-    }
-}
-
-/// An IPv4 address, or the first 64 bits of an IPv6 address: what one client is likely to have at its disposal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Prefix {
-    V4(u32),
-    V6(u64),
-}
-
-fn prefix(addr: IpAddr) -> Prefix {
-    match addr.to_canonical() {
-        IpAddr::V4(addr) => Prefix::V4(addr.to_bits()),
-        IpAddr::V6(addr) => {
-            let [a, b, c, d, ..] = addr.segments();
-            let upper = [a, b, c, d].into_iter();
-            Prefix::V6(upper.fold(0, |bits, segment| bits << 16 | u64::from(segment)))
-        }
-    }
-}
-
-/// Connections by prefix. No more prefixes than connections.
-#[derive(Debug, Default)]
-struct Prefixes(Mutex<HashMap<Prefix, usize>>);
-
-impl Prefixes {
-    fn count(&self, prefix: Prefix) -> usize {
-        self.0.lock().get(&prefix).copied().unwrap_or(0)
-    }
-}
-
-/// A connection's place among those of its prefix, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    prefixes: Arc<Prefixes>,
-    prefix: Prefix,
-}
-
-impl Place {
-    fn take(prefixes: &Arc<Prefixes>, prefix: Prefix) -> Self {
-        *prefixes.0.lock().entry(prefix).or_default() += 1;
-        Self {
-            prefixes: Arc::clone(prefixes),
-            prefix,
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.prefixes.0.lock();
-        if let Entry::Occupied(mut count) = counts.entry(self.prefix) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
         }
     }
 }
@@ -462,26 +412,5 @@ mod tests {
                 assert_eq!(now, expected, "{retry_above}, {handshakes}");
             }
         }
-    }
-
-    #[test]
-    fn a_prefix_is_an_ipv4_address_or_64_bits_of_an_ipv6_one() {
-        let of = |addr: &str| prefix(addr.parse().unwrap());
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_ne!(of("::1"), of("2001:db8::1"));
-    }
-
-    #[test]
-    fn places_given_back_leave_nothing() {
-        let prefixes = Arc::new(Prefixes::default());
-        let (one, other) = (Prefix::V4(1), Prefix::V4(2));
-        let places = [one, one, other].map(|prefix| Place::take(&prefixes, prefix));
-        assert_eq!((prefixes.count(one), prefixes.count(other)), (2, 1));
-        drop(places);
-        assert_eq!(prefixes.count(one), 0);
-        assert!(prefixes.0.lock().is_empty());
     }
 }

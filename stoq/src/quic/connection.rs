@@ -16,10 +16,10 @@ use rustls_pki_types::CertificateDer;
 
 use super::{
     adapt::{Adapting, PathSnapshot, Shared, Windows},
-    admission::Place,
     congestion::Meter,
     error::{ConnectionError, DatagramError, wire_code},
     handshake::{Handshake, Seen},
+    prefix::PrefixPlace,
     stream::{RecvStream, SendStream},
 };
 use crate::path::Controller;
@@ -33,7 +33,7 @@ pub struct Connection {
     quinn: quinn::Connection,
     adapting: Option<Arc<Adapting>>,
     /// Of a server where connections are counted by prefix.
-    _place: Option<Arc<Place>>,
+    _place: Option<Arc<PrefixPlace>>,
 }
 
 impl Connection {
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     /// The same, in its place among its prefix's.
-    pub(super) fn in_place(self, place: Option<Place>) -> Self {
+    pub(super) fn in_place(self, place: Option<PrefixPlace>) -> Self {
         Self {
             _place: place.map(Arc::new),
             ..self

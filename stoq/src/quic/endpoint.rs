@@ -15,6 +15,7 @@ use super::{
     counters::Counters,
     drops::KernelDrops,
     error::{ConnectError, wire_code},
+    prefix::Prefixes,
     socket::WorkerSocket,
     tls::{TlsClient, TlsServer},
     transport::TransportConfig,
@@ -34,6 +35,9 @@ pub struct EndpointConfig {
     pub cid_keys: CidKeys,
     /// Who is let in.
     pub limits: AdmissionLimits,
+    /// What [`max_per_prefix`](AdmissionLimits::max_per_prefix) is counted in. Shared by the workers of a process, and by its
+    /// listeners of other kinds, it bounds them together.
+    pub prefixes: Prefixes,
 }
 
 impl EndpointConfig {
@@ -44,6 +48,7 @@ impl EndpointConfig {
             transport: TransportConfig::default(),
             cid_keys,
             limits: AdmissionLimits::default(),
+            prefixes: Prefixes::default(),
         }
     }
 }
@@ -88,12 +93,14 @@ impl Endpoint {
             transport,
             cid_keys,
             limits,
+            prefixes,
         } = config;
         let worker = socket.worker;
         let generator_keys = cid_keys.clone();
         let mut endpoint = quinn::EndpointConfig::new(Arc::new(cid_keys.reset_key()));
         endpoint.cid_generator(move || Box::new(generator_keys.generator(worker)));
-        Self::build(socket, endpoint, server, transport, cid_keys, limits, true)
+        let accepting = Some((limits, prefixes));
+        Self::build(socket, endpoint, server, transport, cid_keys, accepting)
     }
 
     /// An endpoint for outgoing connections only, on a socket of its own. Must be called inside a runtime.
@@ -106,15 +113,7 @@ impl Endpoint {
         let socket = WorkerSocket::client(bind)?;
         let cid_keys = CidKeys::random();
         let endpoint = quinn::EndpointConfig::new(Arc::new(cid_keys.reset_key()));
-        Self::build(
-            socket,
-            endpoint,
-            None,
-            transport,
-            cid_keys,
-            AdmissionLimits::default(),
-            false,
-        )
+        Self::build(socket, endpoint, None, transport, cid_keys, None)
     }
 
     fn build(
@@ -123,9 +122,10 @@ impl Endpoint {
         server: Option<TlsServer>,
         transport: TransportConfig,
         cid_keys: CidKeys,
-        limits: AdmissionLimits,
-        accepts: bool,
+        accepting: Option<(AdmissionLimits, Prefixes)>,
     ) -> io::Result<Self> {
+        let accepts = accepting.is_some();
+        let (limits, prefixes) = accepting.unwrap_or_default();
         let payload_max = transport.payload_max();
         endpoint
             .max_udp_payload_size(payload_max)
@@ -142,6 +142,7 @@ impl Endpoint {
             counters.clone(),
             transport.clone(),
             shared.clone(),
+            prefixes,
         ));
         door.serve(server.clone());
         let quinn = quinn::Endpoint::new_with_abstract_socket(
@@ -220,7 +221,8 @@ impl Endpoint {
     /// Connects, and gives the connection before the handshake's end where `tls` has a ticket that allows early data: what
     /// is sent first then travels with the first packets.
     //= https://www.rfc-editor.org/rfc/rfc9001#section-9.2
-    //# endpoints that use 0-RTT MUST be prepared to be attacked with replays
+    //# Endpoints MUST implement and use the replay protections described in [TLS13], however it is recognized that these
+    //# protections are imperfect.
     /// An attacker can replay it, so it must be safe to act on twice. `tls` must have early data enabled and remember
     /// sessions; without a ticket this is [`connect`](Self::connect).
     ///

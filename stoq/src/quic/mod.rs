@@ -45,7 +45,7 @@
 //! | what | bound | beyond it |
 //! |---|---|---|
 //! | connections of an endpoint | [`AdmissionLimits::max_connections`] | refused, counted |
-//! | connections of an IPv4 address or IPv6 /64 | [`AdmissionLimits::max_per_prefix`] | Retry from half of it on, then refused; counted |
+//! | connections of an IPv4 address or IPv6 /64, of an endpoint or of several together | [`AdmissionLimits::max_per_prefix`], [`EndpointConfig::prefixes`] | Retry from half of it on, then refused; counted |
 //! | handshakes in progress | [`AdmissionLimits::retry_above`], [`AdmissionLimits::max_handshakes`] | Retry, then refused; counted |
 //! | time of a handshake | [`AdmissionLimits::handshake_timeout`] | closed, counted |
 //! | streams, bytes in flight | [`TransportConfig`] | the peer waits (flow control) |
@@ -62,6 +62,7 @@ mod early;
 mod endpoint;
 mod error;
 mod handshake;
+mod prefix;
 mod socket;
 mod steering;
 mod stream;
@@ -79,6 +80,7 @@ pub use early::HandshakeEnd;
 pub use endpoint::{Connecting, EarlyData, Endpoint, EndpointConfig};
 pub use error::{ConnectError, ConnectionError, DatagramError, ReadError, TlsError, WriteError};
 pub use handshake::Handshake;
+pub use prefix::{PrefixPlace, Prefixes};
 pub use socket::{SocketGroup, SocketOptions, Steering, WorkerSocket};
 pub use stream::{RecvStream, SendStream};
 pub use tls::{TlsClient, TlsServer};

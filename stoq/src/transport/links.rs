@@ -71,9 +71,14 @@ impl Links {
         }
     }
 
+    /// How many are open.
+    pub(super) fn len(&self) -> usize {
+        self.open.lock().links.len()
+    }
+
     pub(super) fn stats(&self) -> TransportStats {
         TransportStats {
-            links: self.open.lock().links.len() as u64,
+            links: self.len() as u64,
             connects_started: self.started.get(),
             connects_completed: self.completed.get(),
             connects_failed: self.failed.get(),

@@ -44,9 +44,12 @@ use rustls_pki_types::CertificateDer;
 
 use crate::quic::TransportConfig;
 
+#[doc(hidden)]
+pub use mux::reframe;
+
 pub use crate::quic::{
-    ConnectError, ConnectionError, DatagramError, EarlyData, Handshake, HandshakeEnd, PathStats,
-    ReadError, WriteError,
+    ConnectError, ConnectionError, DatagramError, EarlyData, Handshake, HandshakeEnd, PathSnapshot,
+    PathStats, ReadError, WriteError,
 };
 
 /// What carries a link.
@@ -233,6 +236,18 @@ pub trait Link: fmt::Debug + Send + Sync {
 
     /// The state of the path. What a carrier cannot know is 0.
     fn path(&self) -> PathStats;
+
+    /// What is known of the path, where the link adapts to it and it was measured. `None`, as this version says, for links that do
+    /// not.
+    fn snapshot(&self) -> Option<PathSnapshot> {
+        None
+    }
+
+    /// How many streams a large transfer should use at once, so that no stream's window holds it back. 1, as this version says, where
+    /// that is not known.
+    fn streams(&self) -> u16 {
+        1
+    }
 
     /// Closes the link at once with this application code. What is queued is not sent, and what the peer has not read
     /// may be lost: the side that received last should close. Codes of 2^62 and above are sent as 2^62 − 1; a reason

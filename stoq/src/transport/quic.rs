@@ -14,7 +14,7 @@ use super::{
 };
 use crate::quic::{
     self, ConnectError, Connecting, Connection, ConnectionError, DatagramError, Endpoint,
-    Handshake, PathStats, ReadError, TlsClient, TransportConfig, WriteError,
+    Handshake, PathSnapshot, PathStats, ReadError, TlsClient, TransportConfig, WriteError,
 };
 
 impl Transport for Endpoint {
@@ -166,6 +166,14 @@ impl Link for Connection {
 
     fn path(&self) -> PathStats {
         Self::path(self)
+    }
+
+    fn snapshot(&self) -> Option<PathSnapshot> {
+        Self::snapshot(self)
+    }
+
+    fn streams(&self) -> u16 {
+        Self::streams(self)
     }
 
     fn close(&self, code: u64, reason: &[u8]) {

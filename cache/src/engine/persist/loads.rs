@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    hash::{BuildHasher, Hash},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use dashmap::DashMap;
+use moka::{ops::compute::Op, sync::Cache};
 use tokio::sync::OnceCell;
 
 use crate::store::disk::Name;
@@ -29,6 +31,31 @@ impl<T> Loading<T> {
     /// Whether what is loaded was changed since the load began.
     pub(in crate::engine) fn is_outdated(&self) -> bool {
         self.outdated.load(Ordering::SeqCst)
+    }
+}
+
+impl<V: Send + Sync + 'static> Loading<Arc<V>> {
+    /// Puts what was read into memory, unless something is there by now or what was read is outdated; gives what is there then.
+    pub(in crate::engine) fn settle<K, S>(
+        &self,
+        memory: &Cache<K, Arc<V>, S>,
+        key: K,
+        read: Arc<V>,
+    ) -> Option<Arc<V>>
+    where
+        K: Hash + Eq + Send + Sync + 'static,
+        S: BuildHasher + Clone + Send + Sync + 'static,
+    {
+        let mut found = None;
+        memory.entry(key).and_compute_with(|present| {
+            found = present.map(|present| present.into_value());
+            if found.is_some() || self.is_outdated() {
+                return Op::Nop;
+            }
+            found = Some(Arc::clone(&read));
+            Op::Put(read)
+        });
+        found
     }
 }
 

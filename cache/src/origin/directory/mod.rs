@@ -39,6 +39,7 @@ use crate::upstream::{FetchRequest, FetchResponse, Upstream, UpstreamError};
 pub struct DirOrigin {
     root: Arc<Dir>,
     path: Arc<Path>,
+    clock: fn() -> SystemTime,
 }
 
 pub use self::file::PIECE_BYTES;
@@ -54,7 +55,14 @@ impl DirOrigin {
         Ok(Self {
             root: Arc::new(root),
             path: Arc::from(path),
+            clock: SystemTime::now,
         })
+    }
+
+    /// The same by another clock: what `Date` says, and by what a file counts as left alone. Default: the system's.
+    #[must_use]
+    pub fn with_clock(self, clock: fn() -> SystemTime) -> Self {
+        Self { clock, ..self }
     }
 
     /// Where it was opened; for messages.
@@ -76,7 +84,7 @@ impl DirOrigin {
             let found = file::find(&root, &target);
             (found, target)
         });
-        let now = SystemTime::now();
+        let now = (self.clock)();
         // The task does not panic and is not aborted; a runtime going down is an origin that cannot be reached.
         let (found, target) = opened.await.map_err(|error| {
             UpstreamError::Unreachable(format!("{}: {error}", self.path.display()))

@@ -488,6 +488,9 @@ mod tests {
                 }
             }
             let (pieces, end) = run(Gate::request(1000), &wire, step);
+            // Any bytes may happen to be a field section, which is refused for its fields; that is another test's.
+            let has_head = frames.iter().any(|(kind, _)| *kind == HEADERS);
+            prop_assume!(end != Err(GateError::PseudoField) || !has_head);
             prop_assert_eq!(pieces.concat(), expected);
             prop_assert_eq!(end, Ok(()));
             prop_assert!(pieces.iter().all(|piece| !piece.is_empty()));

@@ -132,6 +132,17 @@ async fn greet<S: Service>(
         context.metrics.refused(kind, Refusal::Full);
         return;
     };
+    let _place = match (&door, context.limits.per_prefix) {
+        // Behind a local terminator all have one address.
+        (Door::Tls { .. }, Some(max)) => match context.limits.prefixes.take(peer.ip(), max) {
+            Some(place) => Some(place),
+            None => {
+                context.metrics.refused(kind, Refusal::Prefix);
+                return;
+            }
+        },
+        (Door::Tls { .. }, None) | (Door::Plain { .. }, _) => None,
+    };
     let Ok(local) = stream.local_addr() else {
         return;
     };

@@ -26,9 +26,27 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use bytes::{Bytes, BytesMut};
+
 pub(super) use self::core::Mux;
 pub(super) use self::frame::{Frame, Limits};
 pub(super) use self::link::{Facts, MuxLink};
+
+/// For the fuzz targets: takes a frame from the front of what has arrived, as the carriers do, and says it again; `None` while it is not
+/// all there.
+///
+/// # Errors
+/// What has arrived is no frame, in words.
+#[doc(hidden)]
+pub fn reframe(arrived: &mut BytesMut) -> Result<Option<Bytes>, String> {
+    let frame = Frame::decode(arrived).map_err(|error| error.to_string())?;
+    Ok(frame.map(|frame| {
+        let mut bytes = BytesMut::with_capacity(frame.wire_len());
+        let payload = frame.encode(&mut bytes);
+        bytes.extend_from_slice(&payload);
+        bytes.freeze()
+    }))
+}
 
 /// How the peer broke the rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

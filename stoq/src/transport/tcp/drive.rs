@@ -11,10 +11,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsStream;
 
+use super::listen::Held;
 use crate::quic::{ConnectError, ConnectionError, TransportConfig};
 use crate::transport::links::{Links, Place};
 use crate::transport::mux::{Facts, Frame, Limits, Mux, MuxLink};
@@ -41,7 +41,7 @@ pub(super) fn link(
     (alpn, certificates): (Vec<u8>, Option<Vec<CertificateDer<'static>>>),
     config: &TransportConfig,
     links: &Arc<Links>,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Held>,
 ) -> Arc<dyn Link> {
     let send_window = usize::try_from(config.send_window).unwrap_or(usize::MAX);
     let mux = Mux::new(client, Limits::of(config), send_window);
@@ -60,7 +60,7 @@ pub(super) fn link(
         idle,
         alive,
         _place: links.enter(&mux),
-        _permit: permit,
+        _held: place,
     };
     tokio::spawn(driver.run(stream));
     Arc::new(MuxLink::new(mux, facts))
@@ -71,7 +71,7 @@ struct Driver {
     idle: Duration,
     alive: Duration,
     _place: Place,
-    _permit: Option<OwnedSemaphorePermit>,
+    _held: Option<Held>,
 }
 
 impl Driver {

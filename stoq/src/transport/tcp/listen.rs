@@ -13,14 +13,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use super::TcpLimits;
 use super::drive::{GOODBYE, failed, link};
+use super::{TcpCounters, TcpLimits};
 use crate::counter::Counter;
-use crate::quic::{ConnectError, TransportConfig};
+use crate::quic::{ConnectError, PrefixPlace, TransportConfig};
 use crate::transport::links::Links;
 use crate::transport::{Incoming, Link, tls};
 
-/// Newcomers that the system keeps for us.
+/// Newcomers that the system keeps for us, of each socket.
 const BACKLOG: i32 = 1024;
 
 /// How long accepting waits after the system refused to give a newcomer, which it does when descriptors run out.
@@ -35,7 +35,37 @@ pub(super) struct Listening {
     handshakes: Arc<Semaphore>,
     state: Mutex<State>,
     changed: Notify,
-    refused: Counter,
+    counters: Arc<TcpCounters>,
+}
+
+/// One listening socket for each of `workers` on one address, all on one port; the system spreads newcomers over them. Port 0 is
+/// resolved by the first.
+///
+/// # Errors
+/// As binding a socket, and listening on it.
+pub fn bind(addr: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let mut bound = addr;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let domain = socket2::Domain::for_address(addr);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        if addr.is_ipv6() {
+            // `[::]` and `0.0.0.0` are two addresses, as they are for UDP.
+            socket.set_only_v6(true)?;
+        }
+        // After a restart the port may still be in use by links that are ending.
+        socket.set_reuse_address(true)?;
+        if workers > 1 {
+            socket.set_reuse_port(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&bound.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = std::net::TcpListener::from(socket);
+        bound = listener.local_addr()?;
+        sockets.push(listener);
+    }
+    Ok(sockets)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,18 +87,13 @@ impl fmt::Debug for Listening {
 
 impl Listening {
     pub(super) fn new(
-        addr: SocketAddr,
+        listener: std::net::TcpListener,
         tls: Arc<rustls::ServerConfig>,
         limits: TcpLimits,
+        counters: Arc<TcpCounters>,
     ) -> io::Result<Self> {
-        let domain = socket2::Domain::for_address(addr);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        // After a restart the port may still be in use by links that are ending.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
         Ok(Self {
             addr: listener.local_addr()?,
             listener,
@@ -78,16 +103,12 @@ impl Listening {
             limits,
             state: Mutex::new(State::Open),
             changed: Notify::new(),
-            refused: Counter::default(),
+            counters,
         })
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
         self.addr
-    }
-
-    pub(super) fn refused(&self) -> u64 {
-        self.refused.get()
     }
 
     /// The next newcomer; `None` once closed.
@@ -116,11 +137,13 @@ impl Listening {
                             continue;
                         }
                     };
-                    let place = self.places.clone().try_acquire_owned();
-                    let (State::Open, Ok(place)) = (state, place) else {
-                        // Closed at once, which the other side takes for a refusal.
-                        self.refused.inc();
-                        continue;
+                    // Dropped, it is closed at once, which the other side takes for a refusal.
+                    let place = match self.place(state, addr) {
+                        Ok(place) => place,
+                        Err(counter) => {
+                            counter.inc();
+                            continue;
+                        }
                     };
                     let _ = io.set_nodelay(true);
                     return Some(Newcomer {
@@ -132,6 +155,7 @@ impl Listening {
                         links: links.clone(),
                         handshake,
                         place,
+                        counters: self.counters.clone(),
                     });
                 }
             }
@@ -143,6 +167,36 @@ impl Listening {
         let handshake = handshake.map_err(io::Error::other)?;
         let (io, addr) = self.listener.accept().await?;
         Ok((handshake, io, addr))
+    }
+
+    /// A newcomer's place among the others.
+    ///
+    /// # Errors
+    /// There is none for it, which this counts.
+    fn place(&self, state: State, addr: SocketAddr) -> Result<Held, &Counter> {
+        let counters = &*self.counters;
+        if state != State::Open {
+            return Err(&counters.refused_draining);
+        }
+        let all = self.places.clone().try_acquire_owned();
+        let all = all.map_err(|_| &counters.refused_links)?;
+        let TcpLimits {
+            max_per_prefix,
+            prefixes,
+            ..
+        } = &self.limits;
+        let of_prefix = match max_per_prefix {
+            Some(max) => Some(
+                prefixes
+                    .take(addr.ip(), *max)
+                    .ok_or(&counters.refused_prefix)?,
+            ),
+            None => None,
+        };
+        Ok(Held {
+            _all: all,
+            _of_prefix: of_prefix,
+        })
     }
 
     pub(super) fn shut(&self) {
@@ -160,6 +214,13 @@ impl Listening {
     }
 }
 
+/// A link's place among all, and among those of its prefix.
+#[derive(Debug)]
+pub(super) struct Held {
+    _all: OwnedSemaphorePermit,
+    _of_prefix: Option<PrefixPlace>,
+}
+
 /// One whose handshake is to come.
 pub(super) struct Newcomer {
     io: TcpStream,
@@ -169,7 +230,8 @@ pub(super) struct Newcomer {
     config: TransportConfig,
     links: Arc<Links>,
     handshake: OwnedSemaphorePermit,
-    place: OwnedSemaphorePermit,
+    place: Held,
+    counters: Arc<TcpCounters>,
 }
 
 impl fmt::Debug for Newcomer {
@@ -196,19 +258,26 @@ impl Incoming for Newcomer {
                 links,
                 handshake,
                 place,
+                counters,
             } = *self;
             let accepting = timeout_at(until, acceptor.accept(io).into_fallible()).await;
             drop(handshake);
             let stream = match accepting {
-                Err(_) => return Err(ConnectError::HandshakeTimeout),
+                Err(_) => {
+                    counters.handshakes_timed_out.inc();
+                    return Err(ConnectError::HandshakeTimeout);
+                }
                 Ok(Ok(stream)) => stream,
                 Ok(Err((error, io))) => {
+                    counters.handshakes_failed.inc();
                     let _ = timeout(GOODBYE, let_go(io)).await;
                     return Err(failed(&error));
                 }
             };
             let (_, session) = stream.get_ref();
-            let outcome = tls::outcome(session)?;
+            let outcome =
+                tls::outcome(session).inspect_err(|_| counters.handshakes_failed.inc())?;
+            counters.handshakes_completed.inc();
             Ok(link(
                 stream.into(),
                 addr,

@@ -19,6 +19,7 @@
 //! | what | bound | beyond it |
 //! |---|---|---|
 //! | links and handshakes of a [`Tcp`] | [`TcpLimits::links`] | closed without an answer, counted |
+//! | those of one IPv4 address or IPv6 /64 | [`TcpLimits::max_per_prefix`] | likewise |
 //! | handshakes under way | [`TcpLimits::handshakes`] | wait in the system's backlog |
 //! | time of a handshake | [`TcpLimits::handshake_timeout`] | closed |
 //! | a peer from which nothing comes, though it is asked for a sign of life three times | `idle_timeout` of [`TransportConfig`] | the link ends as timed out |
@@ -42,13 +43,22 @@ use self::drive::{failed, link};
 use self::listen::Listening;
 use super::links::Links;
 use super::{ConnectError, Incoming, Link, Target, Transport, TransportStats};
-use crate::quic::{TlsError, TransportConfig};
+use crate::counter::counters;
+use crate::quic::{Prefixes, TlsError, TransportConfig};
+
+pub use self::listen::bind;
 
 /// Who is let in over TCP.
 #[derive(Debug, Clone)]
 pub struct TcpLimits {
-    /// Links and handshakes at once. Default 4,096: about 50 KiB of TLS and read buffers each while they are idle.
+    /// Links and handshakes at once. Default 4,096: measured at 22 KiB each that has carried nothing yet (`tests/tcp_memory.rs`). Beside it
+    /// one that has may keep a read buffer of 64 KiB.
     pub links: usize,
+    /// Those of them that come from one IPv4 address or one IPv6 /64. Default `None`: no fewer than all together.
+    pub max_per_prefix: Option<usize>,
+    /// What `max_per_prefix` is counted in; see [`EndpointConfig::prefixes`](crate::quic::EndpointConfig::prefixes). Default: by
+    /// itself.
+    pub prefixes: Prefixes,
     /// Handshakes at once. Default 256.
     pub handshakes: usize,
     /// Time from the first packet to the end of the handshake. Default 10 s.
@@ -59,9 +69,35 @@ impl Default for TcpLimits {
     fn default() -> Self {
         Self {
             links: 4096,
+            max_per_prefix: None,
+            prefixes: Prefixes::default(),
             handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+counters! {
+    /// What one [`Tcp`] counted since it was made. Each newcomer ends in one of the first six.
+    TcpCounters {
+        /// Handshakes of newcomers completed.
+        handshakes_completed,
+        /// Handshakes of newcomers that failed.
+        handshakes_failed,
+        /// Handshakes of newcomers cut off at `handshake_timeout`.
+        handshakes_timed_out,
+        /// Newcomers closed because there were too many links.
+        refused_links,
+        /// Newcomers closed because there were too many links of their prefix.
+        refused_prefix,
+        /// Newcomers closed because no more are taken.
+        refused_draining,
+        /// Links begun by this side; each ends in one of the next two, or is abandoned.
+        connects_started,
+        /// Links made by this side.
+        connects_completed,
+        /// Links that this side could not make.
+        connects_failed,
     }
 }
 
@@ -73,6 +109,7 @@ struct Inner {
     config: TransportConfig,
     links: Arc<Links>,
     listening: Option<Listening>,
+    counters: Arc<TcpCounters>,
 }
 
 impl fmt::Debug for Tcp {
@@ -92,6 +129,7 @@ impl Tcp {
             config,
             links: Arc::default(),
             listening: None,
+            counters: Arc::default(),
         }))
     }
 
@@ -105,18 +143,35 @@ impl Tcp {
         config: TransportConfig,
         limits: TcpLimits,
     ) -> io::Result<Self> {
-        let listening = Listening::new(addr, tls, limits)?;
+        let mut sockets = bind(addr, 1)?;
+        let socket = sockets.pop().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Self::listen_on(socket, tls, config, limits)
+    }
+
+    /// As [`listen`](Self::listen), on a socket that listens, such as one of those of [`bind`].
+    ///
+    /// # Errors
+    /// The socket cannot be used with the runtime.
+    pub fn listen_on(
+        socket: std::net::TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        config: TransportConfig,
+        limits: TcpLimits,
+    ) -> io::Result<Self> {
+        let counters = Arc::<TcpCounters>::default();
+        let listening = Listening::new(socket, tls, limits, counters.clone())?;
         Ok(Self(Arc::new(Inner {
             config,
             links: Arc::default(),
             listening: Some(listening),
+            counters,
         })))
     }
 
-    /// Newcomers that were closed because there were too many links.
+    /// What it counted.
     #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.0.listening.as_ref().map_or(0, Listening::refused)
+    pub fn counters(&self) -> &Arc<TcpCounters> {
+        &self.0.counters
     }
 
     async fn dial(&self, target: Target) -> Result<Arc<dyn Link>, ConnectError> {
@@ -157,12 +212,12 @@ impl Tcp {
 impl Transport for Tcp {
     fn connect(&self, target: Target) -> BoxFuture<'_, Result<Arc<dyn Link>, ConnectError>> {
         Box::pin(async move {
-            let links = &self.0.links;
-            links.started.inc();
+            let counters = &*self.0.counters;
+            counters.connects_started.inc();
             let dialled = self.dial(target).await;
             match &dialled {
-                Ok(_) => links.completed.inc(),
-                Err(_) => links.failed.inc(),
+                Ok(_) => counters.connects_completed.inc(),
+                Err(_) => counters.connects_failed.inc(),
             }
             dialled
         })
@@ -191,7 +246,13 @@ impl Transport for Tcp {
     }
 
     fn stats(&self) -> TransportStats {
-        self.0.links.stats()
+        let counters = &*self.0.counters;
+        TransportStats {
+            links: self.0.links.len() as u64,
+            connects_started: counters.connects_started.get(),
+            connects_completed: counters.connects_completed.get(),
+            connects_failed: counters.connects_failed.get(),
+        }
     }
 
     fn close(&self, code: u64, reason: &[u8]) {
