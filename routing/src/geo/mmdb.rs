@@ -132,6 +132,7 @@ impl Writer {
                 Slot::Node(node) => *node,
                 Slot::Record(at) => count + 16 + at,
             };
+            assert!(value < 1 << 24, "records of 24 bits");
             file.extend_from_slice(&u32::try_from(value).unwrap().to_be_bytes()[1..]);
         }
         file.extend_from_slice(&[0; 16]);

@@ -44,6 +44,7 @@ pub fn rendezvous(nodes: impl IntoIterator<Item = NodeId>, key: &Key) -> Vec<Nod
 /// The nodes of a metro that keep its small objects, as one view has them. Made anew with each view, which costs a pass over its nodes.
 #[derive(Debug, Clone)]
 pub struct Placement {
+    /// By id, as the view has them.
     nodes: Vec<Member>,
 }
 

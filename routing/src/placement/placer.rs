@@ -77,10 +77,9 @@ impl Placer {
         let before = std::mem::replace(&mut self.placement, Placement::new(view));
         let sent = std::mem::take(&mut self.sent);
         let was = |id: &NodeId| {
-            let mut known = before.nodes.iter().zip(&sent);
-            known
-                .find(|(node, _)| node.id == *id)
-                .map(|(_, sent)| *sent)
+            // By id, as the view has them.
+            let at = before.nodes.binary_search_by_key(id, |node| node.id).ok()?;
+            sent.get(at).copied()
         };
         let nodes = self.placement.nodes.iter();
         self.sent = nodes.map(|node| was(&node.id).unwrap_or(0.0)).collect();

@@ -120,7 +120,7 @@ pub enum RateSource {
     Measured,
     /// What is free of the capacity it publishes, but no more than the median of what was measured of others.
     Published,
-    /// The median of what was measured of others: nothing is known of it.
+    /// The median of what was measured of others, else of what they publish: nothing is known of it.
     Others,
 }
 
@@ -202,12 +202,15 @@ pub fn rank(candidates: &[Candidate<'_>], wish: &Wish<'_>) -> Ranking {
         .iter()
         .map(|candidate| cut(candidate.node, wish.residency))
         .collect();
-    let known = size.and_then(|_| median_rate(candidates, &cuts));
-    let row = |(candidate, cut): (&Candidate<'_>, &Option<Cut>)| {
+    let rates = match size {
+        Some(_) => rates(candidates, &cuts),
+        None => vec![None; candidates.len()],
+    };
+    let row = |((candidate, cut), rate): ((&Candidate<'_>, &Option<Cut>), &_)| {
         let node = candidate.node;
         let verdict = cut.map_or_else(
             || {
-                let parts = parts(candidate, policy, size, known);
+                let parts = parts(candidate, policy, size, *rate);
                 Verdict::Fit {
                     score: score(node, &parts, policy, wish.key),
                     parts,
@@ -222,7 +225,7 @@ pub fn rank(candidates: &[Candidate<'_>], wish: &Wish<'_>) -> Ranking {
             verdict,
         }
     };
-    let mut rows: Vec<_> = candidates.iter().zip(&cuts).map(row).collect();
+    let mut rows: Vec<_> = candidates.iter().zip(&cuts).zip(&rates).map(row).collect();
     // Equal scores stand by what else speaks for one, and last by id, so that the same question has the same order.
     rows.sort_by(|one, other| {
         let key = |row: &Row| match row.verdict {
@@ -326,14 +329,13 @@ fn parts(
     candidate: &Candidate<'_>,
     policy: Policy,
     size: Option<u64>,
-    known: Option<u64>,
+    rate: Option<(u64, RateSource)>,
 ) -> Parts {
     let rtt = match policy {
         Policy::Geo => candidate.by_geography,
         _ => candidate.rtt,
     };
     let load = candidate.node.load.clamp(0.0, LOAD_MAX);
-    let rate = size.and_then(|_| rate(candidate, known));
     let transfer_ms = match (size, rate) {
         #[expect(clippy::cast_precision_loss, reason = "it is a score")]
         (Some(bytes), Some((rate, _))) => bytes as f64 / rate as f64 * 1_000.0,
@@ -363,35 +365,45 @@ fn score(node: &NodeState, parts: &Parts, policy: Policy, key: Option<&Key>) -> 
     }
 }
 
-/// Bytes a second that a candidate is reckoned with. Never 0.
-fn rate(candidate: &Candidate<'_>, known: Option<u64>) -> Option<(u64, RateSource)> {
-    if let Some(rate) = candidate.rate.filter(|rate| *rate > 0) {
-        return Some((rate, RateSource::Measured));
-    }
+/// Bytes a second that each candidate is reckoned with, never 0. None only where nothing is known of any that may be asked: who says nothing must
+/// not seem faster than who says something.
+fn rates(candidates: &[Candidate<'_>], cuts: &[Option<Cut>]) -> Vec<Option<(u64, RateSource)>> {
+    let measured = |candidate: &Candidate<'_>| candidate.rate.filter(|rate| *rate > 0);
+    let fit = || {
+        let all = candidates.iter().zip(cuts);
+        all.filter(|(_, cut)| cut.is_none())
+            .map(|(candidate, _)| candidate)
+    };
+    let of_measured = median(fit().filter_map(measured).collect());
+    // What a node could give to all is no promise of what the way to it lets through.
+    let published = |candidate: &Candidate<'_>| {
+        let free = free(candidate.node);
+        (free > 0).then(|| of_measured.map_or(free, |measured| free.min(measured)))
+    };
+    let of_others = of_measured.or_else(|| median(fit().filter_map(published).collect()));
+    let rate = |candidate| {
+        let known = measured(candidate).map(|rate| (rate, RateSource::Measured));
+        known
+            .or_else(|| published(candidate).map(|rate| (rate, RateSource::Published)))
+            .or_else(|| of_others.map(|rate| (rate, RateSource::Others)))
+    };
+    candidates.iter().map(rate).collect()
+}
+
+/// What of a node's capacity is free, by its own word.
+fn free(node: &NodeState) -> u64 {
+    let share = 1.0 - node.load.clamp(0.0, 1.0);
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a share of a whole number, not above it"
+        reason = "a share of a whole number, not above it; that of no number is 0"
     )]
-    let free =
-        (candidate.node.capacity as f64 * (1.0 - candidate.node.load.clamp(0.0, 1.0))) as u64;
-    if free > 0 {
-        // What a node could give to all is no promise of what the way to it lets through.
-        let rate = known.map_or(free, |known| free.min(known));
-        return Some((rate, RateSource::Published));
-    }
-    known.map(|rate| (rate, RateSource::Others))
+    let free = (node.capacity as f64 * share) as u64;
+    free
 }
 
-/// The median of the rates measured of those that may be asked.
-fn median_rate(candidates: &[Candidate<'_>], cuts: &[Option<Cut>]) -> Option<u64> {
-    let mut rates: Vec<_> = candidates
-        .iter()
-        .zip(cuts)
-        .filter(|(_, cut)| cut.is_none())
-        .filter_map(|(candidate, _)| candidate.rate.filter(|rate| *rate > 0))
-        .collect();
+fn median(mut rates: Vec<u64>) -> Option<u64> {
     rates.sort_unstable();
     rates.get(rates.len() / 2).copied()
 }

@@ -183,11 +183,17 @@ fn a_rate_that_was_not_measured_is_taken_for_no_better_than_those_that_were() {
             Some((50 << 20, RateSource::Others)),
         ]
     );
-    // Where nothing was measured, what is published and free counts, and of the silent nothing is made up.
+    // Where nothing was measured, what is published and free counts, also of those that are silent: silence is no speed.
+    let free = 5 << 30;
     assert_eq!(
         rates(&[at(&boaster, 5), at(&known, 5), at(&silent, 5)]),
-        [Some((5 << 30, RateSource::Published)), None, None]
+        [
+            Some((free, RateSource::Published)),
+            Some((free, RateSource::Others)),
+            Some((free, RateSource::Others)),
+        ]
     );
+    assert_eq!(rates(&[at(&known, 5), at(&silent, 5)]), [None, None, None]);
 }
 
 #[test]
