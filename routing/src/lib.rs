@@ -13,6 +13,8 @@ pub mod membership;
 mod node;
 mod placement;
 mod rank;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod space;
 mod trust;
 mod view;

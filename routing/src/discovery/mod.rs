@@ -17,19 +17,6 @@ pub enum Source {
     Seed(usize),
     /// The SRV records of a name.
     Srv,
-    /// Multicast DNS.
-    Mdns,
-}
-
-impl Source {
-    /// How long what it yielded is used while it yields nothing more; `None` for as long as it takes, since a seed or a record that does not resolve
-    /// now names the same machines as before.
-    const fn keeps(self) -> Option<Duration> {
-        match self {
-            Self::Seed(_) | Self::Srv => None,
-            Self::Mdns => Some(Duration::from_secs(120)),
-        }
-    }
 }
 
 impl fmt::Display for Source {
@@ -37,7 +24,6 @@ impl fmt::Display for Source {
         match self {
             Self::Seed(at) => write!(f, "cluster.seeds[{at}]"),
             Self::Srv => f.write_str("cluster.srv"),
-            Self::Mdns => f.write_str("cluster.mdns"),
         }
     }
 }
@@ -63,8 +49,6 @@ impl Default for Pace {
 #[derive(Debug, Default)]
 struct Found {
     addresses: BTreeSet<SocketAddr>,
-    /// When they were found.
-    at: Duration,
     failures: u32,
     /// When to ask again.
     next: Duration,
@@ -121,7 +105,7 @@ impl Addresses {
                 passed_over += 1;
             }
         }
-        (found.at, found.failures) = (now, 0);
+        found.failures = 0;
         found.next = now.saturating_add(every);
         passed_over
     }
@@ -137,15 +121,11 @@ impl Addresses {
         found.next = now.saturating_add(wait.min(every));
     }
 
-    /// All addresses to try, each once, without this node's own.
+    /// All addresses to try, each once, without this node's own. What a source yielded counts until it yields anew: a name that does not resolve
+    /// now names the same machines as before.
     #[must_use]
-    pub fn current(&self, now: Duration, own: &[SocketAddr]) -> BTreeSet<SocketAddr> {
-        let usable = self.sources.iter().filter(|(source, found)| {
-            source
-                .keeps()
-                .is_none_or(|keeps| now <= found.at.saturating_add(keeps))
-        });
-        let addresses = usable.flat_map(|(_, found)| &found.addresses);
+    pub fn current(&self, own: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+        let addresses = self.sources.values().flat_map(|found| &found.addresses);
         addresses
             .filter(|addr| !own.contains(addr))
             .copied()
@@ -180,14 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn what_a_source_yielded_is_used_while_it_fails_but_for_multicast() {
-        let mut addresses = Addresses::new(Pace::default(), [Source::Srv, Source::Mdns]);
+    fn what_a_source_yielded_is_used_while_it_fails_and_until_it_yields_anew() {
+        let mut addresses = Addresses::new(Pace::default(), [Source::Seed(0), Source::Srv]);
         addresses.found(Source::Srv, [addr(1)], S(0));
-        addresses.found(Source::Mdns, [addr(2)], S(0));
-        addresses.failed(Source::Srv, S(200));
-        assert_eq!(addresses.current(S(100), &[]).len(), 2);
-        assert_eq!(addresses.current(S(200), &[]), [addr(1)].into());
-        assert!(addresses.current(S(200), &[addr(1)]).is_empty());
+        addresses.found(Source::Seed(0), [addr(2)], S(0));
+        addresses.failed(Source::Srv, S(30));
+        assert_eq!(addresses.current(&[]), [addr(1), addr(2)].into());
+        addresses.found(Source::Srv, [addr(3)], S(60));
+        assert_eq!(addresses.current(&[]), [addr(2), addr(3)].into());
+        assert_eq!(addresses.current(&[addr(3)]), [addr(2)].into());
     }
 
     #[test]
@@ -195,7 +176,7 @@ mod tests {
         let mut addresses = Addresses::new(Pace::default(), [Source::Srv]);
         let many = (0..200).chain(0..200).map(addr);
         let passed_over = addresses.found(Source::Srv, many, S(0));
-        assert_eq!(addresses.current(S(0), &[]).len(), PER_SOURCE_MAX);
+        assert_eq!(addresses.current(&[]).len(), PER_SOURCE_MAX);
         assert!(passed_over > 0);
         assert_eq!(addresses.found(Source::Seed(9), [addr(1)], S(0)), 0);
     }

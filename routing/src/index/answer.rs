@@ -1,16 +1,42 @@
 //! Which holders an owner names, of those it knows, and which nodes closer to the key.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 use super::{
     owners::{Level, Owners},
-    record::{CLOSER_MAX, Contact, PROVIDERS_MAX, Provider, Record, WHOLE},
+    record::{Answer, CLOSER_MAX, Contact, PROVIDERS_MAX, Provider, Record, WHOLE},
+    table::Table,
 };
 use crate::{Health, Key, NodeId, View};
 
+/// What a node answers `from`, who asks for the providers of a key: `own` is what it holds of it itself, which it knows before it has told itself.
+#[must_use]
+pub fn answer(
+    owners: &Owners,
+    own: Option<Record>,
+    table: &Table,
+    from: &NodeId,
+    key: &Key,
+    wide: bool,
+    now: Duration,
+) -> Answer {
+    let me = owners.view().me;
+    let others = table.holders(key, now).filter(|(holder, _)| *holder != me);
+    let holders = own.map(|record| (me, record)).into_iter().chain(others);
+    let providers = providers(holders, owners.view(), from, wide);
+    Answer {
+        closer: if wide && providers.is_empty() {
+            closer(owners, key, from)
+        } else {
+            Vec::new()
+        },
+        providers,
+    }
+}
+
 /// The holders to name to a node that asks, of which each is given once: those that can serve before those that cannot, those of its metro before those of its region before the rest, whole
 /// before partial. Of equal ones each asker is named others, so that not all go to the same.
-pub(super) fn providers(
+fn providers(
     holders: impl Iterator<Item = (NodeId, Record)>,
     view: &View,
     from: &NodeId,
@@ -53,7 +79,7 @@ pub(super) fn providers(
 }
 
 /// The nodes closest to a key that this node knows and that are closer than it is.
-pub(super) fn closer(owners: &Owners, key: &Key, from: &NodeId) -> Vec<Contact> {
+fn closer(owners: &Owners, key: &Key, from: &NodeId) -> Vec<Contact> {
     let view = owners.view();
     let own = view.me.distance(key);
     let contact = |id: &NodeId| Contact {

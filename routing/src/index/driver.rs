@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    answer,
+    answer::answer,
     counts::{Counts, IndexTally},
     holder::{Holder, HolderStep, Provided},
     lookup::{Lookup, LookupLimits, Step},
@@ -371,23 +371,8 @@ impl<R: Rpc> Index<R> {
 
     fn answer(&self, from: &NodeId, key: &Key, wide: bool, now: Duration) -> Answer {
         let owners = Arc::clone(&self.owners.read());
-        // What this node holds it knows before it has told itself.
-        let own = self.holder.lock().held(key).map(|record| (self.me, record));
-        let table = self.table.lock();
-        let others = table
-            .holders(key, now)
-            .filter(|(holder, _)| *holder != self.me);
-        let holders = own.into_iter().chain(others);
-        let providers = answer::providers(holders, owners.view(), from, wide);
-        drop(table);
-        Answer {
-            closer: if wide && providers.is_empty() {
-                answer::closer(&owners, key, from)
-            } else {
-                Vec::new()
-            },
-            providers,
-        }
+        let own = self.holder.lock().held(key);
+        answer(&owners, own, &self.table.lock(), from, key, wide, now)
     }
 
     /// Asks a node, itself without a network.

@@ -25,6 +25,7 @@ mod table;
 mod testing;
 mod wire;
 
+pub use answer::answer;
 pub use counts::IndexTally;
 pub use driver::{Finding, Index, LOOKUPS_MAX, Parts, ProviderIndex, Rpc, RpcError, Rtt, report};
 pub use holder::{

@@ -2,11 +2,11 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`codec`](mod@codec) | a state as bytes |
-//! | [`statement`](mod@statement) | a state signed by its node, in its place among that node's others |
-//! | [`roster`](mod@roster) | the view that comes of the statements of those that live |
-//! | [`changes`](mod@changes) | what changed, and the log of it |
-//! | [`publish`](mod@publish) | when this node says something new |
+//! | `codec` | a state as bytes |
+//! | `statement` | a state signed by its node, in its place among that node's others |
+//! | `roster` | the view that comes of the statements of those that live |
+//! | `changes` | what changed, and the log of it |
+//! | `publish` | when this node says something new |
 //!
 //! Who lives is for whoever carries the statements to find out; here it is an input. What carries them is behind [`Membership`].
 

@@ -30,7 +30,7 @@ pub struct Looked {
     pub left_out: usize,
 }
 
-/// See the [module](self).
+/// See the head of this file.
 #[derive(Debug)]
 pub struct Roster {
     view: Arc<View>,
