@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::repeat;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -45,9 +46,9 @@ impl Exchanges {
         roles: &[Role],
         handler: Arc<dyn Handler>,
     ) -> Self {
-        for kind in kinds {
+        for (kind, handler) in kinds.into_iter().zip(repeat(handler)) {
             self.rules = self.rules.permit(kind, roles);
-            self.by_kind.insert(kind, Arc::clone(&handler));
+            self.by_kind.insert(kind, handler);
         }
         self
     }

@@ -27,12 +27,28 @@ use stoq_cache::upstream::{
 use stoq_mesh::{
     AnswerBody, Candidate, ChunksRequest, Exchanges, FillMetrics, Holders, Holdings,
     HoldingsRequest, Manifests, ManifestsRequest, Neighbours, ObjectAnswer, ObjectMetrics,
-    ObjectRequest, ObjectServer, ObjectSource, PeerFill, PeerFills, Provenance, Refusal,
+    ObjectRequest, ObjectServer, ObjectSource, Patience, PeerFill, PeerFills, Provenance, Refusal,
     ShieldClient, Sought, Stored, between_nodes, wire,
 };
 use tokio::task::JoinHandle;
 
-const CHUNK: usize = 64 << 10;
+const CHUNK_LEN: u32 = 64 << 10;
+const CHUNK: usize = CHUNK_LEN as usize;
+
+/// Silence that even a machine with other work does not explain.
+const SILENCE: Duration = Duration::from_secs(3);
+
+const PATIENCE: Patience = Patience {
+    found_within: Duration::from_secs(20),
+    first: SILENCE,
+    least: SILENCE,
+    most: SILENCE,
+    held_up: SILENCE,
+};
+
+fn neighbours(nodes: Vec<SocketAddr>) -> Neighbours {
+    Neighbours::new(nodes).answering_within(Duration::from_secs(10))
+}
 
 /// An object of chunks of 64 KiB, all different.
 #[derive(Debug)]
@@ -53,7 +69,7 @@ impl Object {
             let mut bytes = vec![0; CHUNK];
             bytes[..8].copy_from_slice(&number.to_le_bytes());
             let id = key.id(&bytes);
-            growing.push(id, CHUNK as u32).unwrap();
+            growing.push(id, CHUNK_LEN).unwrap();
             body.extend_from_slice(&bytes);
             by_id.insert(*id.as_bytes(), (number, Bytes::from(bytes)));
         }
@@ -209,7 +225,7 @@ impl Place {
         Identity::new(file, self.root.certificate().clone()).unwrap()
     }
 
-    fn node(&self, name: &str, role: Role, fate: Fate, holds: fn(usize) -> bool) -> Served {
+    fn node(&self, name: &str, role: &Role, fate: Fate, holds: fn(usize) -> bool) -> Served {
         let identity = self.identity(name, role.clone());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let sockets = SocketGroup::bind(any, 1, &SocketOptions::default()).unwrap();
@@ -233,7 +249,7 @@ impl Place {
         assert!(slot.set(endpoint.clone()).is_ok());
         let server = ObjectServer::new(Arc::new(source), Arc::new(ObjectMetrics::default()));
         let mut kinds = vec![wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS];
-        if role == Role::Shield {
+        if *role == Role::Shield {
             kinds.push(wire::OBJECT);
         }
         let exchanges =
@@ -268,7 +284,8 @@ impl Place {
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         let keys = Arc::new(move |site: &str| (site == "site").then(|| key.clone()));
-        let fills = PeerFills::new(holders, keys, Arc::new(|_| false), Arc::clone(&metrics));
+        let fills = PeerFills::new(holders, keys, Arc::new(|_| false), Arc::clone(&metrics))
+            .patient(PATIENCE);
         Edge {
             fill: fills.over(pool, Arc::new(shield)),
             metrics,
@@ -358,7 +375,7 @@ fn all(_: usize) -> bool {
 #[tokio::test]
 async fn body_comes_whole_from_two_good_peers_of_five() {
     let place = Place::new(256);
-    let shield = place.node("shield-1", Role::Shield, Fate::Gives, all);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
     let fates = [
         Fate::Lies(9),
         Fate::Stalls(7),
@@ -370,10 +387,10 @@ async fn body_comes_whole_from_two_good_peers_of_five() {
     let peers: Vec<_> = names
         .into_iter()
         .zip(fates)
-        .map(|(name, fate)| place.node(name, Role::Edge, fate, all))
+        .map(|(name, fate)| place.node(name, &Role::Edge, fate, all))
         .collect();
     let addresses = peers.iter().map(|peer| peer.addr).collect();
-    let edge = place.edge(&shield, Arc::new(Neighbours::new(addresses)), Role::Edge);
+    let edge = place.edge(&shield, Arc::new(neighbours(addresses)), Role::Edge);
 
     let came = edge.fetch().await;
 
@@ -401,32 +418,26 @@ async fn body_comes_whole_from_two_good_peers_of_five() {
 #[tokio::test]
 async fn peers_give_the_parts_they_have_and_the_shield_what_none_has() {
     let place = Place::new(300);
-    let shield = place.node("shield-1", Role::Shield, Fate::Gives, all);
-    let first = place.node("edge-1", Role::Edge, Fate::Gives, |chunk| chunk % 3 == 0);
-    let second = place.node("edge-2", Role::Edge, Fate::Gives, |chunk| chunk % 3 == 1);
-    let holders = Arc::new(Neighbours::new(vec![first.addr, second.addr]));
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let first = place.node("edge-1", &Role::Edge, Fate::Gives, |chunk| chunk % 3 == 0);
+    let second = place.node("edge-2", &Role::Edge, Fate::Gives, |chunk| chunk % 3 == 1);
+    let holders = Arc::new(neighbours(vec![first.addr, second.addr]));
     let edge = place.edge(&shield, holders, Role::Edge);
 
     let came = edge.fetch().await;
 
     assert!(came.body == place.object.body, "other bytes");
-    assert!(came.shield >= 100 * CHUNK && came.peer + came.shield == 300 * CHUNK);
-    let silent = edge.faults("stalled") + edge.faults("slow");
-    if silent == 0 {
-        assert_eq!(came.shield, 100 * CHUNK);
-        assert_eq!(edge.metrics.wasted_bytes.get(), 0);
-    } else {
-        println!("this machine held up {silent} answers for half a second and more");
-    }
+    assert_eq!((came.peer, came.shield), (200 * CHUNK, 100 * CHUNK));
+    assert_eq!(edge.metrics.wasted_bytes.get(), 0);
     assert_eq!(shield.asked_for_objects.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
 async fn shield_gives_all_where_every_peer_is_gone() {
     let place = Place::new(100);
-    let shield = place.node("shield-1", Role::Shield, Fate::Gives, all);
-    let peer = place.node("edge-1", Role::Edge, Fate::Dies(10), all);
-    let holders = Arc::new(Neighbours::new(vec![peer.addr]));
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let peer = place.node("edge-1", &Role::Edge, Fate::Dies(10), all);
+    let holders = Arc::new(neighbours(vec![peer.addr]));
     let edge = place.edge(&shield, holders, Role::Edge);
 
     let came = edge.fetch().await;
@@ -443,9 +454,9 @@ async fn shield_gives_all_where_every_peer_is_gone() {
 #[tokio::test]
 async fn chunks_by_name_come_from_peers_in_order() {
     let place = Place::new(20);
-    let shield = place.node("shield-1", Role::Shield, Fate::Gives, all);
-    let peer = place.node("edge-1", Role::Edge, Fate::Gives, |chunk| chunk != 5);
-    let holders = Arc::new(Neighbours::new(vec![peer.addr]));
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, |chunk| chunk != 5);
+    let holders = Arc::new(neighbours(vec![peer.addr]));
     let edge = place.edge(&shield, holders, Role::Edge);
     let wanted = place.object.manifest.entries_from(3).take(10);
     let wanted: Vec<(ChunkId, u32)> = wanted.map(|entry| (entry.id, entry.len)).collect();
@@ -479,8 +490,8 @@ impl Holders for Says {
 #[tokio::test]
 async fn who_is_not_who_it_should_be_is_asked_for_nothing() {
     let place = Place::new(20);
-    let shield = place.node("shield-1", Role::Shield, Fate::Gives, all);
-    let peer = place.node("edge-1", Role::Edge, Fate::Gives, all);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, all);
     let said = |node| {
         Arc::new(Says(Candidate {
             node,
@@ -503,7 +514,7 @@ async fn who_is_not_who_it_should_be_is_asked_for_nothing() {
 #[tokio::test]
 async fn edge_answers_no_objects_and_nobody_without_a_role() {
     let place = Place::new(4);
-    let peer = place.node("edge-1", Role::Edge, Fate::Gives, all);
+    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, all);
     let nobody: Arc<dyn Holders> = Arc::new(Neighbours::default());
     // Taken for a shield, an edge gives no objects.
     let edge = place.edge(&peer, Arc::clone(&nobody), Role::Edge);

@@ -18,7 +18,8 @@ async fn origin(whole: &Bytes) -> Origin {
 
 async fn get(cluster: &Running, edge: usize, path: &str) -> blake3::Hash {
     let client = cluster.edges[edge].client(Version::Http3).await;
-    client.get(path).await.unwrap().whole().await.unwrap().hash
+    let answer = client.get(path).await.expect("an answer");
+    answer.whole().await.expect("a whole body").hash
 }
 
 /// Body bytes that an edge served, by where it had them from.

@@ -153,6 +153,20 @@ impl Holder {
         (now < self.rests_until, on_probation, self.tier)
     }
 
+    /// Whether it neither rests nor failed a moment ago.
+    pub(super) fn is_sound(&self, now: Duration) -> bool {
+        now >= self.rests_until && now >= self.probation_until
+    }
+
+    /// The least time that one has which has not given a byte yet.
+    pub(super) const fn patience_unproven(&self, patience: &Patience) -> Duration {
+        if self.gave {
+            Duration::ZERO
+        } else {
+            patience.first
+        }
+    }
+
     /// Bytes to have under way with it.
     pub(super) fn width(&self) -> u64 {
         if self.proving {

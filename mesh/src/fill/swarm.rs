@@ -432,8 +432,8 @@ impl<T> Swarm<T> {
         }
     }
 
-    /// Takes the work from who holds up the others: the body waits for a chunk of it, and somebody as good has nothing to do and would have had it
-    /// long ago. Else when that will be so.
+    /// Takes the work from who holds up the others: the body waits for a chunk of it, and somebody else, of whatever tier, has nothing to do and would
+    /// have had it long ago. Else when that will be so.
     fn notice_held_up(&mut self, now: Duration) -> Option<Duration> {
         let slot = self.slots.front()?;
         let State::Asked(id, asked) = slot.state else {
@@ -446,12 +446,13 @@ impl<T> Swarm<T> {
                 && HolderId(*place) != id
                 && holder.is_in()
                 && holder.under_way == 0
-                && holder.rank(now) <= slow.rank(now)
+                && holder.is_sound(now)
         });
         let soonest = others
             .map(|(holder, _)| holder.time_for(u64::from(slot.len)))
             .min()?;
-        let until = asked + soonest * HELD_UP_TIMES + self.patience.held_up;
+        let least = slow.patience_unproven(&self.patience);
+        let until = asked + (soonest * HELD_UP_TIMES + self.patience.held_up).max(least);
         if now < until {
             return Some(until);
         }

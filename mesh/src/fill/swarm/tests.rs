@@ -17,6 +17,8 @@ enum Fate {
     Dies(u64),
     /// Is silent after so many bytes, for ever.
     Stalls(u64),
+    /// Gives a byte a tick after so many bytes.
+    Drips(u64),
     /// Sends this chunk with other bytes.
     Lies(usize),
     /// Has lost this chunk when it is asked for it, though it said otherwise.
@@ -207,6 +209,9 @@ fn give(
     }
     let tick = u64::try_from(TICK.as_millis()).unwrap();
     let mut budget = (holder.model.rate * tick / 1000).max(1);
+    if matches!(holder.model.fate, Fate::Drips(after) if holder.given >= after) {
+        budget = 1;
+    }
     while let Some((chunk, at)) = holder.queue.front().copied() {
         if now < at || budget == 0 {
             break;
@@ -214,7 +219,7 @@ fn give(
         let len = u64::from(lengths[chunk]);
         let left = match holder.model.fate {
             Fate::Dies(after) | Fate::Stalls(after) => after.saturating_sub(holder.given),
-            Fate::Gives | Fate::Lies(_) | Fate::Lost(_) => u64::MAX,
+            Fate::Gives | Fate::Drips(_) | Fate::Lies(_) | Fate::Lost(_) => u64::MAX,
         };
         if let Fate::Lost(lost) = holder.model.fate
             && lost == chunk
@@ -261,6 +266,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         3 => Just(Fate::Gives),
         1 => (0u64..4 << 20).prop_map(Fate::Dies),
         1 => (0u64..4 << 20).prop_map(Fate::Stalls),
+        1 => (0u64..4 << 20).prop_map(Fate::Drips),
         1 => (0usize..150).prop_map(Fate::Lies),
         1 => (0usize..150).prop_map(Fate::Lost),
     ]
@@ -354,6 +360,24 @@ fn unequal_peers_are_used_by_what_they_carry() {
     assert!(share >= 0.8, "{share}");
     assert!(outcome.by_holder[0] > 3 * outcome.by_holder[1]);
     assert!(outcome.by_holder[1] > 3 * outcome.by_holder[2]);
+}
+
+/// Who gives next to nothing is not waited for, be it the only peer: the shield has the rest.
+#[test]
+fn dripping_peer_does_not_hold_up_the_body() {
+    let models = [
+        Model::new(Fate::Drips(1 << 20), 10_000_000, 10),
+        Model {
+            tier: Tier::Shield,
+            ..Model::new(Fate::Gives, 10_000_000, 30)
+        },
+    ];
+    let lengths = vec![64 << 10; 256];
+    let outcome = run(&models, &lengths, 4 << 20);
+    println!("{outcome:?}");
+    // 16 MiB take 1.7 s of either.
+    assert!(outcome.elapsed < Duration::from_secs(5), "{outcome:?}");
+    assert!(outcome.by_holder[1] > 14 << 20);
 }
 
 /// The shield is not asked for what a peer gives, and for all that no peer has.
