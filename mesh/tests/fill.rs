@@ -32,7 +32,8 @@ use stoq_mesh::{
 };
 use tokio::task::JoinHandle;
 
-const CHUNK: usize = 64 << 10;
+const CHUNK_LEN: u32 = 64 << 10;
+const CHUNK: usize = CHUNK_LEN as usize;
 
 /// Silence that even a machine with other work does not explain.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -68,7 +69,7 @@ impl Object {
             let mut bytes = vec![0; CHUNK];
             bytes[..8].copy_from_slice(&number.to_le_bytes());
             let id = key.id(&bytes);
-            growing.push(id, CHUNK.try_into().unwrap()).unwrap();
+            growing.push(id, CHUNK_LEN).unwrap();
             body.extend_from_slice(&bytes);
             by_id.insert(*id.as_bytes(), (number, Bytes::from(bytes)));
         }
@@ -251,11 +252,8 @@ impl Place {
         if *role == Role::Shield {
             kinds.push(wire::OBJECT);
         }
-        let exchanges = Exchanges::default().answering(
-            kinds,
-            &[Role::Edge, Role::Shield],
-            &(Arc::new(server) as _),
-        );
+        let exchanges =
+            Exchanges::default().answering(kinds, &[Role::Edge, Role::Shield], Arc::new(server));
         let config = ServeConfig {
             kinds: exchanges.rules(),
             ..ServeConfig::default()
