@@ -118,7 +118,17 @@ impl Plan {
         let given = self.matrix.is_some();
         let sections = make.into_iter().enumerate();
         let sections = sections.filter(move |(at, _)| !given || ![0, 4, 5, 7].contains(at));
-        sections.map(move |(_, make)| make(self))
+        sections.map(move |(_, make)| {
+            let mut section = make(self);
+            if given {
+                // Bars are of 200 edges on earth.
+                section
+                    .figures
+                    .iter_mut()
+                    .for_each(|figure| figure.bar = None);
+            }
+            section
+        })
     }
 
     fn scene(&self) -> String {
@@ -537,8 +547,11 @@ mod tests {
             matrix: Some(matrix),
             ..small()
         };
-        let headings: Vec<_> = plan.sections().map(|section| section.heading).collect();
-        assert_eq!(headings.len(), 5);
-        assert!(headings.iter().all(|heading| heading.contains("30 edges")));
+        let sections: Vec<_> = plan.sections().collect();
+        assert_eq!(sections.len(), 5);
+        for section in sections {
+            assert!(section.heading.contains("30 edges"), "{section}");
+            assert!(section.figures.iter().all(|figure| figure.bar.is_none()));
+        }
     }
 }
