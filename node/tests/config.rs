@@ -39,6 +39,7 @@ root = "state/root.pem"
 const STORED: &str = r#"disk = [{ path = "a \"b\"", size = "64MiB" }, { path = "/var/cache/stoq", size = "2TiB" }]
 disk_engine = "threads"
 disk_writes_per_day = "500GB"
+disk_scrub = "off"
 "#;
 
 fn parse(text: &str, role: Role) -> Result<Config, ConfigErrors> {
@@ -464,6 +465,21 @@ trusted_proxies = ["10.1.2.3/8", "::1"]
         let again = parse(&shown, role).unwrap_or_else(|errors| panic!("{errors}\nin:\n{shown}"));
         assert_eq!(again.to_toml(), shown);
     }
+}
+
+#[test]
+fn what_is_on_by_default_is_turned_off_by_the_word() {
+    let scrub = |text: &str| {
+        let text = EDGE.replace("ram = \"256MiB\"\n", &format!("disk_scrub = {text}\n"));
+        parse(&text, Role::Edge).map(|config| config.cache.disk_scrub)
+    };
+    assert_eq!(scrub("\"off\""), Ok(None));
+    assert_eq!(scrub("\"8MiB\""), Ok(Some(8 << 20)));
+    let zero = scrub("\"0B\"").expect_err("zero").to_string();
+    assert!(
+        zero.contains("`0B` is zero (leave the key out for its default, or write \"off\")"),
+        "{zero}"
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::units::{Count, Size, Time};
+use super::units::{Count, Size, SizeOrOff, Time};
 
 /// A value and where it stands.
 pub(super) type At<T> = Option<Spanned<T>>;
@@ -89,7 +89,7 @@ pub(super) struct RawCache {
     pub(super) disk: Vec<Spanned<RawVolume>>,
     pub(super) disk_engine: At<String>,
     pub(super) disk_writes_per_day: At<Size>,
-    pub(super) disk_scrub: At<Size>,
+    pub(super) disk_scrub: At<SizeOrOff>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -211,7 +211,11 @@ impl Resolver<'_> {
                 .disk_writes_per_day
                 .as_ref()
                 .map(|bytes| bytes.get_ref().0),
-            disk_scrub: Some(size(&raw.cache.disk_scrub, DISK_SCRUB)).filter(|rate| *rate > 0),
+            disk_scrub: raw
+                .cache
+                .disk_scrub
+                .as_ref()
+                .map_or(Some(DISK_SCRUB), |rate| rate.get_ref().0),
         };
         let sites = raw
             .site

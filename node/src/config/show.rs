@@ -7,7 +7,7 @@ use std::{fmt::Display, path::Path};
 
 use super::{
     resolved::{Config, OriginSpec},
-    units::{format_duration, format_size},
+    units::{OFF, format_duration, format_size},
 };
 
 impl Config {
@@ -68,7 +68,8 @@ impl Config {
         if let Some(bytes) = self.cache.disk_writes_per_day {
             out.key("disk_writes_per_day", size(bytes));
         }
-        out.key("disk_scrub", size(self.cache.disk_scrub.unwrap_or(0)));
+        let scrub = self.cache.disk_scrub;
+        out.key("disk_scrub", scrub.map_or_else(|| quoted(OFF), size));
 
         for certificate in &self.tls.certificates {
             out.table("[[tls.certificates]]");

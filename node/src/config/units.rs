@@ -1,7 +1,8 @@
-//! Sizes with their unit, durations with theirs, and counts: the three leaf types of the configuration.
+//! Sizes with their unit, durations with theirs, and counts: the leaf types of the configuration.
 //!
 //! A number without a unit is refused, because `ram = 256` has been read as bytes, as megabytes and as pages by
-//! different programs. Zero is refused too: no key here means anything at zero, and "off" is said by leaving a key out.
+//! different programs. Zero is refused too: no key here means anything at zero. "Off" is said by leaving a key out, or by the word where the default
+//! is on.
 //! Invariant: [`format_size`] and [`format_duration`] write what [`parse_size`] and [`parse_duration`] read back unchanged.
 
 use std::{fmt, time::Duration};
@@ -177,6 +178,25 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
         })
 }
 
+/// What a key that is on by default is set to where it is to be off.
+pub(super) const OFF: &str = "off";
+
+/// Reads a size, or [`OFF`].
+fn parse_size_or_off(text: &str) -> Result<SizeOrOff, UnitError> {
+    if text.trim() == OFF {
+        return Ok(SizeOrOff(None));
+    }
+    parse_size(text)
+        .map(|bytes| SizeOrOff(Some(bytes)))
+        .map_err(|error| match error {
+            UnitError::Zero { text, .. } => UnitError::Zero {
+                text,
+                example: format!("\"{OFF}\""),
+            },
+            error => error,
+        })
+}
+
 /// Whether `written` is `unit` in another spelling: other case, or the `i` or the `B` left out.
 fn unit_is_near(unit: &str, written: &str) -> bool {
     let first = unit.chars().next().map(|c| c.to_ascii_lowercase());
@@ -256,6 +276,10 @@ pub fn format_duration(duration: Duration) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
 
+/// A size of what can be turned off: `None` is the word `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SizeOrOff(pub(super) Option<u64>);
+
 /// A duration as the file states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
@@ -297,6 +321,16 @@ impl<'de> Deserialize<'de> for Size {
             expecting: "a size with its unit, such as \"256MiB\"",
             text: |text| parse_size(text).map(Self),
             number: |number| parse_size(&number.to_string()).map(Self),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for SizeOrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UnitVisitor {
+            expecting: "a size with its unit, such as \"4MiB\", or \"off\"",
+            text: parse_size_or_off,
+            number: |number| parse_size_or_off(&number.to_string()),
         })
     }
 }
