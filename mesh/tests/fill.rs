@@ -16,7 +16,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, StatusCode};
 use prometheus_client::registry::Registry;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
-use stoq::peer::{PeerServer, ServeConfig};
+use stoq::peer::{Handler, PeerServer, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions};
 use stoq_cache::content::{ChunkId, ChunkKey, GrowingManifest, Manifest, Profile, Validators};
@@ -252,8 +252,8 @@ impl Place {
         if *role == Role::Shield {
             kinds.push(wire::OBJECT);
         }
-        let exchanges =
-            Exchanges::default().answering(kinds, &[Role::Edge, Role::Shield], Arc::new(server));
+        let server: Arc<dyn Handler> = Arc::new(server);
+        let exchanges = Exchanges::default().answering(kinds, &[Role::Edge, Role::Shield], &server);
         let config = ServeConfig {
             kinds: exchanges.rules(),
             ..ServeConfig::default()
