@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::{
@@ -38,6 +39,8 @@ pub struct Object {
     pub upstream_cache_status: Option<String>,
     /// The cache groups it belongs to (RFC 9875).
     pub(crate) membership: Option<Arc<Membership>>,
+    /// By what other nodes may believe it.
+    pub(crate) voucher: Option<Bytes>,
     /// The fields that change once a second, as they were last written.
     marks: ArcSwapOption<Marks>,
     /// Until when the upstream is not asked about it while it may be served in place of an error, milliseconds.
@@ -72,6 +75,7 @@ impl Object {
             source,
             upstream_cache_status,
             membership: None,
+            voucher: None,
             marks: ArcSwapOption::empty(),
             rests_until: AtomicU64::new(0),
         }
@@ -81,6 +85,13 @@ impl Object {
     #[must_use]
     pub(crate) fn in_groups(mut self, membership: Option<Arc<Membership>>) -> Self {
         self.membership = membership;
+        self
+    }
+
+    /// The object with what came along by which other nodes may believe it.
+    #[must_use]
+    pub(crate) fn vouched(mut self, voucher: Option<Bytes>) -> Self {
+        self.voucher = voucher;
         self
     }
 
@@ -95,6 +106,7 @@ impl Object {
             source: self.source,
             upstream_cache_status: self.upstream_cache_status.clone(),
             membership: self.membership.clone(),
+            voucher: self.voucher.clone(),
             marks: ArcSwapOption::empty(),
             rests_until: AtomicU64::new(0),
         }
@@ -132,6 +144,7 @@ impl Object {
             + MANIFEST_ENTRY * self.manifest.len()
             + self.selector.weight()
             + self.membership.as_ref().map_or(0, |groups| groups.weight())
+            + self.voucher.as_ref().map_or(0, Bytes::len)
     }
 
     /// The fields of a hit; written anew once a second and shared by all hits in it.

@@ -129,7 +129,10 @@ pub enum Source {
     Peer,
 }
 
-/// One step of a chunked body. The stream is `Profile (Bytes | Chunk | Whole | Held)* Sealed`; whatever ends otherwise is truncated.
+/// The longest [`ChunkEvent::Vouched`]: 16 KiB.
+pub const VOUCHER_BYTES_MAX: usize = 16 << 10;
+
+/// One step of a chunked body. The stream is `Profile (Bytes | Chunk | Whole | Held)* Vouched? Sealed`; whatever ends otherwise is truncated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChunkEvent {
     /// How the body is cut. Always first, once.
@@ -157,6 +160,9 @@ pub enum ChunkEvent {
         /// Its length in bytes.
         len: u32,
     },
+    /// By what others may believe that the object is what it is said to be: kept with it, and given to nodes that ask while whoever vouches for it
+    /// does not answer. What it says is theirs to know; at most [`VOUCHER_BYTES_MAX`]. Only right before the commit record.
+    Vouched(Bytes),
     /// The commit record. Only where no bytes are open; nothing follows.
     Sealed {
         /// Root of the manifest of all chunks above.

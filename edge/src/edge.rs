@@ -333,9 +333,13 @@ impl Edge {
             .as_ref()
             .and_then(|member| Peers::new(&config, member, &stoq, patience));
         let found = || Some(peers.as_ref()?.neighbours());
-        let fills = holders
-            .or_else(found)
-            .map(|holders| mesh::fills(holders, &shared, &registry).patient(patience));
+        let fills = holders.or_else(found).map(|holders| {
+            let mut fills = mesh::fills(holders, &shared, &registry).patient(patience);
+            if let Some(member) = &membership {
+                fills = fills.judging_as(member.identity().clone());
+            }
+            fills
+        });
         if let Some(peers) = &peers {
             let roles = [NodeRole::Edge, NodeRole::Shield];
             exchanges = exchanges.answering([GOSSIP], &roles, &peers.gossip().handler());

@@ -36,7 +36,7 @@ pub(crate) fn exchanges(shared: &Arc<Shared>, registry: &Registry) -> Exchanges 
     let source = Arc::new(EdgeSource::new(Arc::clone(shared)));
     let server: Arc<dyn Handler> = Arc::new(ObjectServer::new(source, metrics));
     Exchanges::default().answering(
-        [wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS],
+        [wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS, wire::VOUCHED],
         &[Role::Edge, Role::Shield],
         &server,
     )

@@ -22,6 +22,7 @@ enum Kind {
     Chunks,
     Holdings,
     Manifests,
+    Vouched,
     Unknown,
 }
 
@@ -67,6 +68,7 @@ impl ObjectMetrics {
             crate::wire::CHUNKS => Kind::Chunks,
             crate::wire::HOLDINGS => Kind::Holdings,
             crate::wire::MANIFESTS => Kind::Manifests,
+            crate::wire::VOUCHED => Kind::Vouched,
             _ => Kind::Unknown,
         };
         self.exchanges

@@ -357,8 +357,9 @@ impl Shared {
                 upstream: Arc::clone(upstream),
             });
         let source = Arc::new(ShieldSource::new(self.cache.clone(), sites.collect()));
+        let server = ObjectServer::new(source, Arc::clone(&self.metrics));
         let handler: Arc<dyn Handler> =
-            Arc::new(ObjectServer::new(source, Arc::clone(&self.metrics)));
+            Arc::new(server.vouching(self.membership.identity().clone()));
         let accept = RoleRule::AnyOf(vec![NodeRole::Edge, NodeRole::Shield]);
         let doors = self.doors.iter().filter_map(|doors| doors.take(id.0));
         let servers =

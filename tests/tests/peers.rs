@@ -1,7 +1,9 @@
 //! Edges that fill from each other: bytes come from whoever has them, and the shield says only what they are.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use integration::{Answer, Cluster, Origin, Running, Version, body};
+use integration::{Answer, Client, Cluster, Origin, Running, Version, body};
 
 const SIZE: usize = 8 << 20;
 
@@ -18,8 +20,19 @@ async fn origin(whole: &Bytes) -> Origin {
 
 async fn get(cluster: &Running, edge: usize, path: &str) -> blake3::Hash {
     let client = cluster.edges[edge].client(Version::Http3).await;
+    get_with(&client, path).await.expect("a body")
+}
+
+/// What comes; `None` for 504.
+async fn get_with(client: &Client, path: &str) -> Option<blake3::Hash> {
     let answer = client.get(path).await.expect("an answer");
-    answer.whole().await.expect("a whole body").hash
+    let status = answer.status;
+    let hash = answer.whole().await.expect("a whole body").hash;
+    match status.as_u16() {
+        200 => Some(hash),
+        504 => None,
+        other => panic!("{path}: {other}"),
+    }
 }
 
 /// Body bytes that an edge served, by where it had them from.
@@ -67,6 +80,60 @@ async fn second_edge_fills_from_the_first_and_from_the_shield_once_that_is_dead(
     assert_eq!(served(&cluster, 1), [size, size, 0.0]);
     assert_eq!(sent(&cluster) - before, size);
     assert_eq!(origin.requests("/b"), 1);
+}
+
+#[tokio::test]
+async fn third_edge_fills_from_the_second_when_origin_shield_and_first_are_dead() {
+    let whole = body::random(body::seed(), SIZE);
+    let hash = blake3::hash(&whole);
+    let origin = Origin::start(move |seen| {
+        let whole = whole.clone();
+        async move {
+            let answer = Answer::ok(whole).header("etag", "\"v\"");
+            match seen.uri.path() {
+                // Stale at once, and to be used then where nobody answers, or never.
+                "/stale" => answer.header("cache-control", "max-age=1, stale-if-error=600"),
+                "/must" => answer.header("cache-control", "max-age=1, must-revalidate"),
+                _ => answer.fresh(3600),
+            }
+        }
+    })
+    .await;
+    let cluster = Cluster::new().origin(&origin).shield().peers().edges(3);
+    let mut cluster = cluster.start().await;
+    for path in ["/fresh", "/stale", "/must"] {
+        for edge in 0..2 {
+            assert_eq!(get(&cluster, edge, path).await, hash);
+        }
+    }
+    cluster.edges[0].kill().await;
+    cluster.shield.as_mut().expect("a shield").kill().await;
+    drop(origin);
+    // What was asked for last is too old to be used without being asked about, so all is older than its second.
+    let client = cluster.edges[1].client(Version::Http3).await;
+    let too_old = async { while get_with(&client, "/must").await.is_some() {} };
+    let waited = tokio::time::timeout(Duration::from_secs(60), too_old).await;
+    assert!(
+        waited.is_ok(),
+        "what must be revalidated is served for ever"
+    );
+
+    let client = cluster.edges[2].client(Version::Http3).await;
+    for path in ["/fresh", "/stale"] {
+        let answer = client.get(path).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{path}");
+        let age = answer.header("age").map(|age| age.parse::<u64>());
+        assert!(matches!(age, Some(Ok(age)) if age >= 1), "{path}: {age:?}");
+        assert_eq!(answer.whole().await.expect("a whole body").hash, hash);
+    }
+    // The same bytes under two URLs come once.
+    assert_eq!(served(&cluster, 2), [SIZE as f64, 0.0, 0.0]);
+    assert_eq!(cluster.edges[2].metric("stoq_fill_kept_total", &[]), 2.0);
+    // It is stored here now.
+    assert_eq!(get_with(&client, "/fresh").await, Some(hash));
+    assert_eq!(cluster.edges[2].metric("stoq_fill_kept_total", &[]), 2.0);
+    assert_eq!(get_with(&client, "/must").await, None);
+    assert_eq!(served(&cluster, 2), [SIZE as f64, 0.0, 0.0]);
 }
 
 #[tokio::test]

@@ -161,7 +161,9 @@ impl Cache {
             newer.response.via,
             newer.response.upstream_cache_status.clone(),
         )
-        .in_groups(membership);
+        .in_groups(membership)
+        // It says how the response was when it came, which is older and not wrong.
+        .vouched(held.voucher.clone());
         Freshened { object, storable }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::oneshot;
 
@@ -233,6 +234,15 @@ impl Fetch {
             request_time,
             response_time,
         ) {
+            // What another edge had kept stands in for the answer of whoever may say how it is now, as what is kept here would.
+            Storable::Store(freshness)
+                if response.via == Source::Peer
+                    && !freshness.is_fresh(response_time)
+                    && !self.request.may_cover(&freshness, response_time) =>
+            {
+                let why = "what other edges have is too old to stand in for an answer";
+                self.fail(UpstreamError::Unreachable(why.to_owned()), answer);
+            }
             Storable::Store(freshness) => {
                 self.fill(
                     Arrival {
@@ -382,7 +392,7 @@ impl Fetch {
             Ok(manifest) => {
                 if fill.is_stored() {
                     inner.index.prepare(&self.request.key, &manifest).await;
-                    self.commit(&filling, manifest, via);
+                    self.commit(&filling, manifest, writer.voucher(), via);
                 }
                 writer.end();
                 inner.metrics.fills_sealed.inc();
@@ -403,7 +413,13 @@ impl Fetch {
     }
 
     /// Lets requests find the complete object. Its chunks are in the store by now.
-    fn commit(&self, filling: &Filling, manifest: Arc<content::Manifest>, via: Source) {
+    fn commit(
+        &self,
+        filling: &Filling,
+        manifest: Arc<content::Manifest>,
+        voucher: Option<Bytes>,
+        via: Source,
+    ) {
         let mut headers = filling.head.headers.clone();
         headers.insert(
             header::CONTENT_LENGTH,
@@ -417,7 +433,8 @@ impl Fetch {
             via,
             filling.upstream_cache_status.clone(),
         )
-        .in_groups(filling.membership.clone());
+        .in_groups(filling.membership.clone())
+        .vouched(voucher);
         if !self
             .cache
             .keep(&self.request, &Arc::new(object), &self.begun)

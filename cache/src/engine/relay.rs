@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
+use bytes::Bytes;
+
 use super::{
     Cache, CacheRequest, CacheSite, Failure, answer::Answer, deliver::Shape, digests,
     serve::filling_shape,
@@ -111,6 +113,20 @@ impl Cache {
         let manifests = variants.all().iter();
         manifests
             .map(|object| Arc::clone(&object.manifest))
+            .collect()
+    }
+
+    /// What is stored of a URL by whose voucher other nodes may believe it, the newest first, each with that. What was invalidated here is not
+    /// given on, whatever its voucher says.
+    pub async fn vouched(&self, key: &CacheKey) -> Vec<(Bytes, Arc<Manifest>)> {
+        let Some(variants) = self.inner.index.recall(key).await else {
+            return Vec::new();
+        };
+        let good = variants
+            .all()
+            .iter()
+            .filter(|object| object.freshness.lifetime_ms > 0);
+        good.filter_map(|object| Some((object.voucher.clone()?, Arc::clone(&object.manifest))))
             .collect()
     }
 

@@ -211,7 +211,9 @@ pub(crate) fn bytes_of(events: ChunkStream) -> BodyStream {
                 Some(Ok(ChunkEvent::Whole { chunk, .. })) => {
                     return Some((Ok(chunk.bytes().clone()), Some(events)));
                 }
-                Some(Ok(ChunkEvent::Profile(_) | ChunkEvent::Chunk { .. })) => {}
+                Some(Ok(
+                    ChunkEvent::Profile(_) | ChunkEvent::Chunk { .. } | ChunkEvent::Vouched(_),
+                )) => {}
                 Some(Ok(ChunkEvent::Sealed { .. })) => return None,
                 // Nothing was said to be held, so nothing can be.
                 Some(Ok(ChunkEvent::Held { id, .. })) => {

@@ -14,7 +14,7 @@ use crate::{
     },
     metrics::ServedFrom,
     store::{Pins, Read},
-    upstream::{BodyError, BodyStream, ChunkEvent, ChunkStream, FetchBody},
+    upstream::{BodyError, BodyStream, ChunkEvent, ChunkStream, FetchBody, VOUCHER_BYTES_MAX},
 };
 
 /// Bytes of a relayed body that may be open, not yet closed by a chunk: a cut lags by up to a chunk, plus pieces on the way.
@@ -51,6 +51,7 @@ pub(crate) struct Writer {
     patience: Duration,
     /// Holds the chunks in memory until the last reader in the window is through.
     pins: Pins,
+    voucher: Option<Bytes>,
 }
 
 impl Writer {
@@ -63,6 +64,7 @@ impl Writer {
             received: 0,
             patience: DISK_PATIENCE,
             pins,
+            voucher: None,
         }
     }
 
@@ -76,6 +78,11 @@ impl Writer {
             FetchBody::Stream(body) => self.cut(body).await,
             FetchBody::Chunked(events) => self.relay(events).await,
         }
+    }
+
+    /// What came with the body by which others may believe it.
+    pub(crate) fn voucher(&self) -> Option<Bytes> {
+        self.voucher.clone()
     }
 
     /// Tells every reader that the body is complete.
@@ -270,6 +277,12 @@ impl Writer {
                     self.push(chunk.clone(), from)?;
                     self.store(id, chunk).await?;
                 }
+                (ChunkEvent::Vouched(voucher), Some(_))
+                    if self.voucher.is_none() && voucher.len() <= VOUCHER_BYTES_MAX =>
+                {
+                    // In a buffer of its own, since it is kept.
+                    self.voucher = Some(Bytes::copy_from_slice(&voucher));
+                }
                 (ChunkEvent::Sealed { root, total }, Some(_)) if open.bytes == 0 => {
                     if total != self.received {
                         return Err(BodyError::Length {
@@ -439,6 +452,7 @@ fn kind(event: &ChunkEvent) -> &'static str {
         ChunkEvent::Chunk { .. } => "chunk",
         ChunkEvent::Whole { .. } => "whole chunk",
         ChunkEvent::Held { .. } => "held chunk",
+        ChunkEvent::Vouched(_) => "voucher",
         ChunkEvent::Sealed { .. } => "commit record",
     }
 }

@@ -1,4 +1,5 @@
-//! What the edge gives to other nodes: chunks it holds, of sites it serves. It fetches nothing for them, and vouches for nothing.
+//! What the edge gives to other nodes: chunks it holds, of sites it serves. It fetches nothing for them, and vouches for nothing:
+//! what a shield has said of an object it passes on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use stoq_cache::store::Read;
 use stoq_cache::upstream::BodyStream;
 use stoq_mesh::{
     ChunksRequest, Code, Holdings, HoldingsRequest, Manifests, ManifestsRequest, ObjectAnswer,
-    ObjectRequest, ObjectSource, Refusal, Stored, wire,
+    ObjectRequest, ObjectSource, Refusal, Stored, Voucher, wire,
 };
 
 use crate::serve::Shared;
@@ -93,6 +94,21 @@ impl ObjectSource for EdgeSource {
         let held = chunks.map(|id| store.contains(&ChunkId::from_bytes(*id)));
         Ok(Holdings {
             held: held.collect(),
+        })
+    }
+
+    fn vouched<'a>(
+        &'a self,
+        request: &'a ObjectRequest,
+    ) -> BoxFuture<'a, Result<Option<(Bytes, Arc<Manifest>)>, Refusal>> {
+        Box::pin(async move {
+            self.site(&request.site, request.chunk_key_id)?;
+            let key = CacheKey::from_bytes(request.key);
+            let stored = self.shared.cache.vouched(&key).await;
+            let fits = |voucher: &Bytes| {
+                Voucher::peek(voucher).is_ok_and(|said| said.answers(&request.headers))
+            };
+            Ok(stored.into_iter().find(|(voucher, _)| fits(voucher)))
         })
     }
 

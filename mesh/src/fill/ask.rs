@@ -12,14 +12,14 @@ use tokio::time::Instant;
 
 use super::holders::Candidate;
 use super::quarantine::Quarantine;
-use crate::object::ShieldClient;
+use crate::object::{ShieldClient, VoucherError};
 use crate::wire::{self, DecodeError, Holdings, HoldingsRequest, Manifests, ManifestsRequest};
 
 /// Addresses of a holder that are tried.
 const ADDRESSES_MAX: usize = 8;
 
 /// How long a holder may take to say which chunks it has: 1 s.
-const SAYS_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const SAYS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a holder is not asked, or what came of it is not used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,9 @@ pub(super) enum AskError {
     /// The message is none.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// It is said that somebody vouches for it, and nobody to be believed does.
+    #[error("a voucher that is not believed: {0}")]
+    Voucher(#[from] VoucherError),
     /// It answers something else than was asked.
     #[error("an answer without a head, or to another question")]
     Answer,

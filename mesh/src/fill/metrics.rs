@@ -56,6 +56,8 @@ pub struct FillMetrics {
     pub broken: Counter,
     /// Fills that asked no peers since too many were under way.
     pub refused: Counter,
+    /// Objects put together from what other edges had kept, while nobody answered who could say how they are now.
+    pub kept: Counter,
     /// Misses for which somebody was known to hold something.
     pub found: Counter,
     /// Misses for which nobody was.
@@ -105,6 +107,11 @@ impl FillMetrics {
                 "broken",
                 "Fills from several holders that did not",
                 &self.broken,
+            ),
+            (
+                "kept",
+                "Objects put together from other edges while no shield answered",
+                &self.kept,
             ),
             (
                 "refused",

@@ -6,6 +6,7 @@
 //! | `feed` | what one holder sends: one exchange, each chunk verified |
 //! | `body` | the driver: a body's events in, the same body with its chunks out |
 //! | `upstream` | what the cache asks: when holders are looked for, and what the shield is asked for then |
+//! | `vouched` | what another edge gives of an object while no shield answers |
 //! | `holders`, `neighbours` | where holders come from |
 //! | `quarantine`, `budget`, `metrics` | what the fills of a process share |
 
@@ -20,6 +21,7 @@ mod neighbours;
 mod quarantine;
 mod swarm;
 mod upstream;
+mod vouched;
 
 pub use holder::{Offer, Patience, Tier};
 pub use holders::{Candidate, Holders, Sought};

@@ -5,35 +5,45 @@
 //! object still is of that manifest it answers with head and names, and the chunks come from the holders, and from the shield what none of them gives.
 //! If it is not, the shield sends what changed, as to any asker. So a holder with an old version, or one that is wrong or away, costs time and
 //! nothing else.
+//!
+//! While no shield answers, an object is put together from what other edges have of it ([`PeerFill::kept`]), if one of them has a shield's
+//! word for it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
-use http::{Method, header};
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Method, header};
+use stoq::identity::Identity;
 use stoq::pool::Pool;
-use stoq_cache::content::{ChunkId, ChunkKey};
+use stoq_cache::content::{ChunkId, ChunkKey, Entry, ManifestId};
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
     BodyError, ChunkEvent, ChunkStream, FetchBody, FetchRequest, FetchResponse, PieceStream,
-    Upstream, UpstreamError,
+    Source, Upstream, UpstreamError,
 };
 use tokio::time::timeout;
 
-use super::ask::Way;
+use super::ask::{AskError, Way};
 use super::body::{self, Has, Member};
 use super::budget::{Budget, Share};
 use super::feed::Line;
 use super::holder::{Offer, Patience, Tier};
 use super::holders::{self, Candidate, Holders, Sought};
-use super::metrics::FillMetrics;
+use super::metrics::{Fault, FillMetrics};
 use super::quarantine::Quarantine;
 use super::swarm::HOLDERS_MAX;
+use super::vouched::{self, Vouched};
 use crate::object::ShieldClient;
+use crate::wire::ObjectRequest;
 
 /// Peers of one fill: the swarm's bound, but one place for the shield.
 const PEERS_MAX: usize = HOLDERS_MAX - 1;
+
+/// Edges that are asked for an object while no shield answers, one after the other: 4.
+const VOUCHED_ASKED_MAX: usize = 4;
 
 /// The key under which the chunks of a site are named; `None` for a site that is not served here.
 pub type SiteKeys = Arc<dyn Fn(&str) -> Option<ChunkKey> + Send + Sync>;
@@ -48,6 +58,7 @@ pub struct PeerFills {
     quarantine: Arc<Quarantine>,
     budget: Arc<Budget>,
     patience: Patience,
+    identity: Option<Identity>,
 }
 
 impl fmt::Debug for PeerFills {
@@ -75,7 +86,15 @@ impl PeerFills {
             quarantine: Arc::default(),
             budget: Arc::default(),
             patience: Patience::default(),
+            identity: None,
         }
+    }
+
+    /// Judges as this node what shields have vouched for. Without it none of that is used.
+    #[must_use]
+    pub fn judging_as(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
     }
 
     /// How long holders are waited for.
@@ -158,17 +177,27 @@ impl PeerFill {
         })
     }
 
+    /// These peers. One that is said to hold all of the manifest that is wanted is believed; of others it is asked chunk by chunk.
+    fn peers(
+        candidates: Vec<Candidate>,
+        wanted: Option<ManifestId>,
+    ) -> impl Iterator<Item = Member> {
+        candidates
+            .into_iter()
+            .take(PEERS_MAX)
+            .map(move |candidate| {
+                let offer = Offer {
+                    tier: Tier::Peer,
+                    whole: candidate.whole && Some(candidate.manifest) == wanted,
+                    rtt: candidate.rtt,
+                };
+                let way = Way::Peer(candidate);
+                Member { way, offer }
+            })
+    }
+
     /// These peers, and the shield behind them.
-    fn members(&self, candidates: Vec<Candidate>, whole: bool) -> Vec<Member> {
-        let peers = candidates.into_iter().take(PEERS_MAX).map(|candidate| {
-            let offer = Offer {
-                tier: Tier::Peer,
-                whole: whole && candidate.whole,
-                rtt: candidate.rtt,
-            };
-            let way = Way::Peer(candidate);
-            Member { way, offer }
-        });
+    fn members(&self, candidates: Vec<Candidate>, wanted: Option<ManifestId>) -> Vec<Member> {
         let shield = Member {
             way: Way::Shield(Arc::clone(&self.shield)),
             offer: Offer {
@@ -177,7 +206,7 @@ impl PeerFill {
                 rtt: None,
             },
         };
-        peers.chain([shield]).collect()
+        Self::peers(candidates, wanted).chain([shield]).collect()
     }
 
     async fn object(&self, request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
@@ -194,12 +223,98 @@ impl PeerFill {
         };
         let mut response = self.shield.fetch_without(request, root).await?;
         if let FetchBody::Chunked(events) = response.body {
-            let members = self.members(candidates, true);
+            let members = self.members(candidates, Some(root));
             let line = self.line(&site, key, chunk_key);
             let has = Some(Arc::clone(&self.fills.has));
             response.body = FetchBody::Chunked(body::body(events, members, line, has, share));
         }
         Ok(response)
+    }
+
+    /// What other edges have kept of an object, for one to whom nobody answers who could say how it is now: the head as a shield sent it, aged since
+    /// then, and the body from all that hold parts of it. `None` where nobody has it with a shield's voucher, or where it was not asked for the whole of a
+    /// miss. Whether it is too old to be used is for the asker to judge.
+    pub async fn kept(&self, request: FetchRequest) -> Option<FetchResponse> {
+        let identity = self.fills.identity.as_ref()?;
+        let chunk_key = (self.fills.keys)(&request.site).filter(|_| is_miss(&request))?;
+        let (site, key) = (request.site, request.key);
+        let message = ObjectRequest {
+            key: *key.as_bytes(),
+            chunk_key_id: *chunk_key.key_id().as_bytes(),
+            site: site.to_string(),
+            method: Method::GET,
+            https: request.scheme == Scheme::HTTPS,
+            authority: request.authority,
+            path_and_query: request.path_and_query.to_string(),
+            headers: request.headers,
+            held: None,
+        };
+        let metrics = &self.fills.metrics;
+        let found = self.find(&site, key, &chunk_key).await;
+        let mut vouched = None;
+        for candidate in found.iter().take(VOUCHED_ASKED_MAX) {
+            let way = Way::Peer(candidate.clone());
+            let asked = async {
+                let conn = way.connect(&self.pool, &self.fills.quarantine).await?;
+                vouched::ask(&conn, &message, identity).await
+            };
+            match asked.await {
+                Ok(answer) => {
+                    vouched = Some(answer);
+                    break;
+                }
+                Err(AskError::Voucher(why)) => {
+                    let from = candidate.addresses.first().copied();
+                    identity.audit_statement(candidate.node, from, &why.to_string());
+                    metrics.fault(Fault::Lied);
+                    if let Some(node) = candidate.node {
+                        self.fills.quarantine.put(node, tokio::time::Instant::now());
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(?candidate, %error, "an edge gives nothing of an object");
+                }
+            }
+        }
+        let Vouched {
+            voucher,
+            sealed,
+            manifest,
+        } = vouched?;
+        let share = self.share()?;
+        let root = manifest.root();
+        let total = manifest.total_len();
+        let names: Vec<_> = manifest.entries_from(0).collect();
+        let named = names
+            .into_iter()
+            .map(|Entry { id, len }| ChunkEvent::Held { id, len });
+        let events = [ChunkEvent::Profile(manifest.profile())]
+            .into_iter()
+            .chain(named)
+            .chain([
+                ChunkEvent::Vouched(sealed),
+                ChunkEvent::Sealed { root, total },
+            ]);
+        let events: ChunkStream = Box::pin(stream::iter(events.map(Ok)));
+        let members = Self::peers(found, Some(root)).collect();
+        let line = self.line(&site, key, chunk_key);
+        let has = Some(Arc::clone(&self.fills.has));
+        metrics.kept.inc();
+        let mut headers = voucher.response;
+        let now_ms = identity
+            .now()
+            .map_or(0, |now| now.as_secs().saturating_mul(1_000));
+        headers.insert(
+            header::AGE,
+            aged(&headers, now_ms.saturating_sub(voucher.sent_ms)),
+        );
+        Some(FetchResponse {
+            status: voucher.status,
+            headers,
+            body: FetchBody::Chunked(body::body(events, members, line, has, share)),
+            via: Source::Peer,
+            upstream_cache_status: None,
+        })
     }
 
     async fn by_name(
@@ -221,7 +336,7 @@ impl PeerFill {
             .map(|(id, len)| Ok(ChunkEvent::Held { id, len }));
         let events: ChunkStream = Box::pin(stream::iter(named));
         // Of which version they are is not known, so each is asked which of them it holds.
-        let members = self.members(found, false);
+        let members = self.members(found, None);
         let line = self.line(&site, key, chunk_key);
         // Whoever asks by name has looked here already.
         let events = body::body(events, members, line, None, share);
@@ -231,11 +346,19 @@ impl PeerFill {
             | ChunkEvent::Bytes(_)
             | ChunkEvent::Chunk { .. }
             | ChunkEvent::Held { .. }
+            | ChunkEvent::Vouched(_)
             | ChunkEvent::Sealed { .. } => Err(BodyError::Upstream(
                 "something else than the chunks asked for".to_owned(),
             )),
         })))
     }
+}
+
+/// The age of a response that has been on its way for so long since it had the one it says.
+fn aged(headers: &HeaderMap, since_ms: u64) -> HeaderValue {
+    let said = headers.get(header::AGE).and_then(|age| age.to_str().ok());
+    let said: u64 = said.and_then(|age| age.trim().parse().ok()).unwrap_or(0);
+    HeaderValue::from(said.saturating_add(since_ms / 1_000))
 }
 
 /// Whether the whole of an object is asked for by one who has nothing of it.

@@ -79,6 +79,7 @@ fn event(part: Part) -> Result<ChunkEvent, BodyError> {
                 len,
             })
             .map_err(|error| malformed(&error)),
+        wire::VOUCHER => Ok(ChunkEvent::Vouched(payload)),
         wire::SEALED => wire::decode_sealed(&payload)
             .map(|(root, total)| ChunkEvent::Sealed {
                 root: ManifestId::from_bytes(root),

@@ -20,6 +20,8 @@ pub enum Code {
     Role,
     /// A chunk that was asked for is not here (any more).
     ChunkMissing,
+    /// Nothing of the object is stored here that others may believe.
+    NotHeld,
     /// The holder's own upstream could not be reached.
     Unreachable,
     /// The holder's own upstream did not answer in time.
@@ -39,7 +41,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [(Self, u32); 15] = [
+    const ALL: [(Self, u32); 16] = [
         (Self::Malformed, 1),
         (Self::UnknownKind, 2),
         (Self::KeyMismatch, 3),
@@ -47,6 +49,7 @@ impl Code {
         (Self::UnknownSite, 5),
         (Self::Role, 6),
         (Self::ChunkMissing, 7),
+        (Self::NotHeld, 8),
         (Self::Unreachable, 16),
         (Self::Timeout, 17),
         (Self::Protocol, 18),
@@ -91,7 +94,8 @@ impl Code {
             | Self::ChunkKeyMismatch
             | Self::UnknownSite
             | Self::Role
-            | Self::ChunkMissing => UpstreamError::Refused { reason: text },
+            | Self::ChunkMissing
+            | Self::NotHeld => UpstreamError::Refused { reason: text },
         }
     }
 }

@@ -7,6 +7,7 @@ mod code;
 mod holdings;
 mod nodes;
 mod server;
+mod voucher;
 pub mod wire;
 mod withhold;
 
@@ -15,6 +16,7 @@ pub use client::{ChunkKeyIds, ShieldClient};
 pub use code::Code;
 pub use nodes::Node;
 pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal};
+pub use voucher::{Voucher, VoucherError};
 pub use wire::{
     ChunksRequest, Holdings, HoldingsRequest, Manifests, ManifestsRequest, ObjectRequest,
     Provenance, Stored,

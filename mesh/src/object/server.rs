@@ -9,14 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode};
-use stoq::identity::Role;
+use http::{HeaderMap, Method, StatusCode, header};
+use stoq::identity::{Identity, Role};
 use stoq::peer::{ExchangeError, Handler, IncomingRequest, Part, PeerInfo, RecvHalf, SendHalf};
+use stoq_cache::content::{Manifest, ManifestId};
 use stoq_cache::upstream::{BodyStream, ChunkEvent, ChunkStream};
 use tokio::time::timeout;
 
 use super::body;
 use super::code::Code;
+use super::voucher::Voucher;
 use super::wire::{
     self, BodyMode, ChunksRequest, DecodeError, Head, Holdings, HoldingsRequest, Manifests,
     ManifestsRequest, ObjectRequest, Provenance,
@@ -59,6 +61,15 @@ pub trait ObjectSource: Send + Sync + 'static {
         &'a self,
         request: &'a ManifestsRequest,
     ) -> BoxFuture<'a, Result<Manifests, Refusal>> {
+        let _ = request;
+        Box::pin(std::future::ready(Err(unsaid())))
+    }
+
+    /// What is stored here that answers the request, with its voucher. Default: not said.
+    fn vouched<'a>(
+        &'a self,
+        request: &'a ObjectRequest,
+    ) -> BoxFuture<'a, Result<Option<(Bytes, Arc<Manifest>)>, Refusal>> {
         let _ = request;
         Box::pin(std::future::ready(Err(unsaid())))
     }
@@ -136,6 +147,7 @@ impl Refusal {
 pub struct ObjectServer {
     source: Arc<dyn ObjectSource>,
     metrics: Arc<ObjectMetrics>,
+    vouches_as: Option<Identity>,
 }
 
 impl fmt::Debug for ObjectServer {
@@ -168,7 +180,18 @@ impl ObjectServer {
     /// Answers from `source`.
     #[must_use]
     pub fn new(source: Arc<dyn ObjectSource>, metrics: Arc<ObjectMetrics>) -> Self {
-        Self { source, metrics }
+        Self {
+            source,
+            metrics,
+            vouches_as: None,
+        }
+    }
+
+    /// Vouches for what it relays whole, as this node, which must have the role for it.
+    #[must_use]
+    pub fn vouching(mut self, identity: Identity) -> Self {
+        self.vouches_as = Some(identity);
+        self
     }
 
     async fn answer(&self, peer: &PeerInfo, request: IncomingRequest) {
@@ -189,6 +212,7 @@ impl ObjectServer {
             wire::CHUNKS => self.chunks(&control, body, &mut reply).await,
             wire::HOLDINGS => self.holdings(&control, &mut reply).await,
             wire::MANIFESTS => self.manifests(&control, &mut reply).await,
+            wire::VOUCHED => self.vouched(&control, &mut reply).await,
             other => Err(Refusal::new(
                 Code::UnknownKind,
                 format!("exchange kind {other} is unknown"),
@@ -218,8 +242,9 @@ impl ObjectServer {
         reply: &mut SendHalf,
     ) -> Result<(), Stop> {
         let request = ObjectRequest::decode(control).map_err(|error| malformed(&error))?;
-        let bodiless = matches!(request.method, http::Method::GET | http::Method::HEAD);
+        let bodiless = matches!(request.method, Method::GET | Method::HEAD);
         let body = (!bodiless).then(|| body::plain(body, None));
+        let asked = self.asked(&request);
         let answer = self.source.object(request, body).await?;
         let mode = match &answer.body {
             AnswerBody::Empty => BodyMode::Empty,
@@ -233,10 +258,10 @@ impl ObjectServer {
             cache_status: answer.cache_status,
             headers: answer.headers,
         };
-        let head = head
+        let encoded = head
             .encode()
             .map_err(|error| Refusal::new(Code::Protocol, format!("response head: {error}")))?;
-        reply.head(head).await?;
+        reply.head(encoded).await?;
         match answer.body {
             AnswerBody::Empty => Ok(()),
             AnswerBody::Plain(mut body) => {
@@ -252,6 +277,11 @@ impl ObjectServer {
                 while let Some(event) = events.next().await {
                     let event =
                         event.map_err(|error| Refusal::new(Code::Body, error.to_string()))?;
+                    if let ChunkEvent::Sealed { root, total } = &event
+                        && let Some(voucher) = self.voucher(&asked, &head, *root, *total)
+                    {
+                        reply.frame(wire::VOUCHER, voucher).await?;
+                    }
                     self.relay(event, reply).await?;
                 }
                 Ok(())
@@ -288,12 +318,74 @@ impl ObjectServer {
                     .frame(wire::HELD, wire::encode_chunk(id.as_bytes(), len))
                     .await
             }
+            // Whoever relays here vouches itself, or not at all.
+            ChunkEvent::Vouched(_) => Ok(()),
             ChunkEvent::Sealed { root, total } => {
                 reply
                     .frame(wire::SEALED, wire::encode_sealed(root.as_bytes(), total))
                     .await
             }
         }
+    }
+
+    /// What a voucher says of a request; nothing where none is made.
+    fn asked(&self, request: &ObjectRequest) -> Option<Voucher> {
+        let is_plain =
+            request.method == Method::GET && !request.headers.contains_key(header::RANGE);
+        (self.vouches_as.is_some() && is_plain).then(|| Voucher {
+            key: request.key,
+            chunk_key_id: request.chunk_key_id,
+            site: request.site.clone(),
+            status: StatusCode::OK,
+            root: ManifestId::from_bytes([0; 32]),
+            total: 0,
+            sent_ms: 0,
+            response: HeaderMap::new(),
+            request: request.headers.clone(),
+        })
+    }
+
+    /// The voucher of an answer; `None` where it is nobody else's to have, or too long.
+    fn voucher(
+        &self,
+        asked: &Option<Voucher>,
+        head: &Head,
+        root: ManifestId,
+        total: u64,
+    ) -> Option<Bytes> {
+        let (identity, asked) = (self.vouches_as.as_ref()?, asked.as_ref()?);
+        let now = identity.now()?.as_secs().checked_mul(1_000)?;
+        let voucher = Voucher {
+            status: head.status,
+            root,
+            total,
+            sent_ms: now,
+            request: Voucher::selecting(&head.headers, &asked.request)?,
+            response: head.headers.clone(),
+            ..asked.clone()
+        };
+        let sealed = voucher.seal(identity);
+        sealed
+            .inspect_err(|error| tracing::debug!(%error, "an object goes without a voucher"))
+            .ok()
+    }
+
+    /// What is stored here that a shield has vouched for: its names, no chunks.
+    async fn vouched(&self, control: &[u8], reply: &mut SendHalf) -> Result<(), Stop> {
+        let request = ObjectRequest::decode(control).map_err(|error| malformed(&error))?;
+        let Some((voucher, manifest)) = self.source.vouched(&request).await? else {
+            let text = "nothing is stored here for which anybody vouches";
+            return Err(Refusal::new(Code::NotHeld, text).into());
+        };
+        reply.head(voucher).await?;
+        let profile = Bytes::copy_from_slice(&[manifest.profile().code()]);
+        reply.frame(wire::PROFILE, profile).await?;
+        for entry in manifest.entries_from(0) {
+            let named = wire::encode_chunk(entry.id.as_bytes(), entry.len);
+            reply.frame(wire::HELD, named).await?;
+        }
+        let sealed = wire::encode_sealed(manifest.root().as_bytes(), manifest.total_len());
+        Ok(reply.frame(wire::SEALED, sealed).await?)
     }
 
     /// Sends what is asked for, and then whatever more is, until the asker has done.

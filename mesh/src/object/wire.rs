@@ -19,9 +19,10 @@
 //! | 2 | CHUNKS | [`ChunksRequest`], then any number of MORE | bare data: the chunks' bytes in the order asked, or an error and no byte of the missing one |
 //! | 3 | HOLDINGS | [`HoldingsRequest`] | HEAD: [`Holdings`] |
 //! | 4 | MANIFESTS | [`ManifestsRequest`] | HEAD: [`Manifests`] |
+//! | 5 | VOUCHED | [`ObjectRequest`] of a GET | HEAD: a [voucher](super::Voucher), then PROFILE, HELD for each chunk, SEALED |
 //!
-//! A shield answers the first two. An edge answers the last three, of what it holds itself: it fetches nothing for another, and says nothing of
-//! what an object's head was or whether it may still be used.
+//! A shield answers the first two. An edge answers all but the first, of what it holds itself: it fetches nothing for another, and says nothing of
+//! what an object's head was or whether it may still be used, but for what a shield has signed of that.
 //!
 //! While an asker keeps its side of CHUNKS open it can ask for more, each time with a MORE frame (0x15: count u16, then id and length each); what
 //! it asks for comes after what it asked for before. So one exchange keeps a path full, and at most one chunk is cut off when it ends early.
@@ -36,6 +37,7 @@
 //! | 0x11 | PROFILE | profile u8: how the object is cut; first event of a chunked body |
 //! | 0x12 | CHUNK | id 32 bytes, length u32: closes the first `length` bytes that no CHUNK has closed yet |
 //! | 0x13 | HELD | id 32 bytes, length u32: a chunk the asker said it holds; no bytes came for it |
+//! | 0x16 | VOUCHER | a [voucher](super::Voucher), right before SEALED: by it the asker may be believed by others while no shield answers |
 //! | 0x14 | SEALED | root 32 bytes, total length u64: the object is whole; without it the body was cut off |
 //!
 //! An answer that cannot be given, or not to its end, is the transport's ERROR with a [`Code`](super::Code).
@@ -60,6 +62,8 @@ pub const CHUNKS: u16 = 2;
 pub const HOLDINGS: u16 = 3;
 /// Exchange kind of [`ManifestsRequest`].
 pub const MANIFESTS: u16 = 4;
+/// Exchange kind of [`ObjectRequest`] for what a shield has vouched for.
+pub const VOUCHED: u16 = 5;
 
 /// Answer frame: the chunk profile.
 pub const PROFILE: u16 = 0x11;
@@ -72,6 +76,9 @@ pub const SEALED: u16 = 0x14;
 
 /// Request frame of CHUNKS: more chunks.
 pub const MORE: u16 = 0x15;
+
+/// Answer frame: a voucher.
+pub const VOUCHER: u16 = 0x16;
 
 /// Version of the messages in this file, the first byte of each request and HEAD.
 pub const VERSION: u8 = 1;
@@ -415,7 +422,7 @@ pub(super) fn put_str(
     Ok(())
 }
 
-fn put_fields(out: &mut BytesMut, fields: &HeaderMap) -> Result<(), DecodeError> {
+pub(super) fn put_fields(out: &mut BytesMut, fields: &HeaderMap) -> Result<(), DecodeError> {
     let count = u16::try_from(fields.len())
         .ok()
         .filter(|n| usize::from(*n) <= FIELDS_MAX);
@@ -490,7 +497,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn string(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
+    pub(super) fn string(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let len = u16::from_be_bytes(self.array(field)?);
         self.take(field, usize::from(len))
     }
@@ -502,7 +509,7 @@ impl<'a> Reader<'a> {
             .map_err(|_| bad(field, bytes.escape_ascii()))
     }
 
-    fn fields(&mut self) -> Result<HeaderMap, DecodeError> {
+    pub(super) fn fields(&mut self) -> Result<HeaderMap, DecodeError> {
         let count = usize::from(u16::from_be_bytes(self.array("field count")?));
         if count > FIELDS_MAX {
             return Err(bad("field count", count));

@@ -71,6 +71,7 @@ impl Withholding {
                     event @ (ChunkEvent::Profile(_)
                     | ChunkEvent::Whole { .. }
                     | ChunkEvent::Held { .. }
+                    | ChunkEvent::Vouched(_)
                     | ChunkEvent::Sealed { .. }),
                 ) => {
                     return Ok(Some(event));

@@ -1,15 +1,15 @@
-//! What is stored under a URL, as bytes. Version 1; all integers little-endian.
+//! What is stored under a URL, as bytes. Version 2; all integers little-endian.
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | version, 1 |
+//! | 1 | version, 2 |
 //! | 1 | kind: 1 responses, 2 an object known by blocks, 3 names of blocks |
 //! | 8, 8 | era and point of the marks when it was written (kinds 1 and 2) |
 //! | … | the content |
 //! | 32 | BLAKE3, keyed by the cluster's secret, over the record's name and all bytes before |
 //!
 //! Responses are a count of 2 bytes, and each after its length of 4: status, fields, freshness, selector, source, what caches nearer
-//! the origin said, groups, and the manifest: its head, its root, and its only page where it has at most [`INLINE_ENTRIES_MAX`] entries. Larger manifests
+//! the origin said, groups, what vouches for it, and the manifest: its head, its root, and its only page where it has at most [`INLINE_ENTRIES_MAX`] entries. Larger manifests
 //! lie in pages of their own, named by their digests.
 //!
 //! Decoding meets only bytes whose seal holds, so the disk cannot make us believe anything; an older or newer build could, which is what the
@@ -18,6 +18,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::{
@@ -38,7 +39,7 @@ use crate::{
     upstream::Source,
 };
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const RESPONSES: u8 = 1;
 const BLOCKS: u8 = 2;
 const NAMES: u8 = 3;
@@ -249,6 +250,7 @@ impl Common {
 #[derive(Debug)]
 pub(super) struct Sketch {
     common: Common,
+    voucher: Option<Bytes>,
     manifest: ManifestHead,
     root: ManifestId,
     page: Option<Vec<u8>>,
@@ -301,7 +303,7 @@ impl Sketch {
             source,
             upstream_cache_status,
         );
-        Ok(object.in_groups(membership))
+        Ok(object.in_groups(membership).vouched(self.voucher))
     }
 }
 
@@ -365,6 +367,7 @@ pub(super) fn encode(stamp: Stamp, objects: &[Arc<Object>]) -> (Option<Vec<u8>>,
 
 fn encode_one(out: &mut Encoder, object: &Object) -> Option<()> {
     Common::of(object).encode(out)?;
+    out.maybe_bytes(object.voucher.as_deref())?;
     let manifest = &object.manifest;
     out.bytes(&ManifestHead::of(manifest).encode())?;
     out.array(manifest.root().as_bytes());
@@ -384,12 +387,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Stamp, Vec<Sketch>), RecordError> 
     for _ in 0..count {
         let mut one = Decoder(input.bytes()?);
         let common = Common::decode(&mut one)?;
+        let voucher = one.maybe_bytes()?.map(Bytes::copy_from_slice);
         let manifest = ManifestHead::decode(one.bytes()?)?;
         let root = ManifestId::from_bytes(one.array()?);
         let page = one.maybe_bytes()?.map(<[u8]>::to_vec);
         one.end()?;
         sketches.push(Sketch {
             common,
+            voucher,
             manifest,
             root,
             page,

@@ -42,6 +42,7 @@ prop_compose! {
         source in 0..3_usize,
         upstream_cache_status in prop::option::of("[ -~]{0,80}"),
         groups in prop::option::of((any::<u64>(), vec(0..65_536_u32, 1..20))),
+        voucher in prop::option::of(vec(any::<u8>(), 0..600)),
         chunks in prop_oneof![Just(0), 1..=INLINE_ENTRIES_MAX, Just(INLINE_ENTRIES_MAX + 1), Just(2_100)],
     ) -> Arc<Object> {
         // Names of fields the request has, and one it has not.
@@ -61,7 +62,8 @@ prop_compose! {
         let source = [Source::Origin, Source::Shield, Source::Peer][source];
         let object = Object::new(head, manifest(chunks), freshness, selector, source, upstream_cache_status);
         let groups = groups.and_then(|(begun, slots)| Membership::from_parts(begun, slots.into()));
-        Arc::new(object.in_groups(groups.map(Arc::new)))
+        let voucher = voucher.map(Bytes::from);
+        Arc::new(object.in_groups(groups.map(Arc::new)).vouched(voucher))
     }
 }
 
@@ -72,6 +74,7 @@ fn assert_same(got: &Object, want: &Object) {
     assert_eq!(got.selector, want.selector);
     assert_eq!(got.source, want.source);
     assert_eq!(got.upstream_cache_status, want.upstream_cache_status);
+    assert_eq!(got.voucher, want.voucher);
     assert_eq!(got.manifest.root(), want.manifest.root());
     assert!(
         got.manifest
