@@ -248,7 +248,7 @@ impl Place {
         };
         assert!(slot.set(endpoint.clone()).is_ok());
         let server = ObjectServer::new(Arc::new(source), Arc::new(ObjectMetrics::default()));
-        let mut kinds = vec![wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS];
+        let mut kinds = vec![wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS, wire::VOUCHED];
         if *role == Role::Shield {
             kinds.push(wire::OBJECT);
         }

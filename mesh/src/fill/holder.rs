@@ -79,7 +79,7 @@ const REST: Duration = Duration::from_millis(250);
 /// How many times as long after its rest it is asked only for what nobody else can give.
 const PROBATION: u32 = 4;
 /// Failures after which a holder is not asked any more.
-const STRIKES_MAX: u8 = 3;
+pub(super) const STRIKES_MAX: u8 = 3;
 
 /// A holder within a swarm.
 #[derive(Debug)]

@@ -66,7 +66,7 @@ pub struct GossipConfig {
     /// count as dead otherwise. Default 3 s.
     pub silence_min: Duration,
     /// The silence after which it leaves in any case. Where heartbeats come seldom for a while, as right after a split, [`phi`](Self::phi) alone would let a dead one stay for 6 s.
-    /// Default 3.75 s.
+    /// The last of them goes round for up to 1.3 s after its node is cut off, so this is that much less than the 5 s in which it is to be gone. Default 3.3 s.
     pub silence_max: Duration,
     /// How long the dead are remembered by chitchat, and sent along in every digest for half of that. Default 2 min. After that their addresses are still tried.
     pub dead_for: Duration,
@@ -80,7 +80,7 @@ impl Default for GossipConfig {
             interval: Duration::from_millis(500),
             phi: 8.0,
             silence_min: Duration::from_secs(3),
-            silence_max: Duration::from_millis(3750),
+            silence_max: Duration::from_millis(3300),
             dead_for: Duration::from_secs(120),
             state_dir: None,
         }
