@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join, join_all, select};
+use futures_util::future::{BoxFuture, join_all, join3, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
@@ -13,6 +13,7 @@ use stoq_mesh::{
     ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient,
 };
 use stoq_node::config::Config;
+use stoq_node::memory::keep_within;
 use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
 
 use crate::alt_svc::{AltSvc, Pace, probe_forever};
@@ -173,7 +174,8 @@ impl Plan {
         let served = join_all(listeners);
         if id.0 == 0 {
             // Neither ends; whoever serves does.
-            let beside = join(self.certificates.renew(), self.take_part());
+            let memory = keep_within(self.config.limits.memory, &self.registry);
+            let beside = join3(self.certificates.renew(), self.take_part(), memory);
             let _ = select(served, Box::pin(beside)).await;
         } else {
             served.await;

@@ -6,6 +6,7 @@ mod admin;
 mod calls;
 pub mod config;
 mod drain;
+pub mod memory;
 pub mod metrics;
 mod process;
 pub mod report;

@@ -59,6 +59,12 @@ impl ProcessStats {
     }
 }
 
+/// Resident memory in bytes. None where `/proc` is missing.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    number_after(&status, "VmRSS:")?.ok()?.checked_mul(1024)
+}
+
 /// Counts of ticks and seconds stay far below 2^53.
 #[expect(
     clippy::cast_precision_loss,

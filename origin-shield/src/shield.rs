@@ -5,9 +5,11 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select;
 use stoq::early::{TicketConfig, Tickets};
 use stoq::hello::RoleRule;
 use stoq::identity::{IdentityError, Role as NodeRole};
@@ -19,6 +21,7 @@ use stoq_mesh::{
     object_kinds,
 };
 use stoq_node::config::{AdminAddr, Config, ConfigError};
+use stoq_node::memory::keep_within;
 use stoq_node::metrics::Registry;
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, StateDir, StateDirError, WorkerId, WorkerResult, Workers,
@@ -222,6 +225,8 @@ impl Shield {
             cache: cache.clone(),
             metrics,
             drain: drain.clone(),
+            memory_bytes: config.limits.memory,
+            registry: registry.clone(),
         });
         let workers = Workers::spawn(count, "worker", move |id| {
             let shared = Arc::clone(&shared);
@@ -339,6 +344,9 @@ struct Shared {
     cache: Cache,
     metrics: Arc<ObjectMetrics>,
     drain: Drain,
+    /// `limits.memory`.
+    memory_bytes: u64,
+    registry: Registry,
     /// Held, since its lock keeps a second process out.
     _state: StateDir,
 }
@@ -366,7 +374,14 @@ impl Shared {
             self.links
                 .serve(doors.collect(), &self.tls, &accept, &self.kinds, &handler)?;
         let _tracked = self.drain.track();
-        servers.serve_until_drained(&self.drain).await;
+        let served = servers.serve_until_drained(&self.drain);
+        if id.0 == 0 {
+            // The second never ends.
+            let memory = pin!(keep_within(self.memory_bytes, &self.registry));
+            let _ = select(pin!(served), memory).await;
+        } else {
+            served.await;
+        }
         let closing = async { tokio::join!(origins.close(), servers.close()) };
         // What is not closed by then is cut off with the runtime.
         drop(tokio::time::timeout(CLOSING / 2, closing).await);

@@ -22,7 +22,7 @@ use crate::Origin;
 #[derive(Debug)]
 pub struct Cluster {
     origin: String,
-    shield: bool,
+    shields: usize,
     shield_at: Option<SocketAddr>,
     peers: bool,
     edges: usize,
@@ -47,7 +47,7 @@ impl Cluster {
     pub fn new() -> Self {
         Self {
             origin: String::new(),
-            shield: false,
+            shields: 0,
             shield_at: None,
             peers: false,
             edges: 1,
@@ -77,8 +77,14 @@ impl Cluster {
 
     /// Puts a shield between edges and origin.
     #[must_use]
-    pub fn shield(mut self) -> Self {
-        self.shield = true;
+    pub fn shield(self) -> Self {
+        self.shields(1)
+    }
+
+    /// Puts a shield of so many nodes between edges and origin.
+    #[must_use]
+    pub fn shields(mut self, nodes: usize) -> Self {
+        self.shields = nodes;
         self
     }
 
@@ -162,12 +168,15 @@ impl Cluster {
     /// When anything does not start: the reason is in the message.
     pub async fn start(self) -> Running {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let identities = self.shield.then(|| self.identities(dir.path()));
-        let shield = identities.map(|()| {
+        if self.shields > 0 {
+            self.identities(dir.path());
+        }
+        let shields = (1..=self.shields).map(|number| {
+            let name = format!("shield-{number}");
             let text = format!(
                 "{}[listen]\nstoq = [\"127.0.0.1:0\"]\n{}{}",
-                self.head("shield-1"),
-                Self::cluster("shield-1"),
+                self.head(&name),
+                Self::cluster(&name),
                 self.tail()
             );
             let config =
@@ -178,14 +187,22 @@ impl Cluster {
                 .expect("the shield's configuration is usable");
             ShieldNode::new(Shield::start(prepared).expect("the shield starts"))
         });
+        let shields: Vec<_> = shields.collect();
+        let addrs: Vec<_> = match self.shield_at {
+            Some(addr) => vec![addr],
+            None => shields.iter().map(ShieldNode::addr).collect(),
+        };
+        let nodes: Vec<_> = addrs.iter().map(|addr| format!("\"{addr}\"")).collect();
+        let nodes = nodes.join(", ");
         let mut seed = None;
         let edges = (1..=self.edges).map(|number| {
             let name = format!("edge-{number}");
-            let behind = shield.as_ref().map_or_else(String::new, |shield| {
-                let addr = self.shield_at.unwrap_or_else(|| shield.addr());
+            let behind = if nodes.is_empty() {
+                String::new()
+            } else {
                 let seeds = seed.map_or_else(String::new, |addr: SocketAddr| format!("seeds = [\"{addr}\"]\n"));
-                format!("{}{seeds}[shield]\nnodes = [\"{addr}\"]\n", Self::cluster(&name))
-            });
+                format!("{}{seeds}[shield]\nnodes = [{nodes}]\n", Self::cluster(&name))
+            };
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
             let stoq = if self.peers { "stoq = [\"127.0.0.1:0\"]\n" } else { "" };
             let text = format!("{}{listen}{stoq}{behind}{}{}", self.head(&name), self.tail(), self.edge_site);
@@ -213,7 +230,11 @@ impl Cluster {
                 until(&format!("edge {place} sees all"), found).await;
             }
         }
-        Running { edges, shield, dir }
+        Running {
+            edges,
+            shields,
+            dir,
+        }
     }
 
     fn head(&self, name: &str) -> String {
@@ -240,7 +261,9 @@ impl Cluster {
         let root = ClusterRoot::generate("test", validity()).expect("a root");
         std::fs::write(dir.join("root.pem"), root.to_pem_cert()).expect("root.pem is written");
         let edges = (1..=self.edges).map(|number| (format!("edge-{number}"), NodeRole::Edge));
-        for (name, role) in edges.chain([("shield-1".to_owned(), NodeRole::Shield)]) {
+        let shields =
+            (1..=self.shields).map(|number| (format!("shield-{number}"), NodeRole::Shield));
+        for (name, role) in edges.chain(shields) {
             let file = root.issue(&name, &[role], validity()).expect("an identity");
             file.save(&dir.join(format!("{name}.pem")))
                 .expect("an identity is written");
@@ -257,8 +280,8 @@ fn toml_string(text: &str) -> String {
 pub struct Running {
     /// The edges, first to last.
     pub edges: Vec<EdgeNode>,
-    /// The shield, if there is one.
-    pub shield: Option<ShieldNode>,
+    /// The nodes of the shield, first to last.
+    pub shields: Vec<ShieldNode>,
     dir: TempDir,
 }
 
@@ -293,7 +316,7 @@ impl Running {
     /// In a cluster without one.
     #[must_use]
     pub fn shield(&self) -> &ShieldNode {
-        self.shield.as_ref().expect("this cluster has a shield")
+        self.shields.first().expect("this cluster has a shield")
     }
 }
 

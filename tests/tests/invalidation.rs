@@ -124,7 +124,7 @@ async fn an_unsafe_request_that_succeeds_invalidates_both_tiers_and_one_that_fai
         let count = |name| cluster.edge().metric(name, &[]);
         assert_eq!(count("stoq_cache_invalidated_targets_total"), 15.0);
         assert_eq!(count("stoq_cache_invalidated_responses_total"), 15.0);
-        if let Some(shield) = &cluster.shield {
+        if let Some(shield) = cluster.shields.first() {
             assert_eq!(
                 shield.metric("stoq_cache_invalidated_responses_total", &[]),
                 15.0
@@ -274,7 +274,7 @@ async fn a_fetch_that_began_before_an_unsafe_request_is_not_fresh_after_it() {
                     .metric("stoq_cache_fetches_outdated_total", &[])
             };
             until("the old one has been turned away", || outdated() >= 1.0).await;
-            if let Some(shield) = &cluster.shield {
+            if let Some(shield) = cluster.shields.first() {
                 let outdated = || shield.metric("stoq_cache_fetches_outdated_total", &[]);
                 until("at the shield too", || outdated() >= 1.0).await;
             }
@@ -329,7 +329,7 @@ async fn an_answer_to_head_freshens_what_both_tiers_hold() {
             );
             assert_eq!(origin.requests(&path), 2, "{what}");
         }
-        if let Some(shield) = &cluster.shield {
+        if let Some(shield) = cluster.shields.first() {
             assert_eq!(shield.metric("stoq_cache_head_updated_total", &[]), 3.0);
         }
         assert_eq!(

@@ -119,7 +119,7 @@ fn fits(field: &str, cache: &str, pattern: &str) -> bool {
 async fn settled(cluster: &Running) {
     until("all is stored", || {
         let edge = cluster.edge().metric("stoq_cache_fills_open", &[]);
-        let shield = cluster.shield.as_ref();
+        let shield = cluster.shields.first();
         edge + shield.map_or(0.0, |node| node.metric("stoq_cache_fills_open", &[])) == 0.0
     })
     .await;

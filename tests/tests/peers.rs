@@ -107,7 +107,7 @@ async fn third_edge_fills_from_the_second_when_origin_shield_and_first_are_dead(
         }
     }
     cluster.edges[0].kill().await;
-    cluster.shield.as_mut().expect("a shield").kill().await;
+    cluster.shields[0].kill().await;
     drop(origin);
     // What was asked for last is too old to be used without being asked about, so all is older than its second.
     let client = cluster.edges[1].client(Version::Http3).await;

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Request};
-use integration::{Answer, Cluster, Origin, Payload, Version, body};
+use integration::{Answer, Cluster, Gate, Origin, Payload, Running, Version, body};
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::Endpoint;
 use stoq_cache::content::ChunkKey;
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{FetchRequest, FetchResponse, Upstream, UpstreamError};
 use stoq_mesh::ShieldClient;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 #[tokio::test]
 async fn three_edges_cost_the_origin_one_fetch() {
@@ -113,7 +116,7 @@ async fn without_its_shield_an_edge_asks_the_origin_only_where_it_may() {
             client.get("/known").await.unwrap().bytes(10).await.unwrap(),
             "x"
         );
-        cluster.shield.as_mut().expect("a shield").kill().await;
+        cluster.shields[0].kill().await;
 
         let known = client.get("/known").await.unwrap();
         println!(
@@ -256,4 +259,75 @@ async fn a_key_that_is_not_the_urls_is_refused_by_the_shield() {
     assert!(refused(asker(chunk_key).fetch(request("/a", "elsewhere")).await).contains("no site"));
     assert!(asker(chunk_key).fetch(request("/a", "site")).await.is_ok());
     assert_eq!(origin.requests("/a"), 1);
+}
+
+/// Each of two shields has its part of the URLs. When the one that fills an object dies midway, the other goes on: nobody's body breaks, and the origin is asked once more.
+#[tokio::test]
+async fn shield_that_dies_midway_costs_one_more_fetch_and_no_client_anything() {
+    const HALF: usize = 2 << 20;
+    let whole = body::random(body::seed(), 2 * HALF);
+    let hash = blake3::hash(&whole);
+    let gate = Gate::default();
+    let origin = {
+        let (whole, gate) = (whole.clone(), gate.clone());
+        Origin::start(move |_| {
+            let (whole, gate) = (whole.clone(), gate.clone());
+            async move {
+                let (first, second) = (whole.slice(..HALF), whole.slice(HALF..));
+                let rest = stream::once(async move {
+                    gate.passed().await;
+                    Ok(second)
+                });
+                let first = stream::iter([Ok(first)]);
+                Answer::ok("")
+                    .stream(Some(2 * HALF as u64), first.chain(rest))
+                    .header("etag", "\"v\"")
+                    .fresh(3600)
+            }
+        })
+        .await
+    };
+    let cluster = Cluster::new().origin(&origin).shields(2).edges(3);
+    let mut cluster = cluster.start().await;
+    let asked = |cluster: &Running| {
+        let asked = cluster.shields.iter();
+        let asked = asked.map(|shield| shield.metric("stoq_cache_fetches_total", &[]));
+        asked.collect::<Vec<_>>()
+    };
+
+    let mut bodies = JoinSet::new();
+    let mut begun = Vec::new();
+    for edge in &cluster.edges {
+        for version in [Version::Http3, Version::Http2] {
+            let client = edge.client(version).await;
+            let (tell, told) = oneshot::channel();
+            begun.push(told);
+            bodies.spawn(async move {
+                let mut answer = client.get("/a").await.expect("an answer");
+                let mut hasher = blake3::Hasher::new();
+                let mut tell = Some(tell);
+                while let Some(bytes) = answer.body.chunk().await.expect("the body goes on") {
+                    hasher.update(&bytes);
+                    tell.take().map(|tell| tell.send(()));
+                }
+                hasher.finalize()
+            });
+        }
+    }
+    for told in begun {
+        told.await.expect("the body's first bytes");
+    }
+    assert_eq!(origin.requests("/a"), 1);
+    let fills = asked(&cluster);
+    let filling = fills
+        .iter()
+        .position(|asked| *asked > 0.0)
+        .expect("a shield that asked");
+    cluster.shields[filling].kill().await;
+    gate.open();
+
+    while let Some(body) = bodies.join_next().await {
+        assert_eq!(body.expect("a client"), hash);
+    }
+    assert_eq!(origin.requests("/a"), 2);
 }

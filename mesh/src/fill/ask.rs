@@ -8,6 +8,7 @@ use stoq::identity::{NodeId, Role};
 use stoq::peer::{Ask, Exchange, ExchangeError, Part, PeerConn};
 use stoq::pool::Pool;
 use stoq_cache::content::ChunkId;
+use stoq_cache::key::CacheKey;
 use tokio::time::Instant;
 
 use super::holders::Candidate;
@@ -60,8 +61,8 @@ pub(super) enum AskError {
 pub(super) enum Way {
     /// Another edge.
     Peer(Candidate),
-    /// The shield, whichever node of it is there.
-    Shield(Arc<ShieldClient>),
+    /// The shield, whichever node of it is there for this URL.
+    Shield(Arc<ShieldClient>, CacheKey),
 }
 
 impl Way {
@@ -72,7 +73,9 @@ impl Way {
         quarantine: &Quarantine,
     ) -> Result<PeerConn, AskError> {
         match self {
-            Self::Shield(shield) => shield.connection().await.map_err(AskError::Unreachable),
+            Self::Shield(shield, key) => {
+                shield.connection(key).await.map_err(AskError::Unreachable)
+            }
             Self::Peer(candidate) => {
                 let mut last = AskError::Unreachable("it has no address".to_owned());
                 for addr in candidate.addresses.iter().take(ADDRESSES_MAX) {

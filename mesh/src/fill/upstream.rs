@@ -197,9 +197,14 @@ impl PeerFill {
     }
 
     /// These peers, and the shield behind them.
-    fn members(&self, candidates: Vec<Candidate>, wanted: Option<ManifestId>) -> Vec<Member> {
+    fn members(
+        &self,
+        key: CacheKey,
+        candidates: Vec<Candidate>,
+        wanted: Option<ManifestId>,
+    ) -> Vec<Member> {
         let shield = Member {
-            way: Way::Shield(Arc::clone(&self.shield)),
+            way: Way::Shield(Arc::clone(&self.shield), key),
             offer: Offer {
                 tier: Tier::Shield,
                 whole: true,
@@ -223,7 +228,7 @@ impl PeerFill {
         };
         let mut response = self.shield.fetch_without(request, root).await?;
         if let FetchBody::Chunked(events) = response.body {
-            let members = self.members(candidates, Some(root));
+            let members = self.members(key, candidates, Some(root));
             let line = self.line(&site, key, chunk_key);
             let has = Some(Arc::clone(&self.fills.has));
             response.body = FetchBody::Chunked(body::body(events, members, line, has, share));
@@ -336,7 +341,7 @@ impl PeerFill {
             .map(|(id, len)| Ok(ChunkEvent::Held { id, len }));
         let events: ChunkStream = Box::pin(stream::iter(named));
         // Of which version they are is not known, so each is asked which of them it holds.
-        let members = self.members(found, None);
+        let members = self.members(key, found, None);
         let line = self.line(&site, key, chunk_key);
         // Whoever asks by name has looked here already.
         let events = body::body(events, members, line, None, share);

@@ -1,18 +1,23 @@
 //! Asks a shield for objects: the cache's upstream when there is a `[shield]`.
 //!
-//! One per worker, over that worker's pool. Nodes are tried in the order given; the next one is asked only when the one before cannot
-//! be reached or certainly saw nothing of the request. What fails after that is the answer.
+//! One per worker, over that worker's pool. The nodes of a shield share the URLs by rendezvous hashing, the same on every edge, so that each URL has one shield that collapses
+//! its misses, and another one, the same for all, when that is gone. The next one is asked only when the one before cannot
+//! be reached or certainly saw nothing of the request. A body that breaks off midway is gone on with from the next if it has a strong validator; else what fails
+//! is the answer.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, TryStreamExt};
 use http::uri::Scheme;
-use stoq::peer::{Exchange, ExchangeError, Part, PeerConn, SendHalf};
+use http::{HeaderValue, StatusCode};
+use stoq::peer::{Exchange, ExchangeError, Part, PeerConn, RecvHalf, SendHalf};
 use stoq::pool::Pool;
 use stoq_cache::content::{ChunkId, ManifestId};
+use stoq_cache::http::validator::Validators;
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
     BodyError, BodyStream, FetchBody, FetchRequest, FetchResponse, PieceStream, Source, Upstream,
@@ -23,12 +28,17 @@ use tokio::task::JoinHandle;
 use super::body::{self, Companion};
 use super::code::Code;
 use super::nodes::Node;
+use super::resume::{self, Again};
 use super::wire::{self, BodyMode, ChunksRequest, Head, ObjectRequest};
+
+/// What is said where nothing else was found wrong.
+const NOBODY: &str = "no shield is configured";
 
 /// How the keys of a site's chunks are told apart: a fingerprint per site, the same on both sides when the secret and the dedupe domain are.
 pub type ChunkKeyIds = Arc<dyn Fn(&str) -> [u8; 16] + Send + Sync>;
 
-/// An [`Upstream`] over STOQ.
+/// An [`Upstream`] over STOQ. Cheap to clone.
+#[derive(Clone)]
 pub struct ShieldClient {
     pool: Pool,
     nodes: Arc<[Node]>,
@@ -45,7 +55,7 @@ impl fmt::Debug for ShieldClient {
 }
 
 impl ShieldClient {
-    /// A client of `nodes`, the first preferred, over this worker's `pool`.
+    /// A client of `nodes` over this worker's `pool`.
     ///
     /// `head_timeout` bounds the wait for a response head; the shield's own waits for its origin must fit in it.
     #[must_use]
@@ -63,18 +73,27 @@ impl ShieldClient {
         }
     }
 
+    /// The nodes in the order in which they are asked about a URL: the same on every edge that has the same nodes, in whatever order.
+    fn ranked(&self, key: &CacheKey) -> impl Iterator<Item = &Node> {
+        let mut ranked: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| (node.weight(key), node))
+            .collect();
+        ranked.sort_by(|(one, _), (other, _)| other.cmp(one));
+        ranked.into_iter().map(|(_, node)| node)
+    }
+
     /// Starts an exchange on the first node that takes it.
-    async fn exchange(&self, kind: u16, control: &bytes::Bytes) -> Result<Exchange, UpstreamError> {
-        let mut last = "no shield is configured".to_owned();
-        for node in self.nodes.iter() {
-            let addresses = match node.addresses().await {
-                Ok(addresses) => addresses,
-                Err(error) => {
-                    last = error;
-                    continue;
-                }
-            };
-            for addr in addresses {
+    async fn exchange(
+        &self,
+        key: &CacheKey,
+        kind: u16,
+        control: &bytes::Bytes,
+    ) -> Result<Exchange, UpstreamError> {
+        let mut last = NOBODY.to_owned();
+        for node in self.ranked(key) {
+            for addr in addresses(node, &mut last).await {
                 let conn = match self.pool.get(addr).await {
                     Ok(conn) => conn,
                     Err(error) => {
@@ -91,21 +110,14 @@ impl ShieldClient {
         Err(UpstreamError::ShieldDown(last))
     }
 
-    /// A connection to the first node that can be reached.
+    /// A connection to the first node for this URL that can be reached.
     ///
     /// # Errors
     /// What was wrong with the last.
-    pub(crate) async fn connection(&self) -> Result<PeerConn, String> {
-        let mut last = "no shield is configured".to_owned();
-        for node in self.nodes.iter() {
-            let addresses = match node.addresses().await {
-                Ok(addresses) => addresses,
-                Err(error) => {
-                    last = error;
-                    continue;
-                }
-            };
-            for addr in addresses {
+    pub(crate) async fn connection(&self, key: &CacheKey) -> Result<PeerConn, String> {
+        let mut last = NOBODY.to_owned();
+        for node in self.ranked(key) {
+            for addr in addresses(node, &mut last).await {
                 match self.pool.get(addr).await {
                     Ok(conn) => return Ok(conn),
                     Err(error) => last = error.to_string(),
@@ -134,8 +146,9 @@ impl ShieldClient {
         held: Option<ManifestId>,
     ) -> Result<FetchResponse, UpstreamError> {
         let body = request.body.take();
+        let key = request.key;
         let message = ObjectRequest {
-            key: *request.key.as_bytes(),
+            key: *key.as_bytes(),
             chunk_key_id: (self.chunk_key_id)(&request.site),
             site: request.site.to_string(),
             https: request.scheme == Scheme::HTTPS,
@@ -145,6 +158,63 @@ impl ShieldClient {
             method: request.method,
             headers: request.headers,
         };
+        let repeatable = body.is_none() && message.method.is_safe();
+        let (head, recv, companion) = self.ask(key, &message, body).await?;
+        let body = match head.body {
+            BodyMode::Empty => FetchBody::Empty,
+            BodyMode::Plain => FetchBody::Stream(body::plain(recv, companion)),
+            BodyMode::Chunked => {
+                let events = body::chunked(recv, companion);
+                let strong = Validators::of(&head.headers).strong().cloned();
+                FetchBody::Chunked(match strong.filter(|_| repeatable) {
+                    Some(strong) => {
+                        resume::resumable(events, self.again(key, message, head.status, strong))
+                    }
+                    None => Box::pin(events.map_err(|broken| broken.error)),
+                })
+            }
+        };
+        Ok(FetchResponse {
+            status: head.status,
+            headers: head.headers,
+            body,
+            via: Source::Shield,
+            upstream_cache_status: Some(head.cache_status).filter(|text| !text.is_empty()),
+        })
+    }
+
+    /// Asks for the same bytes again, be it another node.
+    fn again(
+        &self,
+        key: CacheKey,
+        message: ObjectRequest,
+        status: StatusCode,
+        strong: HeaderValue,
+    ) -> Again {
+        let client = self.clone();
+        Box::new(move |may_name| {
+            let (client, strong) = (client.clone(), strong.clone());
+            let message = ObjectRequest {
+                held: message.held.filter(|_| may_name),
+                ..message.clone()
+            };
+            Box::pin(async move {
+                let (head, recv, companion) = client.ask(key, &message, None).await.ok()?;
+                let is_same = head.status == status
+                    && head.body == BodyMode::Chunked
+                    && Validators::of(&head.headers).strong() == Some(&strong);
+                is_same.then(|| body::chunked(recv, companion))
+            })
+        })
+    }
+
+    /// Sends a request, and waits for the head of its answer.
+    async fn ask(
+        &self,
+        key: CacheKey,
+        message: &ObjectRequest,
+        body: Option<BodyStream>,
+    ) -> Result<(Head, RecvHalf, Companion), UpstreamError> {
         let control = message.encode().map_err(|error| UpstreamError::Refused {
             reason: error.to_string(),
         })?;
@@ -153,7 +223,7 @@ impl ShieldClient {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Exchange { send, mut recv } = self.exchange(wire::OBJECT, &control).await?;
+            let Exchange { send, mut recv } = self.exchange(&key, wire::OBJECT, &control).await?;
             let companion = self.send_body(send, body.take()).await;
             let Ok(head) = tokio::time::timeout(self.head_timeout, recv.next()).await else {
                 return Err(UpstreamError::Timeout(format!(
@@ -165,7 +235,7 @@ impl ShieldClient {
                 Ok(Some(Part::Head(payload))) => {
                     let head = Head::decode(&payload)
                         .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
-                    return Ok(response(head, recv, companion));
+                    return Ok((head, recv, companion));
                 }
                 Ok(_) => {
                     return Err(UpstreamError::Protocol(
@@ -224,17 +294,14 @@ async fn upload(mut send: SendHalf, mut body: BodyStream) {
     drop(send.finish().await);
 }
 
-fn response(head: Head, recv: stoq::peer::RecvHalf, companion: Companion) -> FetchResponse {
-    FetchResponse {
-        status: head.status,
-        headers: head.headers,
-        body: match head.body {
-            BodyMode::Empty => FetchBody::Empty,
-            BodyMode::Plain => FetchBody::Stream(body::plain(recv, companion)),
-            BodyMode::Chunked => FetchBody::Chunked(body::chunked(recv, companion)),
-        },
-        via: Source::Shield,
-        upstream_cache_status: Some(head.cache_status).filter(|text| !text.is_empty()),
+/// Where a node is; none, and why in `last`, where that is not known.
+async fn addresses(node: &Node, last: &mut String) -> Vec<SocketAddr> {
+    match node.addresses().await {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            *last = error;
+            Vec::new()
+        }
     }
 }
 
@@ -264,7 +331,7 @@ impl Upstream for ShieldClient {
             let control = message.encode().map_err(|error| UpstreamError::Refused {
                 reason: error.to_string(),
             })?;
-            let Exchange { send, recv } = self.exchange(wire::CHUNKS, &control).await?;
+            let Exchange { send, recv } = self.exchange(&key, wire::CHUNKS, &control).await?;
             drop(send.finish().await);
             let pieces = exactly(total, body::plain(recv, None));
             let pieces = pieces.map(|piece| piece.map(|bytes| (bytes, Source::Shield)));

@@ -6,6 +6,7 @@ mod client;
 mod code;
 mod holdings;
 mod nodes;
+mod resume;
 mod server;
 mod voucher;
 pub mod wire;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use stoq_cache::key::CacheKey;
 use tokio::time::{Instant, timeout};
 
 /// How long a resolved name is believed: 30 s. A node that moved is found within that.
@@ -34,6 +35,15 @@ impl Node {
             port,
             resolved: Mutex::new(None),
         }))
+    }
+
+    /// How much it is the node for a URL (rendezvous hashing): the most of all is asked first.
+    pub(super) fn weight(&self, key: &CacheKey) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update(key.as_bytes())
+            .update(&self.0.port.to_be_bytes());
+        *hasher.update(self.0.host.as_bytes()).finalize().as_bytes()
     }
 
     /// Its addresses now, in the resolver's order, at most 4.

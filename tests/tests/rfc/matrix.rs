@@ -168,7 +168,7 @@ async fn settled(cluster: &Running) {
     until("nothing fills any more", || {
         let edges = cluster.edges.iter();
         let mut open = edges.map(|edge| edge.metric("stoq_cache_fills_open", &[]));
-        let shield = cluster.shield.as_ref();
+        let shield = cluster.shields.first();
         let behind = shield.map_or(0.0, |shield| shield.metric("stoq_cache_fills_open", &[]));
         open.all(|open| open == 0.0) && behind == 0.0
     })
@@ -190,10 +190,10 @@ fn check(place: &Place<'_>, step: &Step, path: &str, got: &Got) -> Result<(), St
             }
             Want::Edge(said) => got.said("edge-").starts_with(said),
             Want::Shield(said) => {
-                place.cluster.shield.is_none() || got.said("shield-").starts_with(said)
+                place.cluster.shields.is_empty() || got.said("shield-").starts_with(said)
             }
             Want::Nearest(said) => {
-                let shield = place.cluster.shield.is_some();
+                let shield = !place.cluster.shields.is_empty();
                 let cache = if shield { "shield-" } else { "edge-" };
                 got.said(cache).starts_with(said)
             }
