@@ -161,7 +161,8 @@ impl Cache {
             newer.response.via,
             newer.response.upstream_cache_status.clone(),
         )
-        .in_groups(membership);
+        .in_groups(membership)
+        .after(held);
         Freshened { object, storable }
     }
 }
