@@ -165,8 +165,8 @@ async fn record_announced_for_another_node_is_refused_and_counted() {
         cluster.edge().metric("stoq_index_refused_total", &[&label])
     };
     assert_eq!(ask(other, 1).await, Reply::Refused(Refusal::ForAnother));
-    assert_eq!((refused("for-another"), refused("forged")), (1.0, 0.0));
-    let kept = |conn: f64| cluster.edge().metric("stoq_index_records", &[]) == conn;
+    assert_eq!((refused("for_another"), refused("forged")), (1.0, 0.0));
+    let kept = |records: f64| cluster.edge().metric("stoq_index_records", &[]) == records;
     assert!(kept(0.0));
     let taken = Reply::Accepted {
         refused: Vec::new(),

@@ -45,7 +45,7 @@ impl By {
 /// What is counted around the index; [`IndexTally`] is what it counts itself.
 #[derive(Debug, Default)]
 pub struct IndexMetrics {
-    /// Searches of fills, by who named holders: pairs with `stoq_fill_searches_total`.
+    /// Searches of fills, by who named holders: all that ended. Fills count those they waited for, `stoq_fill_found_total` and `stoq_fill_not_found_total`.
     holders: Family<ByLabel, Counter>,
     /// Objects taken back because they were evicted, invalidated or replaced.
     pub(super) withdrawn: Counter,
@@ -143,7 +143,9 @@ fn labelled(
 ) -> Result<(), fmt::Error> {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (word, value) in values {
-        ConstCounter::new(*value).encode(family.encode_family(&[(label, *word)])?)?;
+        // As in all metrics of the house.
+        let word = word.replace('-', "_");
+        ConstCounter::new(*value).encode(family.encode_family(&[(label, word.as_str())])?)?;
     }
     Ok(())
 }
