@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwapOption;
@@ -11,7 +11,7 @@ use http::HeaderValue;
 
 use crate::{
     content::Manifest,
-    engine::Membership,
+    engine::{HITS_TOLD, Membership},
     http::{
         cache_status::{self, CacheStatus, Details},
         freshness::Freshness,
@@ -45,6 +45,8 @@ pub struct Object {
     marks: ArcSwapOption<Marks>,
     /// Until when the upstream is not asked about it while it may be served in place of an error, milliseconds.
     rests_until: AtomicU64,
+    /// How often it was hit, as far as that is counted.
+    hits: AtomicU8,
 }
 
 /// `Age` and `Cache-Status` of a hit in one second.
@@ -78,7 +80,28 @@ impl Object {
             voucher: None,
             marks: ArcSwapOption::empty(),
             rests_until: AtomicU64::new(0),
+            hits: AtomicU8::new(0),
         }
+    }
+
+    /// The object as the successor of another of the same content, whose hits are its own.
+    #[must_use]
+    pub(crate) fn after(self, before: &Self) -> Self {
+        self.hits.store(before.hits(), Ordering::Relaxed);
+        self
+    }
+
+    /// How often it was hit, as far as that is counted.
+    pub(crate) fn hits(&self) -> u8 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Counts a hit. Gives their number for as long as they are counted: to [`HITS_TOLD`], and one or two further where threads meet.
+    pub(crate) fn hit(&self) -> Option<u8> {
+        if self.hits() >= HITS_TOLD {
+            return None;
+        }
+        Some(self.hits.fetch_add(1, Ordering::Relaxed).saturating_add(1))
     }
 
     /// The object as a member of cache groups.
@@ -109,6 +132,7 @@ impl Object {
             voucher: self.voucher.clone(),
             marks: ArcSwapOption::empty(),
             rests_until: AtomicU64::new(0),
+            hits: AtomicU8::new(self.hits()),
         }
     }
 

@@ -17,11 +17,13 @@ use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
 use stoq_mesh::gossip::GOSSIP;
+use stoq_mesh::index::INDEX;
 use stoq_mesh::{Exchanges, Holders, Links, Membership, Node, Origins, Patience, Storage};
 use stoq_node::config::{AdminAddr, Config, ConfigError};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
 };
+use stoq_routing::index::StoreError;
 use tokio::time::Instant;
 
 use crate::alt_svc::AltSvc;
@@ -52,6 +54,9 @@ pub enum StartError {
     /// The node's secret cannot be used.
     #[error("node.state_dir: {0}")]
     Secret(#[from] StateError),
+    /// What is kept of the provider index cannot be used.
+    #[error("node.state_dir: {0}")]
+    Index(#[from] StoreError),
     /// Certificates cannot be used or made.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
@@ -329,10 +334,11 @@ impl Edge {
         let stoq = nodes
             .as_ref()
             .map_or_else(Vec::new, NodeListener::local_addrs);
-        let peers = membership
-            .as_ref()
-            .and_then(|member| Peers::new(&config, member, &stoq, patience));
-        let found = || Some(peers.as_ref()?.neighbours());
+        let peers = match &membership {
+            Some(member) => Peers::new(&config, member, &stoq, patience)?,
+            None => None,
+        };
+        let found = || Some(peers.as_ref()?.holders());
         let fills = holders.or_else(found).map(|holders| {
             let mut fills = mesh::fills(holders, &shared, &registry).patient(patience);
             if let Some(member) = &membership {
@@ -340,12 +346,17 @@ impl Edge {
             }
             fills
         });
-        if let Some(peers) = &peers {
+        if let (Some(peers), Some(member)) = (&peers, &membership) {
             let roles = [NodeRole::Edge, NodeRole::Shield];
-            exchanges = exchanges.answering([GOSSIP], &roles, &peers.gossip().handler());
+            let index = peers.providers().handler(member.identity());
+            exchanges = exchanges
+                .answering([GOSSIP], &roles, &peers.gossip().handler())
+                .answering([INDEX], &roles, &index);
+            peers.providers().announce(&cache);
             registry.with(|registry| {
                 let registry = registry.sub_registry_with_prefix("stoq");
                 peers.gossip().metrics().register(registry);
+                peers.providers().register(registry);
             });
         }
         let gossip = peers.as_ref().map(|peers| peers.gossip().clone());

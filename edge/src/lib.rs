@@ -6,6 +6,7 @@ pub mod alt_svc;
 mod certificates;
 pub mod cli;
 mod edge;
+mod index;
 pub mod listen;
 mod mesh;
 mod peers;

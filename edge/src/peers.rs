@@ -4,12 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use stoq::pool::Pool;
 use stoq_mesh::gossip::{Gossip, GossipConfig, Places, node_id, pool_config};
 use stoq_mesh::{Holders, Links, Membership as Member, Neighbours, Patience};
 use stoq_node::Drain;
 use stoq_node::config::Config;
-use stoq_routing::{Health, Key, Membership, NodeState, View, Zone};
+use stoq_routing::index::StoreError;
+use stoq_routing::{Health, Key, Membership, NodeState, Policy, View, Zone};
 use tokio::time::interval;
+
+use crate::index::Providers;
 
 /// How often the edge looks at how it fares, to say so where it matters.
 const LOOK: Duration = Duration::from_secs(2);
@@ -22,22 +26,30 @@ pub(crate) struct Peers {
     gossip: Gossip,
     places: Arc<Places>,
     neighbours: Arc<Neighbours>,
+    providers: Providers,
+    policy: Policy,
     member: Member,
 }
 
 impl Peers {
-    /// The node of this configuration, which listens for others there; `None` where it does not.
+    /// The node of this configuration, which listens for others there; `None` where it does not. Reads what the state directory has of the provider index.
+    ///
+    /// # Errors
+    /// That cannot be read.
     pub(crate) fn new(
         config: &Config,
         member: &Member,
         listens: &[SocketAddr],
         patience: Patience,
-    ) -> Option<Self> {
-        let cluster = config.cluster.as_ref()?;
+    ) -> Result<Option<Self>, StoreError> {
         let own = said(config, member, listens);
-        if own.addresses.is_empty() {
-            return None;
-        }
+        let Some(cluster) = config
+            .cluster
+            .as_ref()
+            .filter(|_| !own.addresses.is_empty())
+        else {
+            return Ok(None);
+        };
         let gossip = Gossip::new(
             member.identity(),
             own,
@@ -46,15 +58,17 @@ impl Peers {
                 ..GossipConfig::default()
             },
         );
-        Some(Self {
+        Ok(Some(Self {
+            providers: Providers::open(&config.node.state_dir, &gossip, patience)?,
             gossip,
             places: Places::new(cluster),
-            // The rest is for them to be reached, and for what they say to be taken up.
+            // Half of the time is the index's, where that is asked first; what is left is for them to be reached.
             neighbours: Arc::new(
-                Neighbours::default().answering_within(patience.found_within * 2 / 3),
+                Neighbours::default().answering_within(patience.found_within * 2 / 5),
             ),
+            policy: cluster.policy.as_str().parse().unwrap_or_default(),
             member: member.clone(),
-        })
+        }))
     }
 
     /// Who is in the mesh.
@@ -62,23 +76,28 @@ impl Peers {
         &self.gossip
     }
 
-    /// Those of them that a miss asks for what they hold, kept up to date while the edge [takes part](Self::run).
-    pub(crate) fn neighbours(&self) -> Arc<dyn Holders> {
-        Arc::clone(&self.neighbours) as _
+    /// Its part in the provider index, kept up to date while the edge [takes part](Self::run).
+    pub(crate) const fn providers(&self) -> &Providers {
+        &self.providers
     }
 
-    /// Takes part in the mesh, for as long as it is let; once the drain has begun others are told that it drains. `load` is the part of the edge's capacity that is taken.
-    /// For one worker of a process.
+    /// Whom a miss asks for what they hold.
+    pub(crate) fn holders(&self) -> Arc<dyn Holders> {
+        let neighbours = Arc::clone(&self.neighbours);
+        self.providers.holders(neighbours, self.policy)
+    }
+
+    /// The connections for what nodes say to each other.
     ///
     /// # Errors
     /// No socket can be had.
-    pub(crate) async fn run(
-        &self,
-        links: &Links,
-        drain: &Drain,
-        load: impl Fn() -> f64,
-    ) -> std::io::Result<()> {
-        let pool = links.pool_with(self.member.identity().clone(), pool_config())?;
+    pub(crate) fn pool(&self, links: &Links) -> std::io::Result<Pool> {
+        links.pool_with(self.member.identity().clone(), pool_config())
+    }
+
+    /// Takes part in the mesh over these [connections](Self::pool), for as long as it is let; once the drain has begun others are told that it drains. `load` is the part of the edge's
+    /// capacity that is taken. For one worker of a process.
+    pub(crate) async fn run(&self, pool: Pool, drain: &Drain, load: impl Fn() -> f64) {
         let telling = async {
             let mut looks = interval(LOOK);
             loop {
@@ -86,6 +105,10 @@ impl Peers {
                 // In hundredths: who is seen to change is looked at anew by others.
                 let load = (load() * 100.0).round() / 100.0;
                 self.gossip.publish(&mut |own| own.load = load);
+                let view = self.gossip.view();
+                let rtt = |node: &Arc<NodeState>| Some((node.id, self.gossip.rtt(node)?));
+                let rtts = view.nodes().iter().filter_map(rtt);
+                self.providers.bearings().measured(rtts);
             }
         };
         let draining = async {
@@ -94,14 +117,16 @@ impl Peers {
         };
         let following = async {
             let mut view = self.gossip.view();
+            self.providers.follow(None, &view);
             loop {
                 self.neighbours.set(nearest(&view));
-                view = self.gossip.changed(view.generation).await;
+                let next = self.gossip.changed(view.generation).await;
+                self.providers.follow(Some(&view), &next);
+                view = next;
             }
         };
         let gossip = self.gossip.run(pool, &self.places);
         tokio::join!(gossip, telling, draining, following);
-        Ok(())
     }
 }
 

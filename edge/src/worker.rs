@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all, join3, select};
+use futures_util::future::{BoxFuture, join, join_all, join3, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
@@ -15,6 +15,7 @@ use stoq_mesh::{
 use stoq_node::config::Config;
 use stoq_node::memory::keep_within;
 use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
+use tokio_util::sync::CancellationToken;
 
 use crate::alt_svc::{AltSvc, Pace, probe_forever};
 use crate::certificates::InUse;
@@ -173,10 +174,19 @@ impl Plan {
         let _tracked = self.drain.track();
         let served = join_all(listeners);
         if id.0 == 0 {
-            // Neither ends; whoever serves does.
-            let memory = keep_within(self.config.limits.memory, &self.registry);
-            let beside = join3(self.certificates.renew(), self.take_part(), memory);
-            let _ = select(served, Box::pin(beside)).await;
+            let peers = self.reached_peers();
+            let over = CancellationToken::new();
+            let serving = async {
+                // None ends; whoever serves does.
+                let beside = join3(
+                    self.certificates.renew(),
+                    self.take_part(peers.as_ref()),
+                    keep_within(self.config.limits.memory, &self.registry),
+                );
+                let _ = select(served, Box::pin(beside)).await;
+                over.cancel();
+            };
+            join(serving, self.keep_index(peers.as_ref(), &over)).await;
         } else {
             served.await;
         }
@@ -185,15 +195,33 @@ impl Plan {
         Ok(())
     }
 
-    /// The edge's part in the mesh, if it has one. Never ends.
-    async fn take_part(&self) {
-        if let Some(peers) = &self.peers {
-            let part = peers.run(&self.links, &self.drain, || self.common.load());
-            if let Err(error) = part.await {
+    /// The edge's part in the mesh, if it has one, with the connections for it.
+    fn reached_peers(&self) -> Option<(&Peers, Pool)> {
+        let peers = self.peers.as_ref()?;
+        match peers.pool(&self.links) {
+            Ok(pool) => Some((peers, pool)),
+            Err(error) => {
                 tracing::error!(%error, "other edges are not looked for");
+                None
             }
         }
+    }
+
+    /// Takes part in the mesh. Never ends.
+    async fn take_part(&self, peers: Option<&(&Peers, Pool)>) {
+        if let Some((peers, pool)) = peers {
+            let load = || self.common.load();
+            peers.run(pool.clone(), &self.drain, load).await;
+        }
         std::future::pending().await
+    }
+
+    /// Keeps up the edge's part in the provider index, if it has one, until `over`.
+    async fn keep_index(&self, peers: Option<&(&Peers, Pool)>, over: &CancellationToken) {
+        if let Some((peers, pool)) = peers {
+            let providers = peers.providers();
+            providers.run(pool.clone(), &self.shared.cache, over).await;
+        }
     }
 
     fn endpoint_config(&self) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {

@@ -28,6 +28,7 @@ pub struct Cluster {
     edges: usize,
     workers: usize,
     ram: String,
+    disk: Option<String>,
     node: String,
     site: String,
     edge_site: String,
@@ -53,6 +54,7 @@ impl Cluster {
             edges: 1,
             workers: 2,
             ram: "64MiB".to_owned(),
+            disk: None,
             node: String::new(),
             site: String::new(),
             edge_site: String::new(),
@@ -120,6 +122,13 @@ impl Cluster {
     #[must_use]
     pub fn ram(mut self, ram: &str) -> Self {
         ram.clone_into(&mut self.ram);
+        self
+    }
+
+    /// A directory of each node's own for `cache.disk`, of this size. Default: none.
+    #[must_use]
+    pub fn disk(mut self, size: &str) -> Self {
+        self.disk = Some(size.to_owned());
         self
     }
 
@@ -206,29 +215,13 @@ impl Cluster {
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
             let stoq = if self.peers { "stoq = [\"127.0.0.1:0\"]\n" } else { "" };
             let text = format!("{}{listen}{stoq}{behind}{}{}", self.head(&name), self.tail(), self.edge_site);
-            let config = Config::parse("edge.toml", &text, dir.path(), &Env::none(), Role::Edge);
-            let config = config.unwrap_or_else(|errors| panic!("edge configuration:\n{errors}\n{text}"));
-            let prepared = stoq_edge::Prepared::new(config).expect("the edge's configuration is usable");
-            // Where tests share a machine with other work, silence says nothing of who is silent.
-            let long = Duration::from_secs(20);
-            let patience = Patience {
-                found_within: long * 2,
-                first: long,
-                least: long,
-                most: long,
-                held_up: long,
-            };
-            let edge = EdgeNode::new(Edge::start(prepared.patient(patience)).expect("the edge starts"));
+            let edge = start_edge(dir.path(), text);
             seed = seed.or_else(|| edge.stoq());
             edge
         });
         let edges: Vec<_> = edges.collect();
         if self.peers {
-            for (place, edge) in edges.iter().enumerate() {
-                let all = edges.len() as f64;
-                let found = || edge.metric("stoq_gossip_nodes", &[]) >= all;
-                until(&format!("edge {place} sees all"), found).await;
-            }
+            see_each_other(&edges).await;
         }
         Running {
             edges,
@@ -238,8 +231,11 @@ impl Cluster {
     }
 
     fn head(&self, name: &str) -> String {
+        let disk = self.disk.as_ref().map_or_else(String::new, |size| {
+            format!("disk = [{{ path = \"disk-{name}\", size = \"{size}\" }}]\n")
+        });
         format!(
-            "[node]\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nworkers = {}\ncdn_id = \"test-cdn\"\n{}[cache]\nram = \"{}\"\n",
+            "[node]\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nworkers = {}\ncdn_id = \"test-cdn\"\n{}[cache]\nram = \"{}\"\n{disk}",
             self.workers, self.node, self.ram
         )
     }
@@ -271,6 +267,33 @@ impl Cluster {
     }
 }
 
+/// Starts an edge of this configuration.
+fn start_edge(dir: &Path, text: String) -> EdgeNode {
+    let config = Config::parse("edge.toml", &text, dir, &Env::none(), Role::Edge);
+    let config = config.unwrap_or_else(|errors| panic!("edge configuration:\n{errors}\n{text}"));
+    let prepared = stoq_edge::Prepared::new(config).expect("the edge's configuration is usable");
+    // Where tests share a machine with other work, silence says nothing of who is silent.
+    let long = Duration::from_secs(20);
+    let patience = Patience {
+        found_within: long * 2,
+        first: long,
+        least: long,
+        most: long,
+        held_up: long,
+    };
+    let running = Edge::start(prepared.patient(patience)).expect("the edge starts");
+    EdgeNode::new(running, text)
+}
+
+/// Waits until each of these edges knows of all.
+async fn see_each_other(edges: &[EdgeNode]) {
+    for (place, edge) in edges.iter().enumerate() {
+        let all = edges.len() as f64;
+        let found = || edge.metric("stoq_gossip_nodes", &[]) >= all;
+        until(&format!("edge {place} sees all"), found).await;
+    }
+}
+
 fn toml_string(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -293,6 +316,26 @@ impl Running {
     #[must_use]
     pub fn edge(&self) -> &EdgeNode {
         self.edges.first().expect("a cluster has an edge")
+    }
+
+    /// Ends all edges of a cluster of [peers](Cluster::peers), and starts them again with what they keep on disk, where the others reach them. Returns when they know of
+    /// each other.
+    ///
+    /// # Panics
+    /// When one does not end or start: another process may have taken its port meanwhile.
+    pub async fn restart_edges(&mut self) {
+        let ends = self.edges.iter_mut().map(EdgeNode::kill);
+        futures_util::future::join_all(ends).await;
+        let start = |edge: &EdgeNode| {
+            let listens = edge.stoq().expect("a peer listens for others");
+            let nowhere = "stoq = [\"127.0.0.1:0\"]";
+            let there = edge
+                .text
+                .replace(nowhere, &format!("stoq = [\"{listens}\"]"));
+            start_edge(self.dir.path(), there)
+        };
+        self.edges = self.edges.iter().map(start).collect();
+        see_each_other(&self.edges).await;
     }
 
     /// The identity of the node called `name`, to speak STOQ in its place.
@@ -328,13 +371,15 @@ pub struct EdgeNode {
     stoq: Option<SocketAddr>,
     ca: Vec<u8>,
     spki: String,
+    /// Its configuration.
+    text: String,
     registry: stoq_node::Registry,
     drain: stoq_node::Drain,
     ended: Option<JoinHandle<Result<(), stoq_node::WorkerError>>>,
 }
 
 impl EdgeNode {
-    fn new(running: stoq_edge::Running) -> Self {
+    fn new(running: stoq_edge::Running, text: String) -> Self {
         let dev = running
             .dev_tls()
             .expect("a test edge makes its own certificates");
@@ -344,6 +389,7 @@ impl EdgeNode {
             stoq: running.stoq_addrs().first().copied(),
             ca: std::fs::read(&dev.ca).expect("the development CA is readable"),
             spki: dev.spki_sha256.clone(),
+            text,
             registry: running.registry().clone(),
             drain: running.drain().clone(),
             ended: Some(tokio::spawn(running.wait())),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use integration::{Answer, Client, Cluster, Origin, Running, Version, body};
+use integration::{
+    Answer, Client, Cluster, EdgeNode, Origin, Running, Version, body, until,
+};
 
 const SIZE: usize = 8 << 20;
 
@@ -180,7 +182,14 @@ async fn many_edges_cost_shield_and_origin_one_object() {
     let origin = origin(&whole).await;
     let cluster = Cluster::new().origin(&origin).shield().peers();
     let cluster = cluster.edges(EDGES).workers(1).ram("40MiB").start().await;
-    for edge in 0..EDGES {
+    assert_eq!(get(&cluster, 0, "/a").await, hash);
+    // Among so many the index says who has it, once three owners know.
+    let told = || {
+        let records = |edge: &EdgeNode| edge.metric("stoq_index_records", &[]);
+        cluster.edges.iter().map(records).sum::<f64>() == 3.0
+    };
+    until("owners know that the first has it", told).await;
+    for edge in 1..EDGES {
         assert_eq!(get(&cluster, edge, "/a").await, hash, "edge {edge}");
     }
     assert_eq!(origin.requests("/a"), 1);

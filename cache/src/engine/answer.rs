@@ -249,7 +249,14 @@ impl<'a> Ask<'a> {
             return Looked::Straight;
         }
         match self.open(&hit, status).await {
-            Ok(answer) => Looked::Answer(answer),
+            Ok(answer) => {
+                self.cache
+                    .inner
+                    .index
+                    .watch()
+                    .hit(&request.key, &hit.object);
+                Looked::Answer(answer)
+            }
             Err(error) => {
                 tracing::debug!(key = ?request.key, %error, "stored object is incomplete");
                 self.incomplete = true;

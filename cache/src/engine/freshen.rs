@@ -162,6 +162,7 @@ impl Cache {
             newer.response.upstream_cache_status.clone(),
         )
         .in_groups(membership)
+        .after(held)
         // It says how the response was when it came, which is older and not wrong.
         .vouched(held.voucher.clone());
         Freshened { object, storable }

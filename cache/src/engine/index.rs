@@ -10,7 +10,10 @@ use http::HeaderMap;
 use moka::{ops::compute::Op, sync::Cache};
 use prometheus_client::metrics::counter::Counter;
 
-use super::persist::{Loading, Loads, Records};
+use super::{
+    persist::{Loading, Loads, Records},
+    watch::Watch,
+};
 use crate::{
     content::Manifest,
     http::{
@@ -70,6 +73,7 @@ pub(crate) struct Index {
     /// Variants of one URL.
     variants_max: usize,
     variants_dropped: Counter,
+    watch: Watch,
 }
 
 impl Index {
@@ -100,7 +104,13 @@ impl Index {
             uncacheable,
             variants_max: variants_max.max(1),
             variants_dropped,
+            watch: Watch::default(),
         }
+    }
+
+    /// Who is told what is stored.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// What memory has of a URL.
@@ -122,6 +132,13 @@ impl Index {
     pub(crate) fn for_each(&self, mut see: impl FnMut(&Arc<Object>)) {
         for (_, variants) in &self.objects {
             variants.0.iter().for_each(&mut see);
+        }
+    }
+
+    /// Shows what memory has, URL by URL.
+    pub(crate) fn for_each_url(&self, mut see: impl FnMut(&CacheKey, &Variants)) {
+        for (key, variants) in &self.objects {
+            see(&key, &variants);
         }
     }
 
@@ -215,6 +232,7 @@ impl Index {
                 dropped = variants.len().saturating_sub(self.variants_max) as u64;
                 variants.truncate(self.variants_max);
             }
+            self.watch.stored(&key, object);
             self.put(&key, variants)
         });
         self.variants_dropped.inc_by(dropped);
@@ -233,13 +251,20 @@ impl Index {
         self.change_or(key, change, || {});
     }
 
-    /// As [`Index::change`]; what is on disk alone, and so is not shown to `change`, is forgotten.
+    /// As [`Index::change`], for what invalidates; what is on disk alone, and so is not shown to `change`, is forgotten.
     pub(crate) fn change_all(
         &self,
         key: CacheKey,
-        change: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
+        mut change: impl FnMut(&Arc<Object>) -> Option<Arc<Object>>,
     ) {
-        self.change_or(key, change, || self.forget(&key));
+        let change = |object: &_| {
+            self.watch.gone(&key);
+            change(object)
+        };
+        self.change_or(key, change, || {
+            self.watch.gone(&key);
+            self.forget(&key);
+        });
     }
 
     fn change_or(
@@ -276,6 +301,7 @@ impl Index {
         self.objects.entry(key).and_compute_with(|present| {
             let Some(present) = present else {
                 self.forget(&key);
+                self.watch.gone(&key);
                 return Op::Nop;
             };
             let variants = present.into_value();
@@ -288,10 +314,16 @@ impl Index {
             match kept.len() {
                 0 => {
                     self.forget(&key);
+                    self.watch.gone(&key);
                     Op::Remove
                 }
                 all if all == variants.0.len() => Op::Nop,
-                _ => self.put(&key, kept),
+                _ => {
+                    if let Some(newest) = kept.first() {
+                        self.watch.stored(&key, newest);
+                    }
+                    self.put(&key, kept)
+                }
             }
         });
     }

@@ -163,7 +163,10 @@ impl Cache {
         );
         self.inner.metrics.invalidated_responses.inc();
         self.inner.index.change(*key, |stored| {
-            Arc::ptr_eq(stored, object).then(|| Arc::clone(&invalid))
+            Arc::ptr_eq(stored, object).then(|| {
+                self.inner.index.watch().gone(key);
+                Arc::clone(&invalid)
+            })
         });
         invalid
     }

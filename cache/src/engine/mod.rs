@@ -26,6 +26,7 @@ mod recall;
 mod relay;
 mod searches;
 mod serve;
+mod watch;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -41,6 +42,7 @@ pub use self::{
     census::{Census, CensusError, Checked, Swept},
     persist::{Journal, JournalError, PersistMetrics},
     relay::Relay,
+    watch::{HITS_TOLD, Seen, Watcher},
 };
 use self::{
     index::Index,

@@ -18,3 +18,4 @@ mod relay;
 mod reuse;
 mod script;
 mod semantics;
+mod watching;

@@ -33,8 +33,9 @@ const PASSING_BYTES_MAX: usize = 1 << 20;
 const OUT_MAX: usize = 2;
 /// News of holders that wait: each is at most a chunk, which counts as asked for already.
 const NEWS_MAX: usize = 16;
-/// Requests to one holder that wait for the ones before to be written.
-const ASKS_MAX: usize = 64;
+/// Requests to one holder that wait for the ones before to be written: each is for a chunk that is known, so there is always room for the next. One that was
+/// not taken would be waited for until the holder counts as stalled.
+const ASKS_MAX: usize = KNOWN_MAX;
 
 /// Whether a chunk is here already, so that nobody need be asked for it.
 pub(super) type Has = Arc<dyn Fn(&ChunkId) -> bool + Send + Sync>;
@@ -373,7 +374,7 @@ impl Driver {
             let task = self.tasks.spawn(feed::feed(line, way, asked, teller));
             (asks, task)
         });
-        // A feed that takes nothing has ended, and its end is among the news; one whose queue is full is cut off when it stalls.
+        // A feed that takes nothing has ended, and its end is among the news.
         let _ = asks.try_send(wanted);
     }
 

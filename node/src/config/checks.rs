@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     problem::ConfigErrors,
-    resolved::{AdminAddr, Config, Role},
+    resolved::{AdminAddr, Config, PeerPolicy, Role},
 };
 
 /// Runs every cross check.
@@ -86,6 +86,7 @@ fn others_can_be_found(config: &Config, role: Role, errors: &mut ConfigErrors) {
         ("cluster.seeds", !cluster.seeds.is_empty()),
         ("cluster.srv", cluster.srv.is_some()),
         ("cluster.advertise", !cluster.advertise.is_empty()),
+        ("cluster.policy", cluster.policy != PeerPolicy::default()),
     ];
     let written = keys.iter().find(|(_, set)| *set).map(|(key, _)| *key);
     match (role, written) {

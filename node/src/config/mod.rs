@@ -60,8 +60,8 @@ pub use self::{
     query::{PathRule, Query, Take},
     resolved::{
         AdminAddr, Cache, Certificate, Cluster, Config, DiskEngine, HostPattern, HttpOrigin,
-        Limits, Listen, Log, LogFormat, Node, NodeAddr, OriginSpec, Role, Scheme, Shield, Site,
-        Timeouts, Tls, Volume,
+        Limits, Listen, Log, LogFormat, Node, NodeAddr, OriginSpec, PeerPolicy, Role, Scheme,
+        Shield, Site, Timeouts, Tls, Volume,
     },
     source::Position,
     units::{DURATION_MAX, UnitError, format_duration, format_size, parse_duration, parse_size},

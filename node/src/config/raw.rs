@@ -141,6 +141,7 @@ pub(super) struct RawCluster {
     pub(super) seeds: At<Strings>,
     pub(super) srv: At<String>,
     pub(super) advertise: At<Strings>,
+    pub(super) policy: At<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

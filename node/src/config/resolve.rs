@@ -21,8 +21,8 @@ use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{At, RawConfig, Strings, strings},
     resolved::{
-        AdminAddr, Cache, Cluster, Config, DiskEngine, Limits, Listen, Log, LogFormat, Node, Role,
-        Scheme, Shield, Timeouts,
+        AdminAddr, Cache, Cluster, Config, DiskEngine, Limits, Listen, Log, LogFormat, Node,
+        PeerPolicy, Role, Scheme, Shield, Timeouts,
     },
     source::{Position, Sources},
     units::{Count, Size, Time, format_duration, format_size},
@@ -466,6 +466,7 @@ impl Resolver<'_> {
             seeds: Vec::new(),
             srv: None,
             advertise: Vec::new(),
+            policy: PeerPolicy::default(),
         };
         let Some(table) = &raw.cluster else {
             return (role == Role::Shield).then(default);
@@ -514,6 +515,12 @@ impl Resolver<'_> {
                 .as_ref()
                 .and_then(|name| self.parsed(name, "cluster.srv", hosts::srv)),
             advertise: self.at_most(PLACES_MAX, &table.advertise, "cluster.advertise", reachable),
+            policy: self.or(
+                &table.policy,
+                "cluster.policy",
+                PeerPolicy::default,
+                PeerPolicy::parse,
+            ),
         })
     }
 

@@ -367,6 +367,55 @@ pub struct Cluster {
     pub srv: Option<String>,
     /// Where others reach this node, at most 8. Default: what it listens on, where that is no wildcard.
     pub advertise: Vec<SocketAddr>,
+    /// Which of the edges that hold an object is asked first. Default [`PeerPolicy::Latency`].
+    pub policy: PeerPolicy,
+}
+
+/// By what the edges that hold an object are ordered. Whoever is ill, drains or is nearly full is asked under none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PeerPolicy {
+    /// Round trip, load, and for large objects the time they take.
+    #[default]
+    Latency,
+    /// Load alone; where it is much the same, the nearer.
+    LeastLoaded,
+    /// The object: the same edge for the same one.
+    Affinity,
+    /// Where the edges are on the globe, whatever was measured.
+    Geo,
+    /// Each in its turn.
+    RoundRobin,
+}
+
+impl PeerPolicy {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Latency,
+        Self::LeastLoaded,
+        Self::Affinity,
+        Self::Geo,
+        Self::RoundRobin,
+    ];
+
+    /// As it stands in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::LeastLoaded => "least-loaded",
+            Self::Affinity => "affinity",
+            Self::Geo => "geo",
+            Self::RoundRobin => "round-robin",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|policy| policy.as_str() == text);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(|policy| format!("\"{}\"", policy.as_str()));
+            format!("`{text}` is no policy (write one of {})", names.join(", "))
+        })
+    }
 }
 
 impl Cluster {

@@ -100,6 +100,7 @@ impl Config {
                 out.key("srv", quoted(name));
             }
             out.key("advertise", list(&cluster.advertise));
+            out.key("policy", quoted(cluster.policy.as_str()));
         }
         out.table("[stoq]");
         out.key("adapt", self.stoq.adapt);

@@ -254,6 +254,28 @@ impl<R: Rpc> Index<R> {
         (reply.encode(), refusal)
     }
 
+    /// What this node announces of an object.
+    #[must_use]
+    pub fn held(&self, key: &Key) -> Option<Record> {
+        self.holder.lock().held(key)
+    }
+
+    /// Lets go of the file, once [`Self::run`] has ended: what comes after is in memory alone.
+    pub fn close(&self) {
+        *self.store.lock() = None;
+        self.table.lock().stop_journal();
+        self.holder.lock().stop_journal();
+    }
+
+    /// As [`ProviderIndex::find`], with other nodes asked over `rpc`: each worker of a process has its own connections.
+    pub async fn find_by(&self, rpc: &R, key: Key) -> Finding {
+        let began = self.now();
+        let finding = self.search(rpc, key).await;
+        self.counts
+            .found(&finding, self.now().saturating_sub(began));
+        finding
+    }
+
     /// What this node announces, a page at a time: at most `count` records of a bucket after a key, to compare with what it really holds.
     #[must_use]
     pub fn announced(&self, bucket: u8, after: Option<&Key>, count: usize) -> Vec<Record> {
@@ -376,11 +398,11 @@ impl<R: Rpc> Index<R> {
     }
 
     /// Asks a node, itself without a network.
-    async fn ask(&self, to: Contact, request: Request) -> Result<Reply, RpcError> {
+    async fn ask(&self, rpc: &R, to: Contact, request: Request) -> Result<Reply, RpcError> {
         if to.id == self.me {
             return Ok(self.serve(&self.me, &request));
         }
-        self.rpc.ask(&to, request).await
+        rpc.ask(&to, request).await
     }
 
     async fn tell(&self, to: NodeId, request: Request) -> (NodeId, Result<Reply, RpcError>) {
@@ -390,7 +412,7 @@ impl<R: Rpc> Index<R> {
             return (to, Err(RpcError::Unreachable("it has left".to_owned())));
         };
         let contact = Contact { id: to, addresses };
-        let asked = tokio::time::timeout(REPLY_MAX, self.ask(contact, request)).await;
+        let asked = tokio::time::timeout(REPLY_MAX, self.ask(&self.rpc, contact, request)).await;
         (to, asked.unwrap_or(Err(RpcError::Late)))
     }
 
@@ -432,13 +454,11 @@ impl<R: Rpc> Index<R> {
             tracing::error!(
                 "the provider index is kept in memory alone until the next start: {error}"
             );
-            *self.store.lock() = None;
-            self.table.lock().stop_journal();
-            self.holder.lock().stop_journal();
+            self.close();
         }
     }
 
-    async fn search(&self, key: Key) -> Finding {
+    async fn search(&self, rpc: &R, key: Key) -> Finding {
         let Ok(_permit) = self.searches.try_acquire() else {
             return Finding::Unknown;
         };
@@ -453,7 +473,7 @@ impl<R: Rpc> Index<R> {
                         id: to,
                         addresses: lookup.addresses(&to),
                     };
-                    let asked = self.ask(contact, Request::Find { key, wide });
+                    let asked = self.ask(rpc, contact, Request::Find { key, wide });
                     asks.push(asked.map(move |reply| (to, reply)));
                 }
                 Step::Wait(until) => tokio::select! {
@@ -475,13 +495,7 @@ impl<R: Rpc> Index<R> {
 
 impl<R: Rpc> ProviderIndex for Index<R> {
     fn find(&self, key: Key) -> Pin<Box<dyn Future<Output = Finding> + Send + '_>> {
-        Box::pin(async move {
-            let began = self.now();
-            let finding = self.search(key).await;
-            self.counts
-                .found(&finding, self.now().saturating_sub(began));
-            finding
-        })
+        Box::pin(self.find_by(&self.rpc, key))
     }
 
     fn provide(&self, key: Key, manifest: [u8; 32], fraction: u8) -> Provided {

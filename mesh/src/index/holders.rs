@@ -1,0 +1,172 @@
+//! Who holds an object, the best first: as the index says, and as the neighbours say where it cannot.
+//!
+//! In a mesh of no more others than own a key, the neighbours are asked beside the index: they are the same nodes, know small objects as well, and know of what was stored a
+//! moment ago. The index's word comes first where it names somebody.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::future::BoxFuture;
+use stoq::identity::NodeId;
+use stoq_cache::content::ManifestId;
+use stoq_routing::index::{Finding, Index, Provider, REPLICAS, WHOLE};
+use stoq_routing::{
+    Candidate as Ranked, Health, Key, NodeState, Policy, Residency, Source, View, Wish, rank,
+};
+
+use super::bearings::Bearings;
+use super::metrics::{By, IndexMetrics};
+use super::rpc::Asker;
+use crate::fill::{Candidate, Holders, Sought};
+
+/// Who is asked where the index cannot say.
+pub type Neighbourhood = Arc<dyn Holders>;
+
+/// Holders as the index names them.
+pub struct IndexHolders {
+    index: Arc<Index<Asker>>,
+    bearings: Arc<Bearings>,
+    neighbours: Neighbourhood,
+    policy: Policy,
+    residency: Residency,
+    turn: AtomicU64,
+    metrics: Arc<IndexMetrics>,
+}
+
+impl fmt::Debug for IndexHolders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IndexHolders")
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl IndexHolders {
+    /// Out of this index, ordered by `policy`; `neighbours` are asked where it does not know.
+    #[must_use]
+    pub fn new(
+        index: Arc<Index<Asker>>,
+        bearings: Arc<Bearings>,
+        neighbours: Neighbourhood,
+        policy: Policy,
+        metrics: Arc<IndexMetrics>,
+    ) -> Self {
+        Self {
+            index,
+            bearings,
+            neighbours,
+            policy,
+            residency: Residency::default(),
+            turn: AtomicU64::new(0),
+            metrics,
+        }
+    }
+
+    async fn search(&self, sought: Sought<'_>) -> (By, Vec<Candidate>) {
+        let view = self.bearings.view();
+        let is_small = match others(&view) {
+            0 => return (By::Nobody, Vec::new()),
+            others => others <= REPLICAS,
+        };
+        let key = Key(*sought.key.as_bytes());
+        let asker = Asker::over(sought.pool.clone());
+        let mut finding = pin!(self.index.find_by(&asker, key));
+        let mut beside = pin!(self.neighbours.find(sought));
+        let mut said = None;
+        let finding = loop {
+            // Either may be waited for again: both are kept outside.
+            tokio::select! {
+                finding = &mut finding => break finding,
+                found = &mut beside, if is_small && said.is_none() => said = Some(found),
+            }
+        };
+        let (named, is_settled) = match finding {
+            Finding::Found(providers) => (self.ranked(&providers, key, &view), false),
+            Finding::Nobody => (Vec::new(), !is_small),
+            Finding::Unknown => (Vec::new(), false),
+        };
+        if !named.is_empty() {
+            return (By::Index, named);
+        }
+        if is_settled {
+            return (By::Nobody, Vec::new());
+        }
+        let said = match said {
+            Some(said) => said,
+            None => beside.await,
+        };
+        match said.is_empty() {
+            true => (By::Nobody, said),
+            false => (By::Neighbours, said),
+        }
+    }
+
+    /// The providers, the best first. Those that are not in view come last where the view may lack somebody, and are left out where it does not.
+    pub(super) fn ranked(&self, providers: &[Provider], key: Key, view: &View) -> Vec<Candidate> {
+        let seen = |provider: &Provider| view.get(&provider.holder);
+        let me = view.get(&view.me);
+        let order = self.bearings.with(|latency, now| {
+            let known: Vec<_> = me
+                .into_iter()
+                .flat_map(|me| {
+                    let nodes = providers.iter().filter_map(seen);
+                    nodes.map(|node| Ranked::new(latency, me, node, now))
+                })
+                .collect();
+            let wish = Wish {
+                policy: self.policy,
+                key: Some(&key),
+                turn: self.turn.fetch_add(1, Ordering::Relaxed),
+                ..Wish::nearest(&self.residency)
+            };
+            rank(&known, &wish).order(&mut rand::rng())
+        });
+        let of = |id| providers.iter().find(|provider| provider.holder == id);
+        let ranked = order.into_iter().filter_map(of);
+        let unseen = providers.iter().filter(|provider| {
+            !view.complete && seen(provider).is_none() && provider.holder != view.me
+        });
+        ranked
+            .chain(unseen)
+            .map(|provider| self.candidate(provider, view))
+            .collect()
+    }
+
+    fn candidate(&self, provider: &Provider, view: &View) -> Candidate {
+        let node = view.get(&provider.holder);
+        // What was foretold orders them; how long to be patient only what was measured says.
+        let rtt = self.bearings.to(&provider.holder);
+        let measured = rtt.filter(|(_, source)| *source == Source::Path);
+        Candidate {
+            node: Some(NodeId(provider.holder.0)),
+            addresses: match node {
+                Some(node) => node.addresses.clone(),
+                None => provider.addresses.clone(),
+            },
+            manifest: ManifestId::from_bytes(provider.manifest),
+            whole: provider.fraction == WHOLE,
+            rtt: measured.map(|(rtt, _)| rtt),
+        }
+    }
+}
+
+/// The other nodes that may own keys.
+fn others(view: &View) -> usize {
+    let able = |node: &NodeState| !node.draining && node.health != Health::Ill;
+    let nodes = view.nodes().iter();
+    nodes
+        .filter(|node| node.id != view.me && able(node))
+        .count()
+}
+
+impl Holders for IndexHolders {
+    fn find<'a>(&'a self, sought: Sought<'a>) -> BoxFuture<'a, Vec<Candidate>> {
+        Box::pin(async move {
+            let (by, found) = self.search(sought).await;
+            self.metrics.named(by);
+            found
+        })
+    }
+}
