@@ -98,6 +98,8 @@ typedef long long s64;
 #define CID_BYTES 12
 /* RFC 9001, section 5.4.2: flags 1, our ID 12, packet number 4 at most, sample 16; shorter cannot be unprotected. */
 #define SHORT_BYTES_MIN 33
+/* The same at a port whose IDs are not keyed and may be empty, and RFC 9000, section 10.3: the shortest reset. */
+#define SHORT_ANY_BYTES_MIN 21
 
 /* A client that heard nothing repeats its Initial after a second or less (RFC 9002, section 6.2.2); a spoofer does not. */
 #define GREYLIST_MIN_MS 200
@@ -129,7 +131,7 @@ struct settings {
     u64 hash_key[2];      /* secret: places in sketches and greylist, and who is shed */
     u64 cid_key[GENERATIONS][2]; /* 16 bytes of key as two little-endian halves */
     u32 cid_generations;         /* bit g: cid_key[g] is good */
-    u32 event_mask;              /* an event where a CPU's count of this reason & mask is 0; 0: each; ~0: none */
+    u32 event_mask;              /* of drops: an event where a CPU's count of the reason before & mask is 0 */
     u32 versions[VERSIONS];      /* 0: unused */
     struct profile profile[PROFILES];
     struct budget global[GLOBALS];
@@ -264,7 +266,10 @@ enum steer {
 };
 #define STEERS 4
 
-/* Only while a test runs a program (`testing` in .rodata is 1): metadata in front of the frame. */
+/* Values of the variable `testing` in .rodata; 0: none. */
+#define TESTING_REPLAY 1 /* struct testing stands in front of the frame as metadata */
+#define TESTING_SPOOF 2  /* a random source instead of the frame's, to measure what distinct sources cost */
+
 struct testing {
     u64 now_ns; /* in: the clock */
     u32 reason; /* out */

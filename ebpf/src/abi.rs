@@ -51,7 +51,7 @@ pub mod program {
     pub const XDP: &str = "stoq_xdp";
     /// In the object of the selector, of kind `sk_reuseport`.
     pub const SELECTOR: &str = "stoq_selector";
-    /// The variable in `.rodata` that only tests set: `u32`, 1 where the clock comes with the packet ([`Testing`](super::Testing)).
+    /// The variable in `.rodata` that only tests set: `u32`, `TESTING_*`; 0 in use.
     pub const TESTING: &str = "testing";
 }
 
@@ -155,8 +155,10 @@ constants! {
     CID_BYTES_MIN: u32 = 8;
     /// The IDs our endpoints issue, bytes.
     CID_BYTES: u32 = 12;
-    /// Least payload of a datagram that begins with a short header, bytes.
+    /// Least payload of a datagram that begins with a short header and an ID of ours, bytes.
     SHORT_BYTES_MIN: u32 = 33;
+    /// Least payload of a datagram that begins with a short header where IDs are not keyed, bytes.
+    SHORT_ANY_BYTES_MIN: u32 = 21;
     /// A repeated Initial counts from this age of its first on, ms.
     GREYLIST_MIN_MS: u32 = 200;
     /// A repeated Initial counts up to this age, ms.
@@ -171,6 +173,10 @@ constants! {
     DROP_FIRST: u32 = 13;
     /// Ways of steering.
     STEERS: u32 = 4;
+    /// [`program::TESTING`]: a [`Testing`] stands in front of the frame as metadata.
+    TESTING_REPLAY: u32 = 1;
+    /// [`program::TESTING`]: a random source instead of the frame's, to measure what distinct sources cost.
+    TESTING_SPOOF: u32 = 2;
 }
 
 /// How often something may happen (GCRA). The default is no limit.
@@ -235,8 +241,8 @@ pub struct Settings {
     pub cid_key: [[u64; 2]; GENERATIONS as usize],
     /// Bit g: `cid_key[g]` is good. An ID of another generation has a wrong tag.
     pub cid_generations: u32,
-    /// An event where a CPU's count of this reason `& event_mask` is 0. 0: each packet. Default `u32::MAX`: none but the
-    /// first.
+    /// An event where a CPU's count of a dropping reason, before this packet, `& event_mask` is 0. 0: each packet. Default
+    /// `u32::MAX`: none but the first. Packets that pass make no events.
     pub event_mask: u32,
     /// QUIC versions the server speaks; 0: unused.
     pub versions: [u32; VERSIONS as usize],
@@ -356,6 +362,29 @@ pub struct Event {
 }
 
 impl Event {
+    /// From the bytes of the ring. None where they are not as many as an event has.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; size_of::<Self>()] = bytes.try_into().ok()?;
+        let (at_ns, rest) = bytes.split_first_chunk()?;
+        let (reason, rest) = rest.split_first_chunk()?;
+        let (frame_bytes, rest) = rest.split_first_chunk()?;
+        let (source, rest) = rest.split_first_chunk()?;
+        let (source_port, rest) = rest.split_first_chunk()?;
+        let (port, rest) = rest.split_first_chunk()?;
+        let &[protocol, spared, ref unused @ ..] = rest.first_chunk::<4>()?;
+        Some(Self {
+            at_ns: u64::from_ne_bytes(*at_ns),
+            reason: u32::from_ne_bytes(*reason),
+            frame_bytes: u32::from_ne_bytes(*frame_bytes),
+            source: *source,
+            source_port: u16::from_ne_bytes(*source_port),
+            port: u16::from_ne_bytes(*port),
+            protocol,
+            spared,
+            unused: *unused,
+        })
+    }
+
     /// Where the packet says it comes from.
     pub fn source(&self) -> IpAddr {
         Ipv6Addr::from(self.source).to_canonical()
@@ -443,12 +472,7 @@ pub(crate) fn source_v4(address: Ipv4Addr) -> u64 {
 }
 
 pub(crate) fn source_v6(address: Ipv6Addr) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the first 64 bits are wanted"
-    )]
-    let first = (u128::from(address) >> 64) as u64;
-    first
+    (u128::from(address) >> 64) as u64
 }
 
 macro_rules! reasons {
