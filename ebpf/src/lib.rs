@@ -2,12 +2,13 @@
 //!
 //! The programs are restricted C in `bpf/`; their compiled objects are beside them and in [`object`]. What they and
 //! their loader agree on is [`abi`]. [`model`] gives the program's verdicts without a kernel, [`bench`] asks the program
-//! itself without an interface.
+//! itself without an interface, and [`selector`] is the second program.
 
 pub mod abi;
 pub mod bench;
 pub mod model;
 pub mod object;
+pub mod selector;
 
 /// Whether an error of this crate comes of a process that may not do it: then the way without privileges is open.
 pub fn is_for_want_of_privilege(error: &(dyn std::error::Error + 'static)) -> bool {
