@@ -95,10 +95,11 @@ NOINLINE int charge_prefix(const struct packet *p, u32 class, const struct budge
     return charge(first, second, p->now_ns, budget->interval_ns, budget->burst_ns);
 }
 
-NOINLINE int charge_global(const struct packet *p, u32 class)
+/* A budget of all. Whether it has room; charged if it is to be. */
+NOINLINE int has_room(const struct packet *p, u32 class, int is_charged)
 {
     const struct budget *budget;
-    u64 *cell;
+    u64 *cell, arrival;
 
     if (class >= GLOBALS)
         return 1;
@@ -108,7 +109,12 @@ NOINLINE int charge_global(const struct packet *p, u32 class)
     cell = map_lookup(&globals, &class);
     if (!cell)
         return 1;
-    return charge(cell, cell, p->now_ns, budget->interval_ns, budget->burst_ns);
+    if (is_charged)
+        return charge(cell, cell, p->now_ns, budget->interval_ns, budget->burst_ns);
+    arrival = READ(*cell);
+    if (arrival < p->now_ns)
+        arrival = p->now_ns;
+    return arrival + budget->interval_ns <= p->now_ns + budget->burst_ns;
 }
 
 /* Whether the source completed a handshake not long ago. */
@@ -134,49 +140,57 @@ NOINLINE int is_retransmission(const struct packet *p, u64 hash)
         *(volatile u64 *)cell = (hash >> 32 << 32) | now_ms;
         return 0;
     }
-    return age_ms >= GREYLIST_MIN_MS && charge_global(p, CLASS_RETRANSMISSION);
+    return age_ms >= GREYLIST_MIN_MS && has_room(p, CLASS_RETRANSMISSION, 1);
 }
 
-/* Whether a packet of this class is within its budgets. */
+/* Whether a packet of this class is within its budgets. What all share is asked first: it is one cell, and in a flood of spoofed
+ * sources it is what refuses, before their cells are touched, of which none is in the cache. */
 INLINE u32 ration(const struct packet *p, u32 class, u32 profile)
 {
     const struct settings *settings = p->settings;
-    int is_newcomer = class == CLASS_INITIAL, is_spared = 0;
+    int is_newcomer = class == CLASS_INITIAL;
+    u32 refused = 0, spared = 0;
     u64 hash = 0;
 
     if (class >= CLASSES || profile >= PROFILES)
         return PASS_OFF;
-    if (is_newcomer) {
+    if (is_newcomer && p->shed) {
         hash = sip13_of_id(settings->hash_key, p->source, p->id);
         /* The bits that name no place in the greylist, else part of it would stay empty. */
-        if (hash >> 48 < p->shed) {
-            if (is_validated(p))
-                is_spared = PASS_VALIDATED;
-            else if (is_retransmission(p, hash))
-                is_spared = PASS_RETRANSMISSION;
-            else
-                return DROP_SHED;
+        if (hash >> 48 < p->shed)
+            refused = DROP_SHED;
+    }
+    if (!refused && !has_room(p, class, 0))
+        refused = DROP_GLOBAL_INITIAL + class;
+    if (refused) {
+        if (is_validated(p)) {
+            spared = PASS_VALIDATED;
+        } else if (is_newcomer) {
+            if (!hash)
+                hash = sip13_of_id(settings->hash_key, p->source, p->id);
+            if (!is_retransmission(p, hash))
+                return refused;
+            spared = PASS_RETRANSMISSION;
+        } else {
+            return refused;
         }
     }
     if (!charge_source(p, class, &settings->profile[profile].source[class]))
         return DROP_SOURCE_INITIAL + class;
     /* It has paid from the budget of its own. */
-    if (is_spared == PASS_RETRANSMISSION)
-        return PASS_RETRANSMISSION;
+    if (spared == PASS_RETRANSMISSION)
+        return spared;
     if (!charge_prefix(p, class, &settings->profile[profile].prefix[class])) {
-        if (is_newcomer && !is_spared && is_retransmission(p, hash))
-            return PASS_RETRANSMISSION;
-        return DROP_PREFIX_INITIAL + class;
+        if (!is_newcomer || spared)
+            return DROP_PREFIX_INITIAL + class;
+        if (!hash)
+            hash = sip13_of_id(settings->hash_key, p->source, p->id);
+        return is_retransmission(p, hash) ? PASS_RETRANSMISSION : DROP_PREFIX_INITIAL + class;
     }
-    if (is_spared)
-        return PASS_VALIDATED;
-    if (!charge_global(p, class)) {
-        if (is_validated(p))
-            return PASS_VALIDATED;
-        if (is_newcomer && is_retransmission(p, hash))
-            return PASS_RETRANSMISSION;
-        return DROP_GLOBAL_INITIAL + class;
-    }
+    if (spared)
+        return spared;
+    /* There was room. Another CPU may have taken it since; then this packet is one too many. */
+    has_room(p, class, 1);
     return PASS_INITIAL + class;
 }
 

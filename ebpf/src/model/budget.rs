@@ -28,6 +28,11 @@ fn arrival(cell: u64, budget: Budget, now_ns: u64) -> Option<u64> {
     (arrival <= now_ns.wrapping_add(budget.burst_ns)).then_some(arrival)
 }
 
+/// Whether a budget that has a cell to itself has room.
+pub(super) fn has_room(cell: u64, budget: Budget, now_ns: u64) -> bool {
+    budget.interval_ns == 0 || arrival(cell, budget, now_ns).is_some()
+}
+
 /// Charges a budget that has a cell to itself. A refusal writes nothing.
 pub(super) fn charge_one(cell: &mut u64, budget: Budget, now_ns: u64) -> bool {
     if budget.interval_ns == 0 {

@@ -284,27 +284,33 @@ impl Model {
             return Reason::Off;
         };
 
-        let mut hash = 0;
+        let key = settings.hash_key;
+        // Of what a newcomer sends; another has none.
+        let hash = is_newcomer.then(|| budget::hash_of_id(key, packet.source, packet.id));
+        let is_shed = hash.is_some_and(|hash| hash >> 48 < u64::from(self.control.shed));
+        let global_cell = self.globals.get(class as usize).copied().unwrap_or(0);
+        let refused = if is_shed {
+            Some(Reason::Shed)
+        } else {
+            (!budget::has_room(global_cell, *global_budget, now_ns)).then_some(by_all)
+        };
         let mut spared = None;
-        if is_newcomer {
-            hash = budget::hash_of_id(settings.hash_key, packet.source, packet.id);
-            if hash >> 48 < u64::from(self.control.shed) {
-                if self.is_validated(packet.source, now_ns) {
-                    spared = Some(Reason::Validated);
-                } else if self.is_retransmission(settings, hash, now_ns) {
-                    spared = Some(Reason::Retransmission);
-                } else {
-                    return Reason::Shed;
-                }
+        if let Some(refused) = refused {
+            if self.is_validated(packet.source, now_ns) {
+                spared = Some(Reason::Validated);
+            } else if hash.is_some_and(|hash| self.is_retransmission(settings, hash, now_ns)) {
+                spared = Some(Reason::Retransmission);
+            } else {
+                return refused;
             }
         }
-        let key = settings.hash_key;
         if !self
             .sources
             .charge(key, class, packet.source, *source_budget, now_ns)
         {
             return by_source;
         }
+        // It has paid from the budget of its own.
         if spared == Some(Reason::Retransmission) {
             return Reason::Retransmission;
         }
@@ -312,27 +318,21 @@ impl Model {
             .prefixes
             .charge(key, class, packet.prefix, *prefix_budget, now_ns)
         {
-            if is_newcomer && spared.is_none() && self.is_retransmission(settings, hash, now_ns) {
-                return Reason::Retransmission;
-            }
-            return by_prefix;
+            let again = spared.is_none()
+                && hash.is_some_and(|hash| self.is_retransmission(settings, hash, now_ns));
+            return if again {
+                Reason::Retransmission
+            } else {
+                by_prefix
+            };
         }
         if let Some(reason) = spared {
             return reason;
         }
-        let within = match self.globals.get_mut(class as usize) {
-            Some(cell) => budget::charge_one(cell, *global_budget, now_ns),
-            None => true,
-        };
-        if within {
-            passed
-        } else if self.is_validated(packet.source, now_ns) {
-            Reason::Validated
-        } else if is_newcomer && self.is_retransmission(settings, hash, now_ns) {
-            Reason::Retransmission
-        } else {
-            by_all
+        if let Some(cell) = self.globals.get_mut(class as usize) {
+            budget::charge_one(cell, *global_budget, now_ns);
         }
+        passed
     }
 
     fn is_validated(&self, source: u64, now_ns: u64) -> bool {
