@@ -8,7 +8,12 @@ pub mod abi;
 pub mod bench;
 pub mod model;
 pub mod object;
+mod probe;
 pub mod selector;
+
+pub use self::probe::{
+    Attached, Device, Facts, Finding, How, KERNEL_MIN, Mode, NATIVE_MTU_MAX, Report, Weight, judge,
+};
 
 /// Whether an error of this crate comes of a process that may not do it: then the way without privileges is open.
 pub fn is_for_want_of_privilege(error: &(dyn std::error::Error + 'static)) -> bool {
