@@ -5,14 +5,31 @@
 //! itself without an interface, and [`selector`] is the second program.
 
 pub mod abi;
+mod attach;
 pub mod bench;
+mod counters;
+mod maps;
 pub mod model;
 pub mod object;
+mod policy;
 mod probe;
 pub mod selector;
+mod tables;
+mod validated;
 
-pub use self::probe::{
-    Attached, Device, Facts, Finding, How, KERNEL_MIN, Mode, NATIVE_MTU_MAX, Report, Weight, judge,
+pub use self::{
+    attach::{AttachError, Attachment, object_hash},
+    counters::Counters,
+    maps::{MapsError, monotonic_ns},
+    policy::{
+        HEARTBEAT_MAX, HEARTBEAT_MIN, Limits, POLICY_PORTS_MAX, Policy, PolicyError, Port, Profile,
+        Rate, RuleEdit, Rules, Treatment, edits,
+    },
+    probe::{
+        Attached, Device, Facts, Finding, How, KERNEL_MIN, Mode, NATIVE_MTU_MAX, Report, Weight,
+        judge,
+    },
+    tables::{SHED_ALL, VALIDATED_FOR_MAX},
 };
 
 /// Whether an error of this crate comes of a process that may not do it: then the way without privileges is open.

@@ -1,0 +1,374 @@
+//! Loading the program and attaching it to an interface: native, else generic, and always saying which and why.
+//!
+//! What holds a program in place is a link, and the link is a file of this process: when the process ends, however it
+//! ends, the kernel closes the file and the program is gone. Nothing is pinned. A kernel that gives no such link is
+//! refused, because there the program would stay.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    programs::{ProgramError, Xdp, XdpMode, links::FdLink},
+};
+
+use crate::{
+    abi::{self, Event},
+    counters::Counters,
+    maps::{Maps, MapsError, chain, monotonic_ns},
+    object,
+    policy::{Policy, PolicyError, RuleEdit},
+    probe::{Facts, Finding, Mode, Report, Weight},
+    tables::{WriteError, Writer},
+};
+
+/// Characters of the kernel's log of a refused program that are kept: its last words say why.
+const LOG_CHARS_MAX: usize = 600;
+
+/// What the objects in `bpf/` are, by their hashes.
+const MANIFEST: &str = include_str!("../bpf/manifest.txt");
+
+/// The SHA-256 of the program's object in hex, by which a [`Record`](crate::Record) knows what was confirmed. The build
+/// has checked that it is the object's.
+#[must_use]
+pub fn object_hash() -> &'static str {
+    MANIFEST
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .find_map(|(hash, name)| (name == "xdp.o").then_some(hash))
+        .unwrap_or_default()
+}
+
+/// Why nothing is attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The policy is out of bounds.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The machine could not be looked at.
+    #[error("looking at the interface: {0}")]
+    Probe(#[from] std::io::Error),
+    /// Ourselves: the object cannot be loaded into this kernel.
+    #[error("loading the program: {0}")]
+    Load(String),
+    /// A map could not be had or written.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    /// The machine: nothing that was wished for works here. Each reason with its fix.
+    #[error("{}", refused(interface, reasons))]
+    Refused {
+        /// The interface.
+        interface: String,
+        /// What is in the way.
+        reasons: Vec<Finding>,
+    },
+}
+
+fn refused(interface: &str, reasons: &[Finding]) -> String {
+    let reasons: Vec<String> = reasons
+        .iter()
+        .map(|reason| {
+            let modes: Vec<String> = reason.modes.iter().map(Mode::to_string).collect();
+            format!("{}: {reason}", modes.join(" and "))
+        })
+        .collect();
+    format!("{interface}: {}", reasons.join("; "))
+}
+
+impl From<WriteError<MapsError>> for AttachError {
+    fn from(error: WriteError<MapsError>) -> Self {
+        Self::Maps(error.into())
+    }
+}
+
+impl From<EbpfError> for AttachError {
+    fn from(error: EbpfError) -> Self {
+        Self::Load(said(&error))
+    }
+}
+
+impl From<ProgramError> for AttachError {
+    fn from(error: ProgramError) -> Self {
+        Self::Load(said(&error))
+    }
+}
+
+/// What an error says; of a long one, which carries the verifier's log, its end.
+fn said(error: &dyn std::error::Error) -> String {
+    let text = chain(error);
+    match text.char_indices().rev().nth(LOG_CHARS_MAX) {
+        None => text,
+        Some((at, _)) => format!("…{}", text.get(at..).unwrap_or_default()),
+    }
+}
+
+/// A loaded program with its maps, not attached to anything.
+struct Loaded {
+    ebpf: Ebpf,
+    maps: Writer<Maps>,
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("maps", &self.maps).finish()
+    }
+}
+
+impl Loaded {
+    fn new() -> Result<Self, AttachError> {
+        let mut ebpf = EbpfLoader::new().load(object::XDP)?;
+        let maps = Writer::new(Maps::take(&mut ebpf)?);
+        program(&mut ebpf)?.load()?;
+        Ok(Self { ebpf, maps })
+    }
+
+    /// Attaches to the interface in that mode. The link that comes back is the only thing that holds the program there.
+    fn attach(&mut self, index: u32, mode: Mode) -> Result<FdLink, String> {
+        let flags = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+            Mode::UserSpace => return Err("nothing is attached for it".to_owned()),
+        };
+        let program = program(&mut self.ebpf).map_err(|error| error.to_string())?;
+        let id = program
+            .attach_to_if_index(index, flags)
+            .map_err(|error| said(&error))?;
+        let link = program.take_link(id).map_err(|error| said(&error))?;
+        if let Ok(link) = FdLink::try_from(link) {
+            return Ok(link);
+        }
+        // The library fell back to the old way, by which a program stays until somebody takes it away. So it is taken
+        // away: attaching once more gives a handle that can.
+        if let Ok(id) = program.attach_to_if_index(index, flags) {
+            let _ = program.detach(id);
+        }
+        Err("the kernel gives no link, so the program could outlive its owner".to_owned())
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
+    let program = ebpf
+        .program_mut(abi::program::XDP)
+        .ok_or_else(|| AttachError::Load(format!("it has no program `{}`", abi::program::XDP)))?;
+    Ok(program.try_into()?)
+}
+
+/// The program at an interface. Dropping it takes the program away.
+#[derive(Debug)]
+pub struct Attachment {
+    // First, so that the program leaves the interface before its maps are let go of.
+    link: FdLink,
+    loaded: Loaded,
+    facts: Facts,
+    program: u32,
+    mode: Mode,
+    passed_over: Vec<Finding>,
+}
+
+impl Attachment {
+    /// Loads the program, gives it `policy` and `rules`, and attaches it to `interface` in the network namespace of the
+    /// calling thread: as `wish` says, with [`Mode::Native`] falling back to generic. Nothing is judged before all of that
+    /// is in place, and the heartbeat begins with it.
+    ///
+    /// Loading takes some 26 MiB of the kernel's memory and up to a second.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing that was wished for works here; [`AttachError::Refused`] has each reason and what would change it.
+    pub fn attach(
+        interface: &str,
+        wish: Mode,
+        policy: &Policy,
+        rules: &[RuleEdit],
+    ) -> Result<Self, AttachError> {
+        policy.check()?;
+        let report = Report::of(interface, wish)?;
+        let candidates: &[Mode] = match wish {
+            Mode::Native => &[Mode::Native, Mode::Generic],
+            Mode::Generic => &[Mode::Generic],
+            Mode::UserSpace => &[],
+        };
+        let mut in_the_way: Vec<Finding> = Vec::new();
+        let mut open = Vec::new();
+        for mode in candidates {
+            let before = in_the_way.len();
+            in_the_way.extend(report.refusals(*mode).cloned());
+            if in_the_way.len() == before {
+                open.push(*mode);
+            }
+        }
+        in_the_way.dedup();
+        let refuse = |reasons| AttachError::Refused {
+            interface: interface.to_owned(),
+            reasons,
+        };
+        let (Some(device), false) = (&report.facts.device, open.is_empty()) else {
+            return Err(refuse(in_the_way));
+        };
+        let index = device.index;
+        let mut loaded = Loaded::new()?;
+        loaded.maps.edit_rules(rules)?;
+        loaded.maps.apply(policy)?;
+        loaded.maps.beat(monotonic_ns(), 0)?;
+        for mode in open {
+            match loaded.attach(index, mode) {
+                Err(error) => in_the_way.push(Finding {
+                    weight: Weight::Refuses,
+                    modes: vec![mode],
+                    what: error,
+                    fix: None,
+                }),
+                Ok(link) => {
+                    let program = link
+                        .info()
+                        .map_err(|error| AttachError::Load(said(&error)))?;
+                    let attachment = Self {
+                        program: program.program_id(),
+                        link,
+                        loaded,
+                        facts: report.facts,
+                        mode,
+                        passed_over: in_the_way,
+                    };
+                    if attachment.is_there()? {
+                        return Ok(attachment);
+                    }
+                    return Err(refuse(vec![Finding {
+                        weight: Weight::Refuses,
+                        modes: vec![mode],
+                        what: "the kernel took the program, and yet the interface does not have it"
+                            .to_owned(),
+                        fix: None,
+                    }]));
+                }
+            }
+        }
+        Err(refuse(in_the_way))
+    }
+
+    /// Where packets are judged.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The interface.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        &self.facts.interface
+    }
+
+    /// The interface's driver, where there is one to name.
+    #[must_use]
+    pub fn driver(&self) -> Option<&str> {
+        self.facts.device.as_ref()?.driver.as_deref()
+    }
+
+    /// The number by which the kernel knows the program, and `bpftool prog show id`.
+    #[must_use]
+    pub fn program_id(&self) -> u32 {
+        self.program
+    }
+
+    /// Why a better mode is not had; empty where it is.
+    #[must_use]
+    pub fn passed_over(&self) -> &[Finding] {
+        &self.passed_over
+    }
+
+    /// Whether the interface still has the program: somebody with the privilege may remove either.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel does not answer.
+    pub fn is_there(&self) -> std::io::Result<bool> {
+        let facts = Facts::gather(self.interface())?;
+        let has = facts.device.and_then(|device| device.attached);
+        Ok(has.is_some_and(|attached| attached.program == self.program))
+    }
+
+    /// Takes the program away.
+    pub fn detach(self) {
+        // The link is what holds the program there.
+        drop(self.link);
+    }
+
+    /// Makes `policy` hold in place of the one before; packets are judged by one of the two and by nothing between.
+    ///
+    /// # Errors
+    ///
+    /// Where it is out of bounds, in which case nothing changes, or the kernel refuses a map.
+    pub fn apply(&mut self, policy: &Policy) -> Result<(), AttachError> {
+        policy.check()?;
+        Ok(self.loaded.maps.apply(policy)?)
+    }
+
+    /// The policy that holds.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        self.loaded.maps.policy()
+    }
+
+    /// Changes rules one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`MapsError::RulesFull`] where one does not fit; those before it hold.
+    pub fn edit_rules(&mut self, edits: &[RuleEdit]) -> Result<(), MapsError> {
+        Ok(self.loaded.maps.edit_rules(edits)?)
+    }
+
+    /// Says that the owner lives and that `shed` of 65,536 Initials without token are to be shed. Without it for longer
+    /// than [`Policy::heartbeat_max_ms`] everything passes.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses a map.
+    pub fn beat(&mut self, shed: u32) -> Result<(), MapsError> {
+        self.loaded.maps.beat(monotonic_ns(), shed)
+    }
+
+    /// Enters sources that completed a handshake, for [`VALIDATED_FOR_MAX`](crate::VALIDATED_FOR_MAX) at most. Says how many found no room.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses a map.
+    pub fn validate(&mut self, sources: &[IpAddr], length: Duration) -> Result<usize, MapsError> {
+        self.loaded.maps.validate(sources, monotonic_ns(), length)
+    }
+
+    /// What was counted since it was attached, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses a map.
+    pub fn counters(&self) -> Result<Counters, MapsError> {
+        self.loaded.maps.tables().counters()
+    }
+
+    /// Takes at most `max` sampled events, oldest first.
+    pub fn events(&mut self, max: usize) -> Vec<Event> {
+        self.loaded.maps.tables_mut().events(max)
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.mode, self.interface())?;
+        for finding in &self.passed_over {
+            let modes: Vec<String> = finding.modes.iter().map(Mode::to_string).collect();
+            write!(f, "; not {}: {finding}", modes.join(" or "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_has_a_hash_to_be_confirmed_by() {
+        assert_eq!(object_hash().len(), 64);
+        assert!(object_hash().bytes().all(|digit| digit.is_ascii_hexdigit()));
+    }
+}
