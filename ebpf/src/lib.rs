@@ -7,11 +7,14 @@
 pub mod abi;
 mod attach;
 pub mod bench;
+mod confirm;
 mod counters;
+pub mod helper;
 mod maps;
 pub mod model;
 pub mod object;
 mod policy;
+mod privileges;
 mod probe;
 pub mod selector;
 mod tables;
@@ -19,12 +22,14 @@ mod validated;
 
 pub use self::{
     attach::{AttachError, Attachment, object_hash},
+    confirm::{Record, RecordError, TRIAL_MAX, TRIAL_MIN, Trial, Unconfirmed},
     counters::Counters,
     maps::{MapsError, monotonic_ns},
     policy::{
         HEARTBEAT_MAX, HEARTBEAT_MIN, Limits, POLICY_PORTS_MAX, Policy, PolicyError, Port, Profile,
         Rate, RuleEdit, Rules, Treatment, edits,
     },
+    privileges::{PrivilegeError, give_up_all, has_none},
     probe::{
         Attached, Device, Facts, Finding, How, KERNEL_MIN, Mode, NATIVE_MTU_MAX, Report, Weight,
         judge,
