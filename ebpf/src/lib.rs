@@ -10,6 +10,7 @@ pub mod bench;
 mod confirm;
 mod counters;
 pub mod helper;
+mod limiter;
 mod maps;
 pub mod model;
 pub mod object;
@@ -24,6 +25,7 @@ pub use self::{
     attach::{AttachError, Attachment, object_hash},
     confirm::{Record, RecordError, TRIAL_MAX, TRIAL_MIN, Trial, Unconfirmed},
     counters::Counters,
+    limiter::{AtSocket, InKernel, Judged, Limiter, LimiterError},
     maps::{MapsError, monotonic_ns},
     policy::{
         HEARTBEAT_MAX, HEARTBEAT_MIN, Limits, POLICY_PORTS_MAX, Policy, PolicyError, Port, Profile,
