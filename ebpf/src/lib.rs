@@ -4,9 +4,16 @@
 //! their loader agree on is [`abi`]. [`model`] gives the program's verdicts without a kernel, [`bench`] asks the program
 //! itself without an interface, and [`selector`] is the second program.
 
+//!
+//! What an edge uses stands at the root: a [`Policy`] says what is wanted, a [`Report`] what would happen here, the
+//! [`helper`] holds the program for a data plane without privileges, and a [`Limiter`] is what either way comes to:
+//! [`InKernel`], or [`AtSocket`] where there can be no program. [`Record`] and [`Trial`] keep a machine from losing itself;
+//! [`replay`] tells of a [`capture`] what would have become of it.
+
 pub mod abi;
 mod attach;
 pub mod bench;
+pub mod capture;
 mod confirm;
 mod counters;
 pub mod helper;
@@ -17,6 +24,7 @@ pub mod object;
 mod policy;
 mod privileges;
 mod probe;
+pub mod replay;
 pub mod selector;
 mod tables;
 mod validated;
