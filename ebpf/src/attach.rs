@@ -3,21 +3,27 @@
 //! What holds a program in place is a link, and the link is a file of this process: when the process ends, however it
 //! ends, the kernel closes the file and the program is gone. Nothing is pinned. A kernel that gives no such link is
 //! refused, because there the program would stay.
+//!
+//! The one exception is a hand-over to another process, as when the binary is replaced: [`Attachment::pin`] gives the link
+//! a name for a short while, and [`Attachment::attach`] takes over what it finds under that name, without a packet that
+//! nobody judges. A name that nobody came for is taken away, and one that is left over after a crash is taken over by the
+//! next start; meanwhile there is no heartbeat, so everything passes.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, fs, io, net::IpAddr, path::Path, time::Duration};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    programs::{ProgramError, Xdp, XdpMode, links::FdLink},
+    programs::{ProgramError, Xdp, XdpMode, links::FdLink, xdp::XdpLink},
 };
 
 use crate::{
     abi::{self, Event},
     counters::Counters,
+    handover,
     maps::{Maps, MapsError, chain, monotonic_ns},
     object,
     policy::{Policy, PolicyError, RuleEdit},
-    probe::{Facts, Finding, Mode, Report, Weight},
+    probe::{Facts, Finding, How, Mode, Weight, judge},
     tables::{WriteError, Writer},
 };
 
@@ -46,13 +52,16 @@ pub enum AttachError {
     Policy(#[from] PolicyError),
     /// The machine could not be looked at.
     #[error("looking at the interface: {0}")]
-    Probe(#[from] std::io::Error),
+    Probe(#[from] io::Error),
     /// Ourselves: the object cannot be loaded into this kernel.
     #[error("loading the program: {0}")]
     Load(String),
     /// A map could not be had or written.
     #[error(transparent)]
     Maps(#[from] MapsError),
+    /// The link cannot be given a name, or not be taken over.
+    #[error("hand-over: {0}")]
+    HandOver(String),
     /// The machine: nothing that was wished for works here. Each reason with its fix.
     #[error("{}", refused(interface, reasons))]
     Refused {
@@ -93,7 +102,7 @@ impl From<ProgramError> for AttachError {
 }
 
 /// What an error says; of a long one, which carries the verifier's log, its end.
-fn said(error: &dyn std::error::Error) -> String {
+pub(crate) fn said(error: &dyn std::error::Error) -> String {
     let text = chain(error);
     match text.char_indices().rev().nth(LOG_CHARS_MAX) {
         None => text,
@@ -121,6 +130,13 @@ impl Loaded {
         Ok(Self { ebpf, maps })
     }
 
+    /// Everything that packets are judged by, with the first heartbeat.
+    fn furnish(&mut self, policy: &Policy, rules: &[RuleEdit]) -> Result<(), AttachError> {
+        self.maps.edit_rules(rules)?;
+        self.maps.beat(monotonic_ns(), 0)?;
+        Ok(self.maps.apply(policy)?)
+    }
+
     /// Attaches to the interface in that mode. The link that comes back is the only thing that holds the program there.
     fn attach(&mut self, index: u32, mode: Mode) -> Result<FdLink, String> {
         let flags = match mode {
@@ -143,6 +159,18 @@ impl Loaded {
         }
         Err("the kernel gives no link, so the program could outlive its owner".to_owned())
     }
+
+    /// Puts this program in the place of the one that a link holds, between two packets.
+    fn take_over(&mut self, link: FdLink) -> Result<FdLink, AttachError> {
+        let failed = |error: &dyn std::error::Error| AttachError::HandOver(said(error));
+        let link = XdpLink::try_from(link).map_err(|error| failed(&error))?;
+        let program = program(&mut self.ebpf)?;
+        let id = program
+            .attach_to_link(link)
+            .map_err(|error| failed(&error))?;
+        let link = program.take_link(id).map_err(|error| failed(&error))?;
+        FdLink::try_from(link).map_err(|error| failed(&error))
+    }
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
@@ -155,8 +183,9 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
 /// The program at an interface. Dropping it takes the program away.
 #[derive(Debug)]
 pub struct Attachment {
-    // First, so that the program leaves the interface before its maps are let go of.
-    link: FdLink,
+    // First, so that the program leaves the interface before its maps are let go of. None only where a name that was to
+    // be given to it was refused.
+    link: Option<FdLink>,
     loaded: Loaded,
     facts: Facts,
     program: u32,
@@ -169,6 +198,9 @@ impl Attachment {
     /// calling thread: as `wish` says, with [`Mode::Native`] falling back to generic. Nothing is judged before all of that
     /// is in place, and the heartbeat begins with it.
     ///
+    /// With `pins`, a directory on a BPF file system, a program that another process handed over there is taken over in the
+    /// mode it has; sources that completed a handshake are not, and are entered anew as they do.
+    ///
     /// Loading takes some 26 MiB of the kernel's memory and up to a second.
     ///
     /// # Errors
@@ -179,9 +211,27 @@ impl Attachment {
         wish: Mode,
         policy: &Policy,
         rules: &[RuleEdit],
+        pins: Option<&Path>,
     ) -> Result<Self, AttachError> {
         policy.check()?;
-        let report = Report::of(interface, wish)?;
+        let mut facts = Facts::gather(interface)?;
+        let attached = facts.device.as_ref().and_then(|device| device.attached);
+        if let Some(pins) = pins.filter(|pins| pins.exists()) {
+            handover::check(pins)?;
+            let name = pins.join(interface);
+            match (handover::find(&name)?, attached) {
+                (Some((link, program)), Some(attached)) if program == attached.program => {
+                    return Self::take_over(facts, link, attached.how, policy, rules, &name);
+                }
+                // The link of an interface that is no more.
+                (Some(_), _) => {
+                    fs::remove_file(&name)?;
+                    facts = Facts::gather(interface)?;
+                }
+                (None, _) => {}
+            }
+        }
+        let report = judge(facts, wish);
         let candidates: &[Mode] = match wish {
             Mode::Native => &[Mode::Native, Mode::Generic],
             Mode::Generic => &[Mode::Generic],
@@ -206,9 +256,7 @@ impl Attachment {
         };
         let index = device.index;
         let mut loaded = Loaded::new()?;
-        loaded.maps.edit_rules(rules)?;
-        loaded.maps.apply(policy)?;
-        loaded.maps.beat(monotonic_ns(), 0)?;
+        loaded.furnish(policy, rules)?;
         for mode in open {
             match loaded.attach(index, mode) {
                 Err(error) => in_the_way.push(Finding {
@@ -223,7 +271,7 @@ impl Attachment {
                         .map_err(|error| AttachError::Load(said(&error)))?;
                     let attachment = Self {
                         program: program.program_id(),
-                        link,
+                        link: Some(link),
                         loaded,
                         facts: report.facts,
                         mode,
@@ -243,6 +291,79 @@ impl Attachment {
             }
         }
         Err(refuse(in_the_way))
+    }
+
+    fn take_over(
+        facts: Facts,
+        link: FdLink,
+        how: How,
+        policy: &Policy,
+        rules: &[RuleEdit],
+        name: &Path,
+    ) -> Result<Self, AttachError> {
+        let mode = match how {
+            How::Native => Mode::Native,
+            How::Generic => Mode::Generic,
+            How::Hardware | How::Several => {
+                return Err(AttachError::HandOver(format!(
+                    "what is attached runs {how}, which is not how this program does"
+                )));
+            }
+        };
+        let mut loaded = Loaded::new()?;
+        loaded.furnish(policy, rules)?;
+        let link = loaded.take_over(link)?;
+        // From here on the link is held by this process and, until it looks, by the one before.
+        fs::remove_file(name)?;
+        let program = link
+            .info()
+            .map_err(|error| AttachError::Load(said(&error)))?
+            .program_id();
+        Ok(Self {
+            link: Some(link),
+            loaded,
+            facts,
+            program,
+            mode,
+            passed_over: Vec::new(),
+        })
+    }
+
+    /// Gives the link a name below `pins`, where another process may take it over. Until it has ([`Attachment::is_taken`])
+    /// this one goes on.
+    ///
+    /// # Errors
+    ///
+    /// Where the directory will not do, in which case nothing changes. Where the kernel refuses the name after all, the
+    /// program is gone from the interface.
+    pub fn pin(&mut self, pins: &Path) -> Result<(), AttachError> {
+        handover::check(pins)?;
+        let name = pins.join(self.interface());
+        match fs::remove_file(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(AttachError::HandOver(error.to_string()));
+            }
+            _ => {}
+        }
+        if let Some(link) = self.link.take() {
+            let pinned = link
+                .pin(&name)
+                .map_err(|error| AttachError::HandOver(said(&error)))?;
+            self.link = Some(pinned.into());
+        }
+        Ok(())
+    }
+
+    /// Takes the link's name away again.
+    pub fn unpin(&self, pins: &Path) {
+        let _ = fs::remove_file(pins.join(self.interface()));
+    }
+
+    /// Whether another process took over what was pinned. Then this link holds that one's program, and is to be let go of.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        let now = self.link.as_ref().map(FdLink::info);
+        now.is_some_and(|link| link.is_ok_and(|link| link.program_id() != self.program))
     }
 
     /// Where packets are judged.
@@ -280,7 +401,7 @@ impl Attachment {
     /// # Errors
     ///
     /// Where the kernel does not answer.
-    pub fn is_there(&self) -> std::io::Result<bool> {
+    pub fn is_there(&self) -> io::Result<bool> {
         let facts = Facts::gather(self.interface())?;
         let has = facts.device.and_then(|device| device.attached);
         Ok(has.is_some_and(|attached| attached.program == self.program))

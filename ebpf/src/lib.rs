@@ -16,6 +16,7 @@ pub mod bench;
 pub mod capture;
 mod confirm;
 mod counters;
+mod handover;
 pub mod helper;
 mod limiter;
 mod maps;

@@ -274,6 +274,19 @@ impl Helper {
         }
     }
 
+    /// Offers the program to another process, for that time and five minutes at most: whoever enables the same interface
+    /// with the same directory in its mandate takes it over between two packets. Nobody comes: it stays here. Somebody does:
+    /// [`Status::handed_over`] says so.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing is enabled, the mandate has no directory, or it is not on a BPF file system.
+    pub fn hand_over(&mut self, length: Duration) -> Result<(), HelperError> {
+        self.done(Request::HandOver {
+            for_ms: u64::try_from(length.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
     /// A socket bound to a port that may be below 1024. With `shared` several may be bound to it, one for each worker.
     ///
     /// # Errors

@@ -34,6 +34,10 @@ const MANDATE_WITHIN: Duration = Duration::from_secs(10);
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// How often the helper looks whether the interface still has its program.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The longest that a program waits to be taken over.
+const HAND_OVER_MAX: Duration = Duration::from_secs(300);
+/// How often the helper looks whether it was.
+const TAKEN_EVERY: Duration = Duration::from_millis(100);
 
 /// Why the helper ended before its edge did.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +148,7 @@ impl From<AttachError> for Refusal {
             AttachError::Probe(_)
             | AttachError::Load(_)
             | AttachError::Maps(_)
+            | AttachError::HandOver(_)
             | AttachError::Refused { .. } => Why::Machine,
         };
         Self {
@@ -167,9 +172,23 @@ impl From<MapsError> for Refusal {
 struct Server {
     mandate: Mandate,
     held: Option<(Attachment, Trial)>,
-    rolled_back: bool,
-    lost: bool,
+    /// The program has a name until then, by which another process may take it over.
+    offered_until: Option<Instant>,
+    gone: Gone,
     looked: Instant,
+}
+
+/// Why there is no program any more, where one was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    /// It was never there, or was disabled.
+    AsAsked,
+    /// Nobody confirmed it.
+    RolledBack,
+    /// Somebody took it off the interface.
+    Lost,
+    /// Another process has it.
+    HandedOver,
 }
 
 impl Server {
@@ -177,19 +196,25 @@ impl Server {
         Self {
             mandate,
             held: None,
-            rolled_back: false,
-            lost: false,
+            offered_until: None,
+            gone: Gone::AsAsked,
             looked: Instant::now(),
         }
     }
 
     /// When something has to be done without being asked: a trial that ends, a look at the interface.
     fn wake(&self, now: Instant) -> Instant {
-        let look = self.looked + LOOK_EVERY;
-        match &self.held {
-            Some((_, trial)) => trial.left(now).map_or(look, |left| look.min(now + left)),
-            None => now + LOOK_EVERY,
+        let Some((_, trial)) = &self.held else {
+            return now + LOOK_EVERY;
+        };
+        let mut wake = self.looked + LOOK_EVERY;
+        if let Some(left) = trial.left(now) {
+            wake = wake.min(now + left);
         }
+        if self.offered_until.is_some() {
+            wake = wake.min(now + TAKEN_EVERY);
+        }
+        wake
     }
 
     /// Does what has to be done without being asked.
@@ -197,17 +222,39 @@ impl Server {
         if let Some((_, trial)) = &self.held
             && trial.is_over(now)
         {
-            self.held = None;
-            self.rolled_back = true;
+            self.let_go(Gone::RolledBack);
+        }
+        if let (Some((attachment, _)), Some(until)) = (&self.held, self.offered_until) {
+            if attachment.is_taken() {
+                // The name is gone already: who takes over removes it.
+                self.let_go(Gone::HandedOver);
+            } else if now >= until {
+                self.take_back_offer();
+            }
         }
         if now.saturating_duration_since(self.looked) >= LOOK_EVERY {
             self.looked = now;
             if let Some((attachment, _)) = &self.held
                 && matches!(attachment.is_there(), Ok(false))
             {
-                self.held = None;
-                self.lost = true;
+                self.let_go(Gone::Lost);
             }
+        }
+    }
+
+    fn let_go(&mut self, why: Gone) {
+        self.take_back_offer();
+        self.held = None;
+        self.gone = why;
+    }
+
+    /// Takes the name away that the program was offered by, where it was.
+    fn take_back_offer(&mut self) {
+        if self.offered_until.take().is_some()
+            && let (Some((attachment, _)), Some(pins)) = (&self.held, &self.mandate.pins)
+            && !attachment.is_taken()
+        {
+            attachment.unpin(pins);
         }
     }
 
@@ -225,9 +272,7 @@ impl Server {
             } => self.enable(&interface, wish, &policy, &rules, trial_ms, now),
             Request::Confirm {} => self.confirm(now),
             Request::Disable {} => {
-                self.held = None;
-                self.rolled_back = false;
-                self.lost = false;
+                self.let_go(Gone::AsAsked);
                 Ok(Answer::Done {})
             }
             Request::Apply(policy) => self
@@ -261,6 +306,7 @@ impl Server {
                 )
             }),
             Request::Status {} => Ok(Answer::Status(self.status(now))),
+            Request::HandOver { for_ms } => self.hand_over(for_ms, now),
             Request::Bind {
                 protocol,
                 address,
@@ -277,15 +323,17 @@ impl Server {
     fn attachment(&mut self) -> Result<&mut Attachment, Refusal> {
         match &mut self.held {
             Some((attachment, _)) => Ok(attachment),
-            None if self.rolled_back => Err(refused(
+            None => Err(refused(
                 Why::Order,
-                "nothing is enabled: it was taken back, since nobody confirmed it",
+                match self.gone {
+                    Gone::AsAsked => "nothing is enabled",
+                    Gone::RolledBack => {
+                        "nothing is enabled: it was taken back, since nobody confirmed it"
+                    }
+                    Gone::Lost => "nothing is enabled: somebody took the program off the interface",
+                    Gone::HandedOver => "nothing is enabled: another process took the program over",
+                },
             )),
-            None if self.lost => Err(refused(
-                Why::Order,
-                "nothing is enabled: somebody took the program off the interface",
-            )),
-            None => Err(refused(Why::Order, "nothing is enabled")),
         }
     }
 
@@ -349,9 +397,9 @@ impl Server {
                 format!("enabled already: {attachment}"),
             ));
         }
-        let attachment = Attachment::attach(interface, wish, policy, rules)?;
-        self.rolled_back = false;
-        self.lost = false;
+        let pins = self.mandate.pins.as_deref();
+        let attachment = Attachment::attach(interface, wish, policy, rules, pins)?;
+        self.gone = Gone::AsAsked;
         self.looked = now;
         let held = describe(&attachment);
         let trial = match trial_ms {
@@ -375,6 +423,20 @@ impl Server {
         ))
     }
 
+    fn hand_over(&mut self, for_ms: u64, now: Instant) -> Result<Answer, Refusal> {
+        let pins = self.mandate.pins.clone();
+        let attachment = self.attachment()?;
+        let Some(pins) = pins else {
+            return Err(refused(
+                Why::Mandate,
+                "no directory for it was named when the helper was started",
+            ));
+        };
+        attachment.pin(&pins)?;
+        self.offered_until = Some(now + Duration::from_millis(for_ms).min(HAND_OVER_MAX));
+        Ok(Answer::Done {})
+    }
+
     fn status(&self, now: Instant) -> Status {
         Status {
             held: self
@@ -386,8 +448,9 @@ impl Server {
                 .as_ref()
                 .and_then(|(_, trial)| trial.left(now))
                 .map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
-            rolled_back: self.rolled_back,
-            lost: self.lost,
+            rolled_back: self.gone == Gone::RolledBack,
+            lost: self.gone == Gone::Lost,
+            handed_over: self.gone == Gone::HandedOver,
         }
     }
 
@@ -471,6 +534,7 @@ mod tests {
         Server::new(Mandate {
             interfaces: ["stoq-none0".to_owned()].into(),
             ports: [443].into(),
+            pins: None,
         })
     }
 
@@ -548,6 +612,7 @@ mod tests {
             },
             Request::Counters {},
             Request::Events {},
+            Request::HandOver { for_ms: 1000 },
         ];
         for request in early {
             let text = format!("{request:?}");

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -41,6 +42,9 @@ pub struct Mandate {
     pub interfaces: BTreeSet<String>,
     /// Ports that a policy may name and sockets may be bound to, at most 64. Port 0 is none.
     pub ports: BTreeSet<u16>,
+    /// A directory on a BPF file system, `/sys/fs/bpf/stoq` say, where a program is handed over and taken over; none:
+    /// nothing is.
+    pub pins: Option<PathBuf>,
 }
 
 impl Mandate {
@@ -89,6 +93,9 @@ pub(super) enum Request {
     Counters {},
     Events {},
     Status {},
+    HandOver {
+        for_ms: u64,
+    },
     Bind {
         protocol: Protocol,
         address: SocketAddr,
@@ -144,6 +151,8 @@ pub struct Status {
     pub rolled_back: bool,
     /// Somebody else took the program off the interface.
     pub lost: bool,
+    /// Another process took the program over.
+    pub handed_over: bool,
 }
 
 /// One packet of many, for the operator's eye.
@@ -280,6 +289,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.held, self.trial_left_ms) {
             (None, _) if self.rolled_back => f.write_str("off: nobody confirmed it"),
+            (None, _) if self.handed_over => f.write_str("off: handed over"),
             (None, _) if self.lost => f.write_str("off: somebody took the program away"),
             (None, _) => f.write_str("off"),
             (Some(held), None) => write!(f, "{} on {}", held.mode, held.interface),
@@ -312,6 +322,7 @@ mod tests {
             Request::Mandate(Mandate {
                 interfaces: ["eth0".to_owned()].into(),
                 ports: [443].into(),
+                pins: Some("/sys/fs/bpf/stoq".into()),
             }),
             Request::Probe {
                 interface: "eth0".to_owned(),
@@ -342,6 +353,7 @@ mod tests {
             Request::Counters {},
             Request::Events {},
             Request::Status {},
+            Request::HandOver { for_ms: 1 },
             Request::Bind {
                 protocol: Protocol::Udp,
                 address: "[::]:443".parse().unwrap(),
@@ -414,7 +426,7 @@ mod tests {
         }
 
         #[test]
-        fn no_damaged_request_makes_the_decoder_panic(which in 0_usize..12, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        fn no_damaged_request_makes_the_decoder_panic(which in 0_usize..13, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let mut bytes = encode(1, &requests()[which]).unwrap();
             let at = at.index(bytes.len());
             bytes[at] = byte;

@@ -2,6 +2,8 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -369,6 +371,111 @@ pub(crate) fn what_is_confirmed_stays() {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     assert_eq!(owner.status().held, Some(held));
+}
+
+/// A BPF file system for a test, with the directory below it.
+struct Pins {
+    mounted: tempfile::TempDir,
+}
+
+impl Pins {
+    fn new() -> Self {
+        let mounted = tempfile::tempdir().unwrap();
+        let status = Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(mounted.path())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Self { mounted }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.mounted.path().join("stoq")
+    }
+
+    fn has_one(&self) -> bool {
+        self.path().join(INTERFACE).exists()
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.mounted.path())
+            .status();
+    }
+}
+
+pub(crate) fn a_hand_over_leaves_no_packet_unjudged() {
+    let pins = Pins::new();
+    let lab = Lab::new();
+    let _echo = Echo::new(&lab.server, &[OURS], &[]);
+    let mut old = Owner::start_with_pins(&lab.server, "443", &pins.path());
+    let first = old.enable(&policy(), &[deny_client()]);
+    let asker = Asker::new(&lab, v4(), OURS);
+    assert!(asker.is_ignored());
+    old.do_it(&Order::HandOver(60_000));
+    assert!(pins.has_one());
+    let mut new = Owner::start_with_pins(&lab.server, "443", &pins.path());
+    // All the while a denied client asks: one answer would be a packet that nobody judged.
+    let second = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| asker.is_answered(Duration::from_secs(3)));
+        let second = new.enable(&policy(), &[deny_client()]);
+        wait_for("the old one to see it", || old.status().handed_over);
+        drop(old);
+        assert!(!watch.join().unwrap(), "a packet was not judged");
+        second
+    });
+    assert_ne!(first.program, second.program);
+    assert_eq!(second.mode, Mode::Native);
+    assert_eq!(lab.attached().unwrap().program, second.program);
+    assert!(!pins.has_one());
+    assert!(new.counters().of(Reason::Denied).packets > 10);
+    let killed = Instant::now();
+    drop(new);
+    assert!(lab.wait_until_bare(killed) < Duration::from_secs(1));
+}
+
+pub(crate) fn a_hand_over_that_nobody_comes_for_is_taken_back() {
+    let pins = Pins::new();
+    let lab = Lab::new();
+    let mut owner = Owner::start_with_pins(&lab.server, "443", &pins.path());
+    let held = owner.enable(&policy(), &[]);
+    owner.do_it(&Order::HandOver(300));
+    assert!(pins.has_one());
+    wait_for("the name to be taken away", || !pins.has_one());
+    assert_eq!(lab.attached().unwrap().program, held.program);
+    let killed = Instant::now();
+    drop(owner);
+    assert!(lab.wait_until_bare(killed) < Duration::from_secs(1));
+}
+
+pub(crate) fn what_a_crash_left_over_is_taken_over_by_the_next_start() {
+    let pins = Pins::new();
+    let lab = Lab::new();
+    let _echo = Echo::new(&lab.server, &[OURS], &[]);
+    let mut old = Owner::start_with_pins(&lab.server, "443", &pins.path());
+    old.enable(&policy(), &[deny_client()]);
+    old.do_it(&Order::HandOver(60_000));
+    let asker = Asker::new(&lab, v4(), OURS);
+    assert!(asker.is_ignored());
+    let helper: u32 = old.ask(&Order::HelperId).unwrap();
+    let process = rustix::process::Pid::from_raw(helper.try_into().unwrap()).unwrap();
+    kill_process(process, Signal::KILL).unwrap();
+    drop(old);
+    wait_for("the helper to have ended", || is_gone(helper));
+    assert!(lab.attached().is_some(), "its name still holds it");
+    // Nobody beats for it, so it stands aside.
+    assert!(asker.is_answered(Duration::from_secs(5)));
+    let mut new = Owner::start_with_pins(&lab.server, "443", &pins.path());
+    let held = new.enable(&policy(), &[deny_client()]);
+    assert_eq!(lab.attached().unwrap().program, held.program);
+    assert!(!pins.has_one() && asker.is_ignored());
+    let killed = Instant::now();
+    drop(new);
+    assert!(lab.wait_until_bare(killed) < Duration::from_secs(1));
 }
 
 pub(crate) fn an_interface_that_goes_is_noticed() {

@@ -65,6 +65,18 @@ const NEED_ROOT: &[(&str, Test)] = &[
     ),
     ("what_is_confirmed_stays", attached::what_is_confirmed_stays),
     (
+        "a_hand_over_leaves_no_packet_unjudged",
+        attached::a_hand_over_leaves_no_packet_unjudged,
+    ),
+    (
+        "a_hand_over_that_nobody_comes_for_is_taken_back",
+        attached::a_hand_over_that_nobody_comes_for_is_taken_back,
+    ),
+    (
+        "what_a_crash_left_over_is_taken_over_by_the_next_start",
+        attached::what_a_crash_left_over_is_taken_over_by_the_next_start,
+    ),
+    (
         "an_interface_that_goes_is_noticed",
         attached::an_interface_that_goes_is_noticed,
     ),
@@ -103,7 +115,8 @@ const NEED_NOTHING: &[(&str, Test)] = &[
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    match (arguments.next().as_deref(), arguments.next()) {
+    let role = arguments.next();
+    match (role.as_deref(), arguments.next()) {
         (Some("helper"), None) => {
             return match stoq_ebpf::helper::serve_stdin() {
                 Ok(()) => ExitCode::SUCCESS,
@@ -114,7 +127,7 @@ fn main() -> ExitCode {
             };
         }
         (Some("owner"), Some(ports)) => {
-            owner::run(&ports);
+            owner::run(&ports, arguments.next());
             return ExitCode::SUCCESS;
         }
         (Some("powerless"), None) => {

@@ -41,6 +41,7 @@ pub(crate) enum Order {
     Validate(Vec<std::net::IpAddr>, u64),
     Counters,
     Status,
+    HandOver(u64),
     HasNone,
     HelperId,
     AttachItself,
@@ -48,10 +49,11 @@ pub(crate) enum Order {
 }
 
 /// The role: what the process does when it is started as one.
-pub(crate) fn run(ports: &str) {
+pub(crate) fn run(ports: &str, pins: Option<String>) {
     let mandate = Mandate {
         interfaces: [INTERFACE.to_owned()].into(),
         ports: ports.split(',').map(|port| port.parse().unwrap()).collect(),
+        pins: pins.map(Into::into),
     };
     let helper = Helper::spawn_self("helper", &mandate).unwrap();
     give_up_all().unwrap();
@@ -115,9 +117,12 @@ fn obey(limiter: &InKernel, order: Order) -> Answer {
         }
         Order::Counters => done(limiter.counters()),
         Order::Status => done(limiter.with_helper(Helper::status)),
+        Order::HandOver(for_ms) => {
+            done(limiter.with_helper(|helper| helper.hand_over(Duration::from_millis(for_ms))))
+        }
         Order::HasNone => done(has_none()),
         Order::AttachItself => done(
-            Attachment::attach(INTERFACE, Mode::Native, &Policy::default(), &[])
+            Attachment::attach(INTERFACE, Mode::Native, &Policy::default(), &[], None)
                 .map(|attachment| attachment.to_string()),
         ),
         Order::Bind(address) => bind(limiter, address),
@@ -162,6 +167,13 @@ impl Owner {
     pub(crate) fn start(inside: &Namespace, ports: &str) -> Self {
         let mut command = inside.command(&std::env::current_exe().unwrap());
         command.args(["owner", ports]);
+        Self::of(command)
+    }
+
+    /// As above, with a directory to hand the program over in.
+    pub(crate) fn start_with_pins(inside: &Namespace, ports: &str, pins: &Path) -> Self {
+        let mut command = inside.command(&std::env::current_exe().unwrap());
+        command.args(["owner", ports]).arg(pins);
         Self::of(command)
     }
 

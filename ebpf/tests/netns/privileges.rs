@@ -228,6 +228,7 @@ pub(crate) fn powerless() {
     let mandate = Mandate {
         interfaces: ["lo".to_owned(), INTERFACE.to_owned()].into(),
         ports: [443].into(),
+        pins: None,
     };
     let mut helper = Helper::spawn_self("helper", &mandate).unwrap();
     let id = helper.id();
