@@ -13,7 +13,7 @@ strip=${LLVM_STRIP:-llvm-strip-14}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-for name in xdp selector; do
+for name in xdp selector generator; do
     # -mcpu=v3: compare-and-swap. -g: the types of maps; what only debuggers read is stripped.
     "$clang" -target bpfel -mcpu=v3 -O2 -g -std=gnu11 -nostdinc \
         -Wall -Wextra -Werror \
@@ -30,7 +30,7 @@ done
 } >"$out/manifest.txt"
 
 if [[ ${1:-} == --check ]]; then
-    for file in xdp.o selector.o manifest.txt; do
+    for file in xdp.o selector.o generator.o manifest.txt; do
         cmp "$file" "$out/$file"
     done
     echo "the objects are what their sources make"

@@ -28,6 +28,7 @@ enum xdp_action {
     XDP_ABORTED = 0,
     XDP_DROP = 1,
     XDP_PASS = 2,
+    XDP_TX = 3,
 };
 
 struct xdp_md {

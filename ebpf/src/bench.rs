@@ -212,6 +212,14 @@ impl Bench {
         Ok((result.return_value.into(), result.duration))
     }
 
+    /// The program itself, for a measurement that attaches it.
+    pub fn program(&mut self) -> Result<&mut Xdp, BenchError> {
+        let program = self.bpf.program_mut(program::XDP);
+        Ok(program
+            .ok_or(BenchError::Missing(program::XDP))?
+            .try_into()?)
+    }
+
     /// What was counted for a reason, over all CPUs.
     pub fn counted(&self, reason: Reason) -> Result<Counter, BenchError> {
         let per_cpu = self.counters.get(&reason.number(), 0)?;

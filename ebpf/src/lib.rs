@@ -1,7 +1,7 @@
 //! Load shed at the NIC: an XDP program that knows QUIC, a selector of sockets, and a model of the first in Rust.
 //!
 //! The programs are restricted C in `bpf/`; their compiled objects are beside them and in [`object`]. What they and
-//! their loader agree on is [`abi`]. [`model`] gives the program's verdicts without a kernel, [`bench`] asks the program
+//! their loader agree on is [`abi`]. [`model`] gives the program's verdicts without a kernel, [`mod@bench`] asks the program
 //! itself without an interface, and [`selector`] is the second program.
 
 //!

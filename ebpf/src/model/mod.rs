@@ -4,7 +4,7 @@
 //! [`Model::datagram`] what a UDP socket gives. Tests hold it and the program to the same verdicts and reasons, packet by
 //! packet; that is what makes it good as the limiter of machines without BPF, and for judging a capture without privileges.
 //!
-//! The steps and their order are those of `bpf/xdp.c`, a file each: [`packet`](mod@packet) finds the transport header, `quic` says what needs
+//! The steps and their order are those of `bpf/xdp.c`, a file each: `packet` finds the transport header, `quic` says what needs
 //! no state, `budget` rations.
 //!
 //! One model is one CPU's view: it counts nothing and races with nobody.

@@ -6,6 +6,7 @@
 )]
 
 pub(crate) mod frame;
+pub(crate) mod generator;
 pub(crate) mod random;
 pub(crate) mod scene;
 pub(crate) mod steps;

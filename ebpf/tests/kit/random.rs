@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use stoq_ebpf::{
-    abi::{self, Control},
+    abi::{self, Budget, Control, GLOBALS},
     bench::FRAME_BYTES_MIN,
 };
 
@@ -19,6 +19,9 @@ use super::{
 
 /// Frames that may come again.
 const REMEMBERED: usize = 256;
+
+/// With this it is sources and prefixes that are over budget, for the budget of all is asked first.
+const ROOM_FOR_ALL: [Budget; GLOBALS as usize] = [Budget::NONE; GLOBALS as usize];
 
 pub(crate) struct Traffic {
     rng: StdRng,
@@ -48,10 +51,12 @@ impl Traffic {
 
     /// Ports, rules and settings to begin with.
     pub(crate) fn furnish(&self, judges: &mut [&mut dyn Judge]) {
+        let mut strict = Kind::Strict.settings();
+        strict.global = ROOM_FOR_ALL;
         for judge in judges {
             scene::furnish(*judge);
             judge.set_settings(0, &Kind::Usual.settings());
-            judge.set_settings(1, &Kind::Strict.settings());
+            judge.set_settings(1, &strict);
             judge.set_control(self.control());
         }
     }
@@ -99,6 +104,9 @@ impl Traffic {
                 };
                 let mut settings = kind.settings();
                 settings.hash_key[1] = self.rng.random();
+                if self.rng.random() {
+                    settings.global = ROOM_FOR_ALL;
+                }
                 let slot = self.rng.random_range(0..2);
                 judges
                     .iter_mut()
