@@ -216,7 +216,8 @@ impl Attachment {
         policy.check()?;
         let mut facts = Facts::gather(interface)?;
         let attached = facts.device.as_ref().and_then(|device| device.attached);
-        if let Some(pins) = pins.filter(|pins| pins.exists()) {
+        // An interface that is not there has no link, and what is no interface's name is no part of a path.
+        if let Some(pins) = pins.filter(|pins| facts.device.is_some() && pins.exists()) {
             handover::check(pins)?;
             let name = pins.join(interface);
             match (handover::find(&name)?, attached) {
@@ -255,7 +256,18 @@ impl Attachment {
             return Err(refuse(in_the_way));
         };
         let index = device.index;
-        let mut loaded = Loaded::new()?;
+        let mut loaded = Loaded::new().map_err(|error| {
+            // What was doubtful before is the likely reason now.
+            let doubts = report.findings.iter();
+            let doubts = doubts.filter(|finding| finding.weight == Weight::Warns);
+            let said: Vec<String> = doubts.map(ToString::to_string).collect();
+            match error {
+                AttachError::Load(error) if !said.is_empty() => {
+                    AttachError::Load(format!("{error} ({})", said.join("; ")))
+                }
+                error => error,
+            }
+        })?;
         loaded.furnish(policy, rules)?;
         for mode in open {
             match loaded.attach(index, mode) {

@@ -319,7 +319,7 @@ pub enum Treatment {
     Allow,
     /// They are dropped.
     Deny,
-    /// They have the budgets of this profile of [`Policy::profiles`].
+    /// They have the budgets of this profile of [`Policy::profiles`]; a number that there is not counts as 0.
     Profile(u8),
 }
 

@@ -141,7 +141,8 @@ impl Helper {
     ///
     /// # Errors
     ///
-    /// Where something is enabled already, nothing that was wished for works here, or the mandate does not have it.
+    /// Where something is enabled already, nothing that was wished for works here, or the mandate does not have it. After
+    /// [`HelperError::Silent`] it may yet be enabled: [`disable`](Self::disable) settles it.
     pub fn enable(
         &mut self,
         interface: &str,

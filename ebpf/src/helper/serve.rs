@@ -25,7 +25,7 @@ use crate::{
     maps::MapsError,
     policy::{Policy, RuleEdit},
     privileges::{OF_THE_HELPER, PrivilegeError, keep_only},
-    probe::{Mode, Report},
+    probe::{Facts, Mode, judge},
 };
 
 /// How long the first request, the mandate, may be in coming: the edge sends it as it starts the helper.
@@ -371,10 +371,16 @@ impl Server {
 
     fn probe(&self, interface: &str, wish: Mode) -> Result<Answer, Refusal> {
         self.covers(interface)?;
-        match Report::of(interface, wish) {
-            Ok(report) => Ok(Answer::Probed(Box::new(report))),
-            Err(error) => Err(refused(Why::Machine, error.to_string())),
+        let mut facts =
+            Facts::gather(interface).map_err(|error| refused(Why::Machine, error.to_string()))?;
+        // Its own program is in nobody's way: it would be replaced.
+        let own = self.held.as_ref().map(|(held, _)| held.program_id());
+        if let Some(device) = &mut facts.device {
+            device.attached = device
+                .attached
+                .filter(|attached| Some(attached.program) != own);
         }
+        Ok(Answer::Probed(Box::new(judge(facts, wish))))
     }
 
     fn enable(
@@ -390,6 +396,12 @@ impl Server {
         self.allowed(policy)?;
         if rules.len() > EDITS_MAX {
             return Err(too_many());
+        }
+        if wish == Mode::UserSpace {
+            return Err(refused(
+                Why::Malformed,
+                "nothing is enabled for the limiter in user space: it needs no helper",
+            ));
         }
         if let Some((attachment, _)) = &self.held {
             return Err(refused(

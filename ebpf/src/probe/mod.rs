@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::facts::{Attached, Device, Facts, How};
 
-/// The first kernel with all that the program calls. Links that are gone when their owner is came earlier (5.9), as did
-/// maps that are not charged to `RLIMIT_MEMLOCK` (5.11).
+/// The first kernel with all that the program calls. One that calls itself older may have it brought in by its distributor,
+/// so an attempt is made, and a warning given.
 pub const KERNEL_MIN: (u32, u32) = (5, 18);
+/// Before this one maps are charged to `RLIMIT_MEMLOCK`, and before 5.9 a program can outlive its owner: refused.
+const KERNEL_REFUSED_BELOW: (u32, u32) = (5, 11);
 
 /// Drivers give a program one page a packet. 4,096 bytes, less 256 of headroom, 320 for the kernel's own record behind
 /// the packet, and 14 of Ethernet header.
@@ -203,11 +205,15 @@ fn of_the_machine(facts: &Facts) -> Vec<Finding> {
     let (major, minor) = KERNEL_MIN;
     match release(&facts.kernel) {
         Some(version) if version >= KERNEL_MIN => {}
-        Some(_) => found.push(finding(
-            Weight::Refuses,
+        Some(version) => found.push(finding(
+            if version < KERNEL_REFUSED_BELOW {
+                Weight::Refuses
+            } else {
+                Weight::Warns
+            },
             BOTH,
             format!(
-                "kernel {}: it has not all that the program calls",
+                "kernel {}: it has not all that the program calls, unless its distributor brought it in",
                 facts.kernel
             ),
             Some(format!("run Linux {major}.{minor} or later")),
@@ -466,6 +472,15 @@ mod tests {
                 "{fix}: {report}"
             );
         }
+    }
+
+    #[test]
+    fn a_kernel_that_may_have_been_brought_up_to_date_is_tried() {
+        let mut facts = good();
+        facts.kernel = "5.14.0-503.el9.x86_64".to_owned();
+        let report = judge(facts, Mode::Native);
+        assert_eq!(report.would, Mode::Native);
+        assert_eq!(report.findings[0].weight, Weight::Warns, "{report}");
     }
 
     #[test]

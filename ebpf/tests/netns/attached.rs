@@ -11,7 +11,7 @@ use rustix::process::{Signal, kill_process};
 use stoq_ebpf::{
     Facts, How, Limits, Mode, Policy, Port, Profile, Rate, RuleEdit, SHED_ALL, Treatment,
     abi::Reason,
-    helper::{Held, Status},
+    helper::{Held, Sample, Status},
 };
 
 use crate::{
@@ -227,6 +227,14 @@ pub(crate) fn deny_and_allow_work_for_both_families() {
     let counters = owner.counters();
     assert!(counters.of(Reason::Denied).packets >= 4, "{counters:?}");
     assert!(counters.of(Reason::Allowed).packets >= 2, "{counters:?}");
+    // The first packet that a reason drops makes an event, on each processor.
+    let events: Vec<Sample> = owner.ask(&Order::Events).unwrap();
+    let denied = events
+        .iter()
+        .find(|event| event.reason == Reason::Denied.word())
+        .unwrap();
+    assert_eq!(denied.source.ip(), CLIENT_V4.parse::<IpAddr>().unwrap());
+    assert_eq!((denied.port, denied.spared), (OURS, false));
 }
 
 pub(crate) fn a_validated_source_gets_in_while_newcomers_are_shed() {

@@ -93,6 +93,10 @@ const NEED_ROOT: &[(&str, Test)] = &[
         privileges::the_helper_does_nothing_beyond_its_mandate,
     ),
     (
+        "a_selector_that_was_loaded_before_goes_on_without_privileges",
+        privileges::a_selector_that_was_loaded_before_goes_on_without_privileges,
+    ),
+    (
         "both_limiters_judge_the_same_datagrams_alike",
         vectors::both_limiters_judge_the_same_datagrams_alike,
     ),
@@ -128,6 +132,10 @@ fn main() -> ExitCode {
         }
         (Some("owner"), Some(ports)) => {
             owner::run(&ports, arguments.next());
+            return ExitCode::SUCCESS;
+        }
+        (Some("steerer"), None) => {
+            privileges::steerer();
             return ExitCode::SUCCESS;
         }
         (Some("powerless"), None) => {

@@ -41,6 +41,7 @@ pub(crate) enum Order {
     Validate(Vec<std::net::IpAddr>, u64),
     Counters,
     Status,
+    Events,
     HandOver(u64),
     HasNone,
     HelperId,
@@ -117,6 +118,7 @@ fn obey(limiter: &InKernel, order: Order) -> Answer {
         }
         Order::Counters => done(limiter.counters()),
         Order::Status => done(limiter.with_helper(Helper::status)),
+        Order::Events => done(limiter.with_helper(Helper::events)),
         Order::HandOver(for_ms) => {
             done(limiter.with_helper(|helper| helper.hand_over(Duration::from_millis(for_ms))))
         }

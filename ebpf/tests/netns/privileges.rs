@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
+    net::{SocketAddr, UdpSocket},
     os::fd::{AsFd as _, OwnedFd},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,9 +14,13 @@ use rustix::net::{
     SocketType, recv, send, sendmsg, socketpair,
 };
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use stoq_ebpf::{
-    Mode, Policy, Port, give_up_all, has_none,
+    Mode, Policy, Port,
+    abi::{ABI_VERSION, Route, Steer, Steering},
+    give_up_all, has_none,
     helper::{Held, Helper, HelperError, Mandate, Why},
+    selector::Selector,
 };
 
 use crate::{
@@ -248,4 +253,55 @@ pub(crate) fn powerless() {
     assert_eq!(helper.status().unwrap().held, None);
     drop(helper);
     assert!(is_gone(id));
+}
+
+pub(crate) fn a_selector_that_was_loaded_before_goes_on_without_privileges() {
+    let status = Command::new("/proc/self/exe")
+        .arg("steerer")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// The role: a process that loads the selector, gives up every capability, and then uses it.
+pub(crate) fn steerer() {
+    let mut selector = Selector::load().unwrap();
+    give_up_all().unwrap();
+    let group = || {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket
+    };
+    let first = group();
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    first.bind(&any.into()).unwrap();
+    let address = first.local_addr().unwrap();
+    let second = group();
+    second.bind(&address).unwrap();
+    selector.attach(&first).unwrap();
+    selector.set_socket(0, &first).unwrap();
+    selector.set_socket(1, &second).unwrap();
+    selector
+        .steer(Steering {
+            abi: ABI_VERSION,
+            current: 0,
+            route: [
+                Route {
+                    base: 0,
+                    workers: 2,
+                },
+                Route::default(),
+                Route::default(),
+                Route::default(),
+            ],
+            cid_key: [[0; 2]; 4],
+        })
+        .unwrap();
+    let sender = UdpSocket::bind(any).unwrap();
+    sender
+        .send_to(&crate::lab::initial(1), address.as_socket().unwrap())
+        .unwrap();
+    wait_for("the selector to have chosen", || {
+        selector.steered(Steer::ByHash).unwrap() == 1
+    });
 }
