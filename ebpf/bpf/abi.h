@@ -36,7 +36,8 @@ typedef long long s64;
 #define PREFIX_CELLS 32768
 /* Rows of a sketch. A packet is over budget only where both of its cells are. */
 #define SKETCH_ROWS 2
-/* 8 MiB. At 200,000 spoofed Initials a second 83 % of the entries live through the second until a client repeats. */
+/* 4 bytes each, 4 MiB. At 200,000 spoofed Initials a second 83 % of the entries live through the second until a client
+ * repeats. */
 #define GREYLIST_CELLS 1048576
 /* Bytes of the ring of events; about 4,000 events wait, then they are lost and counted. */
 #define EVENTS_BYTES 262144
@@ -101,9 +102,13 @@ typedef long long s64;
 /* The same at a port whose IDs are not keyed and may be empty, and RFC 9000, section 10.3: the shortest reset. */
 #define SHORT_ANY_BYTES_MIN 21
 
-/* A client that heard nothing repeats its Initial after a second or less (RFC 9002, section 6.2.2); a spoofer does not. */
-#define GREYLIST_MIN_MS 200
-#define GREYLIST_MAX_MS 4000
+/* A client that heard nothing repeats its Initial after a second or less (RFC 9002, section 6.2.2); a spoofer does not. Time
+ * is counted in units of 2^25 ns, which are 34 ms: 0.2 s to 4 s. */
+#define GREYLIST_SHIFT 25
+#define GREYLIST_UNITS_MIN 6
+#define GREYLIST_UNITS_MAX 119
+/* Low bits of a cell that hold the time: it comes round after 137 s. The others hold what is left of the hash. */
+#define GREYLIST_TIME_BITS 12
 
 /* Sockets of one process in a group: six bits of an ID's first byte. */
 #define WORKERS_MAX 64
@@ -188,7 +193,7 @@ struct event {
 _Static_assert(sizeof(struct event) == 40, "event");
 
 /* Maps `sources`, `prefixes`: arrays of u64, (class * SKETCH_ROWS + row) * cells + place. `globals`: GLOBALS of u64.
- * `greylist`: array of u64, (high half of a hash) << 32 | when, ms. `ports`: array of PORTS_MAX u32. */
+ * `greylist`: array of GREYLIST_CELLS / 2 u64, each two cells: bits 28 to 47 of a hash, then the time. `ports`: array of PORTS_MAX u32. */
 
 /* Why a packet passed or was dropped; the verdict follows from the reason. X(name, number) */
 #define REASON_LIST(X)                                                                             \

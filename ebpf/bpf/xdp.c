@@ -20,7 +20,7 @@ MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS + 1, u32, struct counter);
 MAP(sources, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * SOURCE_CELLS, u32, u64);
 MAP(prefixes, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * PREFIX_CELLS, u32, u64);
 MAP(globals, BPF_MAP_TYPE_ARRAY, GLOBALS, u32, u64);
-MAP(greylist, BPF_MAP_TYPE_ARRAY, GREYLIST_CELLS, u32, u64);
+MAP(greylist, BPF_MAP_TYPE_ARRAY, GREYLIST_CELLS / 2, u32, u64);
 
 MAP_WITH_FLAGS(rules_v4, BPF_MAP_TYPE_LPM_TRIE, RULES_MAX, struct key_v4, struct rule, BPF_F_NO_PREALLOC);
 MAP_WITH_FLAGS(rules_v6, BPF_MAP_TYPE_LPM_TRIE, RULES_MAX, struct key_v6, struct rule, BPF_F_NO_PREALLOC);
@@ -125,22 +125,25 @@ NOINLINE int is_validated(const struct packet *p)
     return until && p->now_ns < *until;
 }
 
-/* Whether the same source sent an Initial to the same ID GREYLIST_MIN_MS to GREYLIST_MAX_MS ago, as a client does that was
- * not answered, and the budget for those has room. Remembers the packet otherwise. `hash` is of source and ID. */
+/* Whether the same source sent an Initial to the same ID a while ago, as a client does that was not answered, and the budget for
+ * those has room. Remembers the packet otherwise. `hash` is of source and ID. */
 NOINLINE int is_retransmission(const struct packet *p, u64 hash)
 {
-    u32 place = (u32)hash & (GREYLIST_CELLS - 1), now_ms = (u32)(p->now_ns / 1000000), age_ms;
-    u64 *cell = map_lookup(&greylist, &place), then;
+    const u32 time_mask = (1 << GREYLIST_TIME_BITS) - 1;
+    u32 place = (u32)hash & (GREYLIST_CELLS - 1), pair = place >> 1;
+    u32 now = (u32)(p->now_ns >> GREYLIST_SHIFT) & time_mask, mark = (u32)(hash >> 28) << GREYLIST_TIME_BITS, then, age;
+    volatile u32 *cell = map_lookup(&greylist, &pair);
 
     if (!cell)
         return 0;
-    then = READ(*cell);
-    age_ms = now_ms - (u32)then;
-    if (then >> 32 != hash >> 32 || age_ms > GREYLIST_MAX_MS) {
-        *(volatile u64 *)cell = (hash >> 32 << 32) | now_ms;
+    cell += place & 1;
+    then = *cell;
+    age = (now - then) & time_mask;
+    if ((then & ~time_mask) != mark || age > GREYLIST_UNITS_MAX) {
+        *cell = mark | now;
         return 0;
     }
-    return age_ms >= GREYLIST_MIN_MS && has_room(p, CLASS_RETRANSMISSION, 1);
+    return age >= GREYLIST_UNITS_MIN && has_room(p, CLASS_RETRANSMISSION, 1);
 }
 
 /* Whether a packet of this class is within its budgets. What all share is asked first: it is one cell, and in a flood of spoofed

@@ -34,7 +34,7 @@ pub mod map {
     pub const PREFIXES: &str = "prefixes";
     /// Array of [`GLOBALS`](super::GLOBALS) `u64`.
     pub const GLOBALS: &str = "globals";
-    /// Array of [`GREYLIST_CELLS`](super::GREYLIST_CELLS) `u64`.
+    /// Array of half of [`GREYLIST_CELLS`](super::GREYLIST_CELLS) `u64`, each two cells.
     pub const GREYLIST: &str = "greylist";
 
     /// Of the selector: array of one [`Steering`](super::Steering).
@@ -82,7 +82,7 @@ constants! {
     PREFIX_CELLS: u32 = 32_768;
     /// Rows of a sketch.
     SKETCH_ROWS: u32 = 2;
-    /// Cells of the greylist; 8 MiB.
+    /// Cells of the greylist, of four bytes; 4 MiB.
     GREYLIST_CELLS: u32 = 1_048_576;
     /// Bytes of the ring of events.
     EVENTS_BYTES: u32 = 262_144;
@@ -159,10 +159,14 @@ constants! {
     SHORT_BYTES_MIN: u32 = 33;
     /// Least payload of a datagram that begins with a short header where IDs are not keyed, bytes.
     SHORT_ANY_BYTES_MIN: u32 = 21;
-    /// A repeated Initial counts from this age of its first on, ms.
-    GREYLIST_MIN_MS: u32 = 200;
-    /// A repeated Initial counts up to this age, ms.
-    GREYLIST_MAX_MS: u32 = 4000;
+    /// The greylist's unit of time is 2 to the power of this, ns: 34 ms.
+    GREYLIST_SHIFT: u32 = 25;
+    /// A repeated Initial counts from this age of its first on, units: 0.2 s.
+    GREYLIST_UNITS_MIN: u32 = 6;
+    /// A repeated Initial counts up to this age, units: 4 s.
+    GREYLIST_UNITS_MAX: u32 = 119;
+    /// Low bits of a cell that hold the time.
+    GREYLIST_TIME_BITS: u32 = 12;
     /// Sockets of one process in a group.
     WORKERS_MAX: u32 = 64;
     /// Slots of the map of sockets.

@@ -1,9 +1,9 @@
 //! What a dropped packet costs where it arrives: two network namespaces, a veth pair, and the kernel as generator.
 //!
-//! `cargo run --release -p stoq-ebpf --example live [PACKETS_A_SECOND [SECONDS]]`, as root, with `ip`, `ethtool` and `nft`; by
-//! default 200,000 for 3 s. The receiving interface's NAPI is a kernel thread of its own, so what it spends can be read: that, and what the
-//! process that holds the socket spends, divided by the packets that came to the end the line names. The generator is on
-//! another CPU and in no figure.
+//! `cargo run --release -p stoq-ebpf --example live [PACKETS]`, as root, with `ip`, `ethtool` and `nft`; by default 3,000,000 a line, as
+//! fast as the kernel makes them. The receiving interface's NAPI is a kernel thread of its own, so what it spends can be read:
+//! that, and what the process that holds the socket spends, divided by the packets that arrived, dropped at a full socket or not. The
+//! generator is on another CPU and in no figure; what it sends beyond the interface's ring is lost there and arrives nowhere.
 //!
 //! Not in the figures: what a hardware driver spends, which veth does not have.
 
@@ -24,7 +24,7 @@ use std::{
 use aya::programs::xdp::XdpMode;
 use kit::{
     frame::{Packet, initial, short},
-    generator::{BATCH, Generator, Vary},
+    generator::{Generator, Vary},
     scene::{self, Kind, PUBLIC},
 };
 use stoq_ebpf::{
@@ -107,23 +107,17 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["generate", interface, traffic, rate, seconds] => {
-            generate(
-                interface,
-                traffic,
-                rate.parse().unwrap(),
-                seconds.parse().unwrap(),
-            );
+        ["generate", interface, traffic, packets] => {
+            generate(interface, traffic, packets.parse().unwrap());
         }
         ["xdp", interface, reason] => xdp(
             interface,
             Reason::from_number(reason.parse().unwrap()).unwrap(),
         ),
         ["socket"] => socket(),
-        [] => measure("200000", "3"),
-        [rate] => measure(rate, "3"),
-        [rate, seconds] => measure(rate, seconds),
-        _ => panic!("live [PACKETS_A_SECOND [SECONDS]]"),
+        [] => measure("3000000"),
+        [packets] => measure(packets),
+        _ => panic!("live [PACKETS]"),
     }
 }
 
@@ -167,26 +161,16 @@ fn frame(traffic: &str) -> (Vec<u8>, Vary) {
     (bytes, vary)
 }
 
-/// Sends at a rate, a batch whenever one is due.
-fn generate(interface: &str, traffic: &str, rate: u32, seconds: u32) {
+/// Sends them all in one run: each run has pools of pages to make and to clear.
+fn generate(interface: &str, traffic: &str, packets: u32) {
     let (frame, vary) = frame(traffic);
     let generator = Generator::load(vary);
     let index = fs::read_to_string(format!("/sys/class/net/{interface}/ifindex")).unwrap();
     let index = index.trim().parse().unwrap();
+    println!("ready");
     let begun = Instant::now();
-    let batches = rate * seconds / BATCH;
-    for batch in 0..batches {
-        let due = Duration::from_secs(1) * BATCH * batch / rate;
-        while begun.elapsed() < due {
-            std::hint::spin_loop();
-        }
-        generator.send(index, &frame, BATCH);
-    }
-    println!(
-        "{} {}",
-        u64::from(batches) * u64::from(BATCH),
-        begun.elapsed().as_millis()
-    );
+    generator.send(index, &frame, packets);
+    println!("{}", begun.elapsed().as_millis());
 }
 
 // ---- in the receiving namespace
@@ -321,6 +305,20 @@ impl Namespaces {
             .unwrap()
     }
 
+    /// What the stack got from the interface.
+    fn arrived(&self) -> u64 {
+        let Self {
+            receiver,
+            interface,
+            ..
+        } = self;
+        let file = format!("/sys/class/net/{interface}/statistics/rx_packets");
+        run(&format!("ip netns exec {receiver} cat {file}"))
+            .trim()
+            .parse()
+            .unwrap()
+    }
+
     /// Makes the receiving NAPI a thread on its CPU, and finds it.
     fn napi(&self) -> String {
         let Self {
@@ -359,9 +357,10 @@ impl Drop for Namespaces {
     }
 }
 
-fn measure(rate: &str, seconds: &str) {
-    println!("{rate} packets a second of 1242 bytes for {seconds} s\n");
-    println!("| where it ends | CPU ns a packet | packets | sent |\n|---|---|---|---|");
+fn measure(packets: &str) {
+    println!("{packets} frames of 1242 bytes\n");
+    println!("| where they end | CPU ns a packet | arrived | of these a second | ended there |");
+    println!("|---|---|---|---|---|");
     for case in CASES {
         let spaces = Namespaces::make();
         let receiver = &spaces.receiver;
@@ -399,38 +398,43 @@ fn measure(rate: &str, seconds: &str) {
             (Receiver::Socket, Some(child)) => process_cpu_ns(child.id()),
             _ => 0,
         };
-        let before = spent(reader_ns(&child));
         let mut generator = spaces.child(
             &spaces.sender,
             GENERATOR_CPU,
-            &["generate", &spaces.peer, case.traffic, rate, seconds],
+            &["generate", &spaces.peer, case.traffic, packets],
         );
-        let mut said = String::new();
-        generator
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut said)
-            .unwrap();
-        assert!(generator.wait().unwrap().success());
-        let sent = said.split_whitespace().next().unwrap();
+        let mut said = BufReader::new(generator.stdout.take().unwrap()).lines();
+        assert_eq!(said.next().unwrap().unwrap(), "ready");
+        let before = spent(reader_ns(&child));
+        let took_ms: u64 = said.next().unwrap().unwrap().parse().unwrap();
         let after = spent(reader_ns(&child));
-        let ended: u64 = match (&mut child, &mut lines) {
+        assert!(generator.wait().unwrap().success());
+        let (ended, arrived): (u64, u64) = match (&mut child, &mut lines) {
             (Some(child), Some(lines)) => {
                 drop(child.stdin.take());
                 let line = lines.next().unwrap().unwrap();
                 child.wait().unwrap();
-                line.split(' ').next().unwrap().parse().unwrap()
+                let (ended, all) = line.split_once(' ').unwrap();
+                let arrived = match case.receiver {
+                    Receiver::Xdp(_) => all.parse().unwrap(),
+                    Receiver::Nft(_) | Receiver::Socket => spaces.arrived(),
+                };
+                (ended.parse().unwrap(), arrived)
             }
             _ => {
                 let rules = run(&format!("ip netns exec {receiver} nft list ruleset"));
                 let (_, rest) = rules.split_once("packets ").unwrap();
-                rest.split(' ').next().unwrap().parse().unwrap()
+                (
+                    rest.split(' ').next().unwrap().parse().unwrap(),
+                    spaces.arrived(),
+                )
             }
         };
-        let each = (after - before).checked_div(ended);
-        let each = each.map_or_else(|| "none came".to_owned(), |ns| ns.to_string());
-        println!("| {} | {each} | {ended} | {sent} |", case.name);
+        let or_none =
+            |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |it| it.to_string());
+        let each = or_none((after - before).checked_div(arrived));
+        let rate = or_none((arrived * 1000).checked_div(took_ms));
+        println!("| {} | {each} | {arrived} | {rate} | {ended} |", case.name);
     }
 }
 

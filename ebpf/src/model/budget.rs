@@ -6,7 +6,10 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use crate::abi::{Budget, CLASSES, GREYLIST_CELLS, GREYLIST_MAX_MS, GREYLIST_MIN_MS, SKETCH_ROWS};
+use crate::abi::{
+    Budget, CLASSES, GREYLIST_CELLS, GREYLIST_SHIFT, GREYLIST_TIME_BITS, GREYLIST_UNITS_MAX,
+    GREYLIST_UNITS_MIN, SKETCH_ROWS,
+};
 
 /// Places in tables: SipHash-1-3, keyed so that nobody outside can aim at a cell.
 fn hash(key: [u64; 2], words: &[u64]) -> u64 {
@@ -103,10 +106,13 @@ impl Cells {
     }
 }
 
-/// Initials without token that were refused: half of their hash, and when.
+/// Initials without token that were refused: what is left of their hash, and when.
 pub(super) struct Greylist {
-    cells: Vec<u64>,
+    cells: Vec<u32>,
 }
+
+/// Of a cell.
+const TIME_MASK: u32 = (1 << GREYLIST_TIME_BITS) - 1;
 
 impl Greylist {
     pub(super) fn new() -> Self {
@@ -115,26 +121,25 @@ impl Greylist {
         }
     }
 
-    /// Whether what has this hash came [`GREYLIST_MIN_MS`] to [`GREYLIST_MAX_MS`] ago. Remembers it unless it came within
-    /// that time.
+    /// Whether what has this hash came [`GREYLIST_UNITS_MIN`] to [`GREYLIST_UNITS_MAX`] ago. Remembers it unless it came
+    /// within that time.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "of hash and time the bits that a cell holds"
+    )]
     pub(super) fn came_before(&mut self, hash: u64, now_ns: u64) -> bool {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "ages are differences modulo 2³²"
-        )]
-        let now_ms = (now_ns / 1_000_000) as u32;
-        #[expect(clippy::cast_possible_truncation, reason = "below 2²⁰")]
+        let now = (now_ns >> GREYLIST_SHIFT) as u32 & TIME_MASK;
+        let mark = ((hash >> 28) as u32) << GREYLIST_TIME_BITS;
         let place = (hash & u64::from(GREYLIST_CELLS - 1)) as usize;
         let Some(cell) = self.cells.get_mut(place) else {
             return false;
         };
-        #[expect(clippy::cast_possible_truncation, reason = "the low half is the time")]
-        let age_ms = now_ms.wrapping_sub(*cell as u32);
-        if *cell >> 32 != hash >> 32 || age_ms > GREYLIST_MAX_MS {
-            *cell = (hash >> 32 << 32) | u64::from(now_ms);
+        let age = now.wrapping_sub(*cell) & TIME_MASK;
+        if *cell & !TIME_MASK != mark || age > GREYLIST_UNITS_MAX {
+            *cell = mark | now;
             return false;
         }
-        age_ms >= GREYLIST_MIN_MS
+        age >= GREYLIST_UNITS_MIN
     }
 }
 
@@ -207,11 +212,12 @@ mod tests {
         let mut greylist = Greylist::new();
         let hash = 0xdead_beef_0123_4567;
         let mut at_ms = |ms: u64| greylist.came_before(hash, SECOND_NS + ms * 1_000_000);
+        // To the unit of 34 ms.
         assert!(!at_ms(0));
-        assert!(!at_ms(199));
-        assert!(at_ms(200));
-        assert!(at_ms(4000));
-        assert!(!at_ms(4001), "forgotten, and remembered anew");
-        assert!(at_ms(4201));
+        assert!(!at_ms(166));
+        assert!(at_ms(234));
+        assert!(at_ms(3959));
+        assert!(!at_ms(4034), "forgotten, and remembered anew");
+        assert!(at_ms(4034 + 234));
     }
 }

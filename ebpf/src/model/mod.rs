@@ -42,7 +42,7 @@ pub struct Full {
     pub max: u32,
 }
 
-/// What the program's maps hold, and its verdicts. 20.5 MiB of cells, whatever the number of sources; besides them the rules,
+/// What the program's maps hold, and its verdicts. 16.5 MiB of cells, whatever the number of sources; besides them the rules,
 /// and up to [`VALIDATED_MAX`] validated sources.
 pub struct Model {
     settings: [Option<Box<Settings>>; SETTINGS_SLOTS as usize],

@@ -147,7 +147,7 @@ pub(super) fn mercy(s: &mut Script) {
         "192.0.2.10",
         &long(0x1a2a_3a4a, 2, &[2; 8], &[7; 8], None, 1200),
     );
-    s.after(199);
+    s.after(160);
     s.udp(
         Reason::Shed,
         "repeated too early",
@@ -160,7 +160,7 @@ pub(super) fn mercy(s: &mut Script) {
         "192.0.2.11",
         &newcomer(1),
     );
-    s.after(1);
+    s.after(80);
     s.udp(
         Reason::Retransmission,
         "repeated",
@@ -173,14 +173,14 @@ pub(super) fn mercy(s: &mut Script) {
         "192.0.2.10",
         &newcomer(3),
     );
-    s.after(3_799);
+    s.after(3_700);
     s.udp(
         Reason::Retransmission,
         "repeated for nearly four seconds",
         "192.0.2.10",
         &newcomer(1),
     );
-    s.after(2);
+    s.after(120);
     s.udp(
         Reason::Shed,
         "repeated after four seconds",
