@@ -201,7 +201,7 @@ impl Attachment {
     /// With `pins`, a directory on a BPF file system, a program that another process handed over there is taken over in the
     /// mode it has; sources that completed a handshake are not, and are entered anew as they do.
     ///
-    /// Loading takes some 26 MiB of the kernel's memory and up to a second.
+    /// Loading takes some 22 MiB of the kernel's memory and up to a second.
     ///
     /// # Errors
     ///

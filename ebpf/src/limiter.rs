@@ -158,7 +158,7 @@ impl Limiter for InKernel {
     }
 }
 
-/// The program's model at the endpoint's socket. 20.5 MiB, and what rules and sources take.
+/// The program's model at the endpoint's socket. As large as a [`Model`], and what rules and sources take.
 ///
 /// One for all workers, behind one lock: budgets hold for the node as they do in the kernel.
 #[derive(Debug)]
