@@ -248,6 +248,16 @@ impl Attachment {
             }
         }
         in_the_way.dedup();
+        if wish == Mode::UserSpace {
+            in_the_way.push(Finding {
+                weight: Weight::Refuses,
+                modes: vec![Mode::Native, Mode::Generic],
+                what:
+                    "neither was wished for, and the limiter in user space is attached to nothing"
+                        .to_owned(),
+                fix: None,
+            });
+        }
         let refuse = |reasons| AttachError::Refused {
             interface: interface.to_owned(),
             reasons,
@@ -325,8 +335,12 @@ impl Attachment {
         let mut loaded = Loaded::new()?;
         loaded.furnish(policy, rules)?;
         let link = loaded.take_over(link)?;
-        // From here on the link is held by this process and, until it looks, by the one before.
-        fs::remove_file(name)?;
+        // From here on the link is held by this process and, until it looks, by the one before, which may just have taken
+        // the name back.
+        match fs::remove_file(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         let program = link
             .info()
             .map_err(|error| AttachError::Load(said(&error)))?

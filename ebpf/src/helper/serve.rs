@@ -397,12 +397,6 @@ impl Server {
         if rules.len() > EDITS_MAX {
             return Err(too_many());
         }
-        if wish == Mode::UserSpace {
-            return Err(refused(
-                Why::Malformed,
-                "nothing is enabled for the limiter in user space: it needs no helper",
-            ));
-        }
         if let Some((attachment, _)) = &self.held {
             return Err(refused(
                 Why::Order,
@@ -484,6 +478,13 @@ impl Server {
         }
         bound(protocol, address, shared, only_v6)
             .map_err(|error| refused(Why::Machine, format!("{address}: {error}")))
+    }
+}
+
+/// A name must not outlive who offered it, except where that one was killed.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.take_back_offer();
     }
 }
 

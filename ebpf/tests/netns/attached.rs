@@ -455,9 +455,13 @@ pub(crate) fn a_hand_over_that_nobody_comes_for_is_taken_back() {
     assert!(pins.has_one());
     wait_for("the name to be taken away", || !pins.has_one());
     assert_eq!(lab.attached().unwrap().program, held.program);
+    // Nor does a name outlive an owner that is killed while it is there.
+    owner.do_it(&Order::HandOver(60_000));
+    assert!(pins.has_one());
     let killed = Instant::now();
     drop(owner);
     assert!(lab.wait_until_bare(killed) < Duration::from_secs(1));
+    assert!(!pins.has_one());
 }
 
 pub(crate) fn what_a_crash_left_over_is_taken_over_by_the_next_start() {
