@@ -148,7 +148,7 @@ NOINLINE int is_retransmission(const struct packet *p, u64 hash)
 
 /* Whether a packet of this class is within its budgets. What all share is asked first: it is one cell, and in a flood of spoofed
  * sources it is what refuses, before their cells are touched, of which none is in the cache. */
-INLINE u32 ration(const struct packet *p, u32 class, u32 profile)
+INLINE u32 ration(struct packet *p, u32 class, u32 profile)
 {
     const struct settings *settings = p->settings;
     int is_newcomer = class == CLASS_INITIAL;
@@ -157,6 +157,9 @@ INLINE u32 ration(const struct packet *p, u32 class, u32 profile)
 
     if (class >= CLASSES || profile >= PROFILES)
         return PASS_OFF;
+    /* What needed no state was told from the last tick. */
+    if (testing != TESTING_REPLAY)
+        p->now_ns = monotonic_ns();
     if (is_newcomer && p->shed) {
         hash = sip13_of_id(settings->hash_key, p->source, p->id);
         /* The bits that name no place in the greylist, else part of it would stay empty. */
@@ -218,7 +221,7 @@ INLINE u32 consult(struct packet *p)
     if (!p->settings || p->settings->abi != ABI_VERSION)
         return PASS_OFF;
     if (testing != TESTING_REPLAY)
-        p->now_ns = clock_monotonic_ns();
+        p->now_ns = monotonic_coarse_ns();
     age_ns = p->now_ns > heartbeat_ns ? p->now_ns - heartbeat_ns : heartbeat_ns - p->now_ns;
     return age_ns > p->settings->heartbeat_max_ns ? PASS_STALE : PASS_NOT_OURS;
 }

@@ -28,7 +28,9 @@ use kit::{
     scene::{self, Kind, PUBLIC},
 };
 use stoq_ebpf::{
-    abi::{Budget, CLASS_INITIAL, Control, FLAG_RULES_V4, FLAG_RULES_V6, Reason},
+    abi::{
+        Budget, CLASS_INITIAL, CLASS_RETRANSMISSION, Control, FLAG_RULES_V4, FLAG_RULES_V6, Reason,
+    },
     bench::{Bench, Mode},
 };
 
@@ -194,6 +196,7 @@ fn xdp(interface: &str, reason: Reason) {
     if reason != Reason::Denied {
         settings.flags &= !(FLAG_RULES_V4 | FLAG_RULES_V6);
     }
+    settings.global[CLASS_RETRANSMISSION as usize] = Budget::per_second(0, 0);
     settings.global[CLASS_INITIAL as usize] = Budget::per_second(1, 1);
     bench.set_settings(0, &settings).unwrap();
     let shed = if reason == Reason::Shed { 65_536 } else { 0 };

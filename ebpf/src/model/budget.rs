@@ -183,7 +183,6 @@ mod tests {
 
     /// Ten million sources at an even rate, and a client that keeps to a sixth of its budget.
     #[test]
-    #[ignore = "10⁷ sources in a debug build: a minute"]
     fn ten_million_sources_cost_a_modest_client_less_than_one_packet_in_a_hundred() {
         let budget = Budget::per_second(30, 60);
         let mut cells = Cells::new(crate::abi::SOURCE_CELLS);
