@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use integration::{
-    Answer, Client, Cluster, EdgeNode, Origin, Running, Version, body, until,
-};
+use integration::{Answer, Client, Cluster, EdgeNode, Origin, Running, Version, body, until};
 
 const SIZE: usize = 8 << 20;
 
