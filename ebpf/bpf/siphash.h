@@ -74,15 +74,4 @@ NOINLINE u64 sip13(const u64 *key, u64 word)
     return sip_end(&s, 8, 1, 3);
 }
 
-/* SipHash-1-3 of 32 bytes: a source and a connection ID of at most 24 bytes, zeroes after it. */
-NOINLINE u64 sip13_of_id(const u64 *key, u64 source, const u64 *id)
-{
-    struct sip s = sip_begin(key);
-    sip_word(&s, source, 1);
-    sip_word(&s, id[0], 1);
-    sip_word(&s, id[1], 1);
-    sip_word(&s, id[2], 1);
-    return sip_end(&s, 32, 1, 3);
-}
-
 #endif

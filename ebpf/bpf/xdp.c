@@ -117,6 +117,27 @@ NOINLINE int has_room(const struct packet *p, u32 class, int is_charged)
     return arrival + budget->interval_ns <= p->now_ns + budget->burst_ns;
 }
 
+/* Of a source and a destination ID: a place in the greylist, a mark there, and who is shed. Keyed, but three multiplications
+ * and no more: a flood pays this for each packet, and nobody but he who is let through sees what comes of it. */
+INLINE u64 mix(const struct packet *p)
+{
+    u64 x = (p->source ^ p->settings->hash_key[0]) * 0x9e3779b97f4a7c15ULL;
+
+    x ^= x >> 32;
+    x ^= p->settings->hash_key[1] ^ p->id[0] ^ ROTATE(p->id[1], 21) ^ ROTATE(p->id[2], 42);
+    x *= 0xd6e8feb86659fd93ULL;
+    x ^= x >> 32;
+    x *= 0xd6e8feb86659fd93ULL;
+    return x ^ x >> 32;
+}
+
+/* What needs no state is told from the last tick; budgets count finer. */
+INLINE void tell_time(struct packet *p)
+{
+    if (testing != TESTING_REPLAY)
+        p->now_ns = monotonic_ns();
+}
+
 /* Whether the source completed a handshake not long ago. */
 NOINLINE int is_validated(const struct packet *p)
 {
@@ -157,29 +178,25 @@ INLINE u32 ration(struct packet *p, u32 class, u32 profile)
 
     if (class >= CLASSES || profile >= PROFILES)
         return PASS_OFF;
-    /* What needed no state was told from the last tick. */
-    if (testing != TESTING_REPLAY)
-        p->now_ns = monotonic_ns();
-    if (is_newcomer && p->shed) {
-        hash = sip13_of_id(settings->hash_key, p->source, p->id);
+    if (is_newcomer) {
+        hash = mix(p);
         /* The bits that name no place in the greylist, else part of it would stay empty. */
         if (hash >> 48 < p->shed)
             refused = DROP_SHED;
     }
-    if (!refused && !has_room(p, class, 0))
-        refused = DROP_GLOBAL_INITIAL + class;
+    if (!refused) {
+        tell_time(p);
+        if (!has_room(p, class, 0))
+            refused = DROP_GLOBAL_INITIAL + class;
+    }
     if (refused) {
-        if (is_validated(p)) {
+        if (is_validated(p))
             spared = PASS_VALIDATED;
-        } else if (is_newcomer) {
-            if (!hash)
-                hash = sip13_of_id(settings->hash_key, p->source, p->id);
-            if (!is_retransmission(p, hash))
-                return refused;
+        else if (is_newcomer && is_retransmission(p, hash))
             spared = PASS_RETRANSMISSION;
-        } else {
+        else
             return refused;
-        }
+        tell_time(p);
     }
     if (!charge_source(p, class, &settings->profile[profile].source[class]))
         return DROP_SOURCE_INITIAL + class;
@@ -187,17 +204,16 @@ INLINE u32 ration(struct packet *p, u32 class, u32 profile)
     if (spared == PASS_RETRANSMISSION)
         return spared;
     if (!charge_prefix(p, class, &settings->profile[profile].prefix[class])) {
-        if (!is_newcomer || spared)
-            return DROP_PREFIX_INITIAL + class;
-        if (!hash)
-            hash = sip13_of_id(settings->hash_key, p->source, p->id);
-        return is_retransmission(p, hash) ? PASS_RETRANSMISSION : DROP_PREFIX_INITIAL + class;
+        if (is_newcomer && !spared && is_retransmission(p, hash))
+            return PASS_RETRANSMISSION;
+        return DROP_PREFIX_INITIAL + class;
     }
     if (spared)
         return spared;
-    /* There was room. Another CPU may have taken it since; then this packet is one too many. */
-    has_room(p, class, 1);
-    return PASS_INITIAL + class;
+    if (has_room(p, class, 1))
+        return PASS_INITIAL + class;
+    /* There was room, which another CPU has taken since. */
+    return is_validated(p) ? PASS_VALIDATED : DROP_GLOBAL_INITIAL + class;
 }
 
 _Static_assert(PASS_INITIAL + CLASS_SYN == PASS_SYN && DROP_SOURCE_INITIAL + CLASS_SYN == DROP_SOURCE_SYN &&

@@ -200,7 +200,7 @@ impl Bench {
     }
 
     /// Judges the same frame again and again: what it returned last, and the mean time of a run. In [`Mode::Real`] or [`Mode::Spoof`].
-    pub fn repeat(&mut self, frame: &[u8], times: u32) -> Result<(Action, Duration), BenchError> {
+    pub fn repeat(&self, frame: &[u8], times: u32) -> Result<(Action, Duration), BenchError> {
         if !(FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame.len()) {
             return Err(BenchError::FrameBytes(frame.len()));
         }

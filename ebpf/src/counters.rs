@@ -45,6 +45,13 @@ impl Counters {
             .fold(0, u64::saturating_add)
     }
 
+    pub(crate) fn add_all(&mut self, more: &Self) {
+        for (reason, counter) in more.iter() {
+            self.add(reason, counter);
+        }
+        self.events_lost = self.events_lost.saturating_add(more.events_lost);
+    }
+
     pub(crate) fn add(&mut self, reason: Reason, more: Counter) {
         if let Some(counter) = self.by_reason.get_mut(reason.number() as usize) {
             counter.packets = counter.packets.saturating_add(more.packets);

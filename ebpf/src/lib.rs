@@ -7,7 +7,7 @@
 //!
 //! What an edge uses stands at the root: a [`Policy`] says what is wanted, a [`Report`] what would happen here, the
 //! [`helper`] holds the program for a data plane without privileges, and a [`Limiter`] is what either way comes to:
-//! [`InKernel`], or [`AtSocket`] where there can be no program. [`Record`] and [`Trial`] keep a machine from losing itself;
+//! [`Fallback`] is the program while it can be had, and [`AtSocket`] its model while it cannot. [`Record`] and [`Trial`] keep a machine from losing itself;
 //! [`replay`] tells of a [`capture`] what would have become of it.
 
 pub mod abi;
@@ -16,6 +16,7 @@ pub mod bench;
 pub mod capture;
 mod confirm;
 mod counters;
+mod fallback;
 mod handover;
 pub mod helper;
 mod limiter;
@@ -34,7 +35,8 @@ pub use self::{
     attach::{AttachError, Attachment, object_hash},
     confirm::{Record, RecordError, TRIAL_MAX, TRIAL_MIN, Trial, Unconfirmed},
     counters::Counters,
-    limiter::{AtSocket, InKernel, Judged, Limiter, LimiterError},
+    fallback::Fallback,
+    limiter::{AtSocket, Judged, Limiter, LimiterError},
     maps::{MapsError, monotonic_ns},
     policy::{
         HEARTBEAT_MAX, HEARTBEAT_MIN, Limits, POLICY_PORTS_MAX, Policy, PolicyError, Port, Profile,

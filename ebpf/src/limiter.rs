@@ -1,10 +1,10 @@
 //! One limiter, wherever it stands: in the driver, in the kernel's stack, or at the endpoint's socket.
 //!
-//! Whoever serves asks no more than this. [`InKernel`] is the XDP program behind its [`Helper`]; [`AtSocket`] is the
-//! program's model, for machines that cannot have it. Both take the same policy, rules and sources, write them in the same
-//! order, and judge a datagram alike: tests hold them to it with the same vectors. What differs is said by
-//! [`Limiter::mode`]: at the socket a packet has cost the way through the kernel already, TCP and fragments are not seen,
-//! and bytes are counted of payloads and not of frames.
+//! Whoever serves asks no more than this. [`Fallback`](crate::Fallback) is the XDP program behind its helper while that can
+//! be had; [`AtSocket`] is the program's model, for machines and moments without. Both take the same policy, rules and
+//! sources, write them in the same order, and judge a datagram alike: tests hold them to it with the same vectors. What
+//! differs is said by [`Limiter::mode`]: at the socket a packet has cost the way through the kernel already, TCP and
+//! fragments are not seen, and bytes are counted of payloads and not of frames.
 
 use std::{convert::Infallible, fmt, net::IpAddr, time::Duration};
 
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::{
     abi::{Control, Counter, Reason, Rule, Settings},
     counters::Counters,
-    helper::{Helper, HelperError},
+    helper::HelperError,
     maps::monotonic_ns,
     model::Model,
     policy::{Policy, PolicyError, RuleEdit},
@@ -104,60 +104,6 @@ pub trait Limiter: fmt::Debug + Send + Sync {
     fn judge(&self, from: IpAddr, port: u16, payload: &[u8]) -> Judged;
 }
 
-/// The XDP program, behind the helper that holds it.
-#[derive(Debug)]
-pub struct InKernel {
-    helper: Mutex<Helper>,
-    mode: Mode,
-}
-
-impl InKernel {
-    /// For a helper that has the program enabled, in that mode.
-    #[must_use]
-    pub fn new(helper: Helper, mode: Mode) -> Self {
-        Self {
-            helper: Mutex::new(helper),
-            mode,
-        }
-    }
-
-    /// The helper, for what only it does: confirming, disabling, status, samples. It is this limiter's alone meanwhile.
-    pub fn with_helper<T>(&self, ask: impl FnOnce(&mut Helper) -> T) -> T {
-        ask(&mut self.helper.lock())
-    }
-}
-
-impl Limiter for InKernel {
-    fn mode(&self) -> Mode {
-        self.mode
-    }
-
-    fn apply(&self, policy: &Policy) -> Result<(), LimiterError> {
-        policy.check()?;
-        Ok(self.helper.lock().apply(policy)?)
-    }
-
-    fn edit_rules(&self, edits: &[RuleEdit]) -> Result<(), LimiterError> {
-        Ok(self.helper.lock().edit_rules(edits)?)
-    }
-
-    fn beat(&self, shed: u32) -> Result<(), LimiterError> {
-        Ok(self.helper.lock().beat(shed)?)
-    }
-
-    fn validate(&self, sources: &[IpAddr], length: Duration) -> Result<usize, LimiterError> {
-        Ok(self.helper.lock().validate(sources, length)?)
-    }
-
-    fn counters(&self) -> Result<Counters, LimiterError> {
-        Ok(self.helper.lock().counters()?)
-    }
-
-    fn judge(&self, _: IpAddr, _: u16, _: &[u8]) -> Judged {
-        Judged::Before
-    }
-}
-
 /// The program's model at the endpoint's socket. As large as a [`Model`], and what rules and sources take.
 ///
 /// One for all workers, behind one lock: budgets hold for the node as they do in the kernel.
@@ -187,6 +133,18 @@ impl AtSocket {
         };
         limiter.apply(policy)?;
         Ok(limiter)
+    }
+
+    /// What holds, for a limiter that is to begin with it.
+    pub(crate) fn policy_and_rules(&self) -> (Policy, Vec<RuleEdit>) {
+        let state = self.state.lock();
+        let rules = state.model.rules().iter();
+        (
+            state.model.policy().clone(),
+            rules
+                .map(|(prefix, treatment)| (*prefix, Some(*treatment)))
+                .collect(),
+        )
     }
 
     /// As [`Limiter::judge`], at a time in nanoseconds of the clock that the other calls' times are of too.

@@ -107,6 +107,11 @@ impl<T: Tables> Writer<T> {
         &self.policy
     }
 
+    /// The rules there are.
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// Makes `policy` hold, whole. The caller has checked it.
     pub(crate) fn apply(&mut self, policy: &Policy) -> Result<(), WriteError<T::Error>> {
         let ports = policy.port_flags();

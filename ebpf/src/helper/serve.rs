@@ -324,7 +324,7 @@ impl Server {
         match &mut self.held {
             Some((attachment, _)) => Ok(attachment),
             None => Err(refused(
-                Why::Order,
+                Why::NotEnabled,
                 match self.gone {
                     Gone::AsAsked => "nothing is enabled",
                     Gone::RolledBack => {
@@ -424,7 +424,7 @@ impl Server {
             return Ok(Answer::Enabled(describe(attachment)));
         }
         Err(refused(
-            Why::Order,
+            Why::NotEnabled,
             "too late: the time to confirm is over, and what was enabled is taken back",
         ))
     }
@@ -613,8 +613,9 @@ mod tests {
     fn requests_at_the_wrong_time_are_refused_as_such() {
         let now = Instant::now();
         let mut server = server();
+        let second = Request::Mandate(Mandate::default());
+        assert_eq!(why(server.answer(second, now)), Why::Order);
         let early = [
-            Request::Mandate(Mandate::default()),
             Request::Confirm {},
             Request::Apply(with_port(443)),
             Request::EditRules(Vec::new()),
@@ -629,7 +630,7 @@ mod tests {
         ];
         for request in early {
             let text = format!("{request:?}");
-            assert_eq!(why(server.answer(request, now)), Why::Order, "{text}");
+            assert_eq!(why(server.answer(request, now)), Why::NotEnabled, "{text}");
         }
         assert_eq!(server.mandate.ports, [443].into(), "a second one is none");
     }

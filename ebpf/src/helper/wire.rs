@@ -201,8 +201,10 @@ pub enum Why {
     Malformed,
     /// The request is for what the mandate does not have.
     Mandate,
-    /// The request comes at the wrong time: nothing is enabled, something is already, or the trial is over.
+    /// The request comes at the wrong time: something is enabled already, or the mandate was given before.
     Order,
+    /// Nothing is enabled, or nothing any more: it was taken back, handed over, or somebody took it away.
+    NotEnabled,
     /// The machine does not do it.
     Machine,
 }

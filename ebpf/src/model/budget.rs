@@ -11,18 +11,22 @@ use crate::abi::{
     GREYLIST_UNITS_MIN, SKETCH_ROWS,
 };
 
-/// Places in tables: SipHash-1-3, keyed so that nobody outside can aim at a cell.
-fn hash(key: [u64; 2], words: &[u64]) -> u64 {
+/// Places in sketches: SipHash-1-3, keyed so that nobody outside can aim at a cell.
+fn hash(key: [u64; 2], id: u64) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(key[0], key[1]);
-    for word in words {
-        hasher.write(&word.to_le_bytes());
-    }
+    hasher.write(&id.to_le_bytes());
     hasher.finish()
 }
 
-/// Of a source and a destination connection ID, zeroes after it.
+/// Of a source and a destination connection ID, zeroes after it: `mix` of `bpf/xdp.c`.
 pub(super) fn hash_of_id(key: [u64; 2], source: u64, id: [u64; 3]) -> u64 {
-    hash(key, &[source, id[0], id[1], id[2]])
+    let mut x = (source ^ key[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^= x >> 32;
+    x ^= key[1] ^ id[0] ^ id[1].rotate_left(21) ^ id[2].rotate_left(42);
+    x = x.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^= x >> 32;
+    x = x.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    x ^ (x >> 32)
 }
 
 /// The arrival time that a packet would bring a cell to, unless that is over budget.
@@ -66,7 +70,7 @@ impl Cells {
     }
 
     fn places(&self, key: [u64; 2], class: u32, id: u64) -> [usize; SKETCH_ROWS as usize] {
-        let hash = hash(key, &[id]);
+        let hash = hash(key, id);
         let mask = u64::from(self.row - 1);
         let first = u64::from(class * SKETCH_ROWS * self.row);
         #[expect(

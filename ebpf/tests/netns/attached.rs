@@ -11,13 +11,13 @@ use rustix::process::{Signal, kill_process};
 use stoq_ebpf::{
     Facts, How, Limits, Mode, Policy, Port, Profile, Rate, RuleEdit, SHED_ALL, Treatment,
     abi::Reason,
-    helper::{Held, Sample, Status},
+    helper::{Held, Sample},
 };
 
 use crate::{
     lab::{
         Asker, CLIENT_V4, CLIENT_V6, Echo, INTERFACE, Lab, SERVER_V4, SERVER_V6, initial, ip,
-        tcp_answers, wait_for,
+        short_header, tcp_answers, wait_for,
     },
     owner::{Order, Owner},
 };
@@ -77,8 +77,21 @@ pub(crate) fn a_veth_pair_gets_the_program_in_its_driver() {
     let counters = owner.counters();
     assert!(counters.of(Reason::Short).packets >= 1, "{counters:?}");
     assert!(counters.of(Reason::Syn).packets >= 1, "{counters:?}");
+    // Once is enough, and what is there goes on.
+    let again = owner.ask::<Held>(&Order::Enable {
+        wish: Mode::Native,
+        policy: policy(),
+        rules: Vec::new(),
+        trial_ms: None,
+    });
+    assert!(again.unwrap_err().contains("enabled already"));
+    assert_eq!(owner.ask(&Order::Mode), Ok(Mode::Native));
+    assert_eq!(lab.attached(), Some(attached));
     owner.do_it(&Order::Disable);
     assert_eq!(lab.attached(), None);
+    assert_eq!(owner.ask(&Order::Mode), Ok(Mode::UserSpace));
+    let after = owner.counters();
+    assert!(after.of(Reason::Short).packets >= counters.of(Reason::Short).packets);
 }
 
 pub(crate) fn where_native_cannot_be_generic_is_had_and_says_why() {
@@ -297,18 +310,38 @@ pub(crate) fn a_killed_owner_takes_its_program_along() {
     wait_for("the helper to have ended", || is_gone(helper));
 }
 
-pub(crate) fn a_killed_helper_takes_its_program_along() {
+pub(crate) fn where_the_helper_dies_the_socket_judges_on() {
     let lab = Lab::new();
     let mut owner = Owner::start(&lab.server, "443");
     owner.enable(&policy(), &[deny_client()]);
+    let asker = Asker::new(&lab, v4(), OURS);
+    let denied = Order::Judge(CLIENT_V4.parse().unwrap(), OURS, short_header());
+    let other = Order::Judge([192, 0, 2, 1].into(), OURS, short_header());
+    assert_eq!(owner.ask(&Order::Mode), Ok(Mode::Native));
+    assert_eq!(owner.ask(&Order::Why), Ok(None::<String>));
+    assert_eq!(owner.ask(&denied), Ok(true), "it was judged before");
+    asker.send(&short_header());
+    wait_for("the denied packet to be counted", || {
+        owner.counters().of(Reason::Denied).packets == 1
+    });
     let helper: u32 = owner.ask(&Order::HelperId).unwrap();
     let killed = Instant::now();
     let process = rustix::process::Pid::from_raw(helper.try_into().unwrap()).unwrap();
     kill_process(process, Signal::KILL).unwrap();
     let took = lab.wait_until_bare(killed);
     assert!(took < Duration::from_secs(1), "{took:?}");
-    let error = owner.ask::<Status>(&Order::Status).unwrap_err();
-    assert!(error.contains("the helper is gone"), "{error}");
+    wait_for("the owner to notice", || {
+        owner.ask(&Order::Mode) == Ok(Mode::UserSpace)
+    });
+    let why: Option<String> = owner.ask(&Order::Why).unwrap();
+    assert!(why.unwrap().contains("the helper is gone"));
+    assert_eq!(owner.ask(&denied), Ok(false), "by the same rules");
+    assert_eq!(owner.ask(&other), Ok(true));
+    assert_eq!(
+        owner.counters().of(Reason::Denied).packets,
+        2,
+        "one in the kernel, one at the socket"
+    );
 }
 
 pub(crate) fn a_stopped_owner_lets_everything_pass() {
@@ -359,7 +392,11 @@ pub(crate) fn what_nobody_confirms_is_taken_back() {
     let status = owner.status();
     assert_eq!(status.held, None);
     assert!(status.rolled_back);
+    wait_for("the owner to notice", || {
+        owner.ask(&Order::Mode) == Ok(Mode::UserSpace)
+    });
     owner.enable(&policy(), &[]);
+    assert_eq!(owner.ask(&Order::Mode), Ok(Mode::Native));
 }
 
 pub(crate) fn what_is_confirmed_stays() {

@@ -52,8 +52,8 @@ const NEED_ROOT: &[(&str, Test)] = &[
         attached::a_killed_owner_takes_its_program_along,
     ),
     (
-        "a_killed_helper_takes_its_program_along",
-        attached::a_killed_helper_takes_its_program_along,
+        "where_the_helper_dies_the_socket_judges_on",
+        attached::where_the_helper_dies_the_socket_judges_on,
     ),
     (
         "a_stopped_owner_lets_everything_pass",

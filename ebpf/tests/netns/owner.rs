@@ -19,7 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use stoq_ebpf::{
-    Attachment, Counters, InKernel, Limiter as _, Mode, Policy, RuleEdit, give_up_all, has_none,
+    Attachment, Counters, Fallback, Limiter as _, Mode, Policy, RuleEdit, give_up_all, has_none,
     helper::{Held, Helper, Mandate, Protocol, Status},
 };
 
@@ -46,6 +46,10 @@ pub(crate) enum Order {
     HasNone,
     HelperId,
     AttachItself,
+    /// Whether a datagram that its socket received is served.
+    Judge(std::net::IpAddr, u16, Vec<u8>),
+    Mode,
+    Why,
     Bind(SocketAddr),
 }
 
@@ -59,13 +63,13 @@ pub(crate) fn run(ports: &str, pins: Option<String>) {
     let helper = Helper::spawn_self("helper", &mandate).unwrap();
     give_up_all().unwrap();
     let helper_id = helper.id();
-    let limiter = Arc::new(InKernel::new(helper, Mode::Native));
+    let limiter = Arc::new(Fallback::new(Ok(helper), &Policy::default()).unwrap());
     let shed = Arc::new(AtomicU32::new(0));
     {
         let (limiter, shed) = (Arc::clone(&limiter), Arc::clone(&shed));
         thread::spawn(move || {
             loop {
-                // Fails while nothing is enabled.
+                // Fails once when the program goes.
                 let _ = limiter.beat(shed.load(Ordering::Relaxed));
                 thread::park_timeout(Duration::from_millis(100));
             }
@@ -93,24 +97,23 @@ fn done<T: Serialize, E: std::fmt::Display>(outcome: Result<T, E>) -> Answer {
         .map_err(|error| error.to_string())
 }
 
-fn obey(limiter: &InKernel, order: Order) -> Answer {
+fn obey(limiter: &Fallback, order: Order) -> Answer {
     match order {
         Order::Enable {
             wish,
             policy,
             rules,
             trial_ms,
-        } => done(limiter.with_helper(|helper| {
-            helper.enable(
-                INTERFACE,
-                wish,
-                &policy,
-                &rules,
-                trial_ms.map(Duration::from_millis),
-            )
-        })),
+        } => {
+            limiter.apply(&policy).map_err(|error| error.to_string())?;
+            limiter
+                .edit_rules(&rules)
+                .map_err(|error| error.to_string())?;
+            let trial = trial_ms.map(Duration::from_millis);
+            done(limiter.enable(INTERFACE, wish, trial))
+        }
         Order::Confirm => done(limiter.with_helper(Helper::confirm)),
-        Order::Disable => done(limiter.with_helper(Helper::disable)),
+        Order::Disable => done(limiter.disable()),
         Order::Apply(policy) => done(limiter.apply(&policy)),
         Order::EditRules(edits) => done(limiter.edit_rules(&edits)),
         Order::Validate(sources, for_ms) => {
@@ -122,6 +125,11 @@ fn obey(limiter: &InKernel, order: Order) -> Answer {
         Order::HandOver(for_ms) => {
             done(limiter.with_helper(|helper| helper.hand_over(Duration::from_millis(for_ms))))
         }
+        Order::Judge(from, port, payload) => {
+            Ok(Value::from(limiter.judge(from, port, &payload).passes()))
+        }
+        Order::Mode => done(Ok::<_, String>(limiter.mode())),
+        Order::Why => done(Ok::<_, String>(limiter.why_at_socket())),
         Order::HasNone => done(has_none()),
         Order::AttachItself => done(
             Attachment::attach(INTERFACE, Mode::Native, &Policy::default(), &[], None)
@@ -133,7 +141,7 @@ fn obey(limiter: &InKernel, order: Order) -> Answer {
 }
 
 /// Binds to a port first by itself, which must fail, and then by the helper. What comes is used.
-fn bind(limiter: &InKernel, address: SocketAddr) -> Answer {
+fn bind(limiter: &Fallback, address: SocketAddr) -> Answer {
     if let Ok(socket) = UdpSocket::bind(address) {
         return Err(format!("{socket:?} could be bound without privileges"));
     }
