@@ -30,7 +30,7 @@ pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
     AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Manifests,
     ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, Provenance,
-    Refusal, ShieldClient, SiteNames, Stored, Voucher, VoucherError, wire, withhold,
+    Refusal, ShieldClient, SiteNames, Stored, Voucher, VoucherError, WithVoucher, wire, withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;

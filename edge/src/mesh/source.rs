@@ -13,7 +13,7 @@ use stoq_cache::store::Read;
 use stoq_cache::upstream::BodyStream;
 use stoq_mesh::{
     ChunksRequest, Code, Holdings, HoldingsRequest, Manifests, ManifestsRequest, ObjectAnswer,
-    ObjectRequest, ObjectSource, Refusal, Stored, Voucher, wire,
+    ObjectRequest, ObjectSource, Refusal, Stored, Voucher, WithVoucher, wire,
 };
 
 use crate::serve::Shared;
@@ -100,7 +100,7 @@ impl ObjectSource for EdgeSource {
     fn vouched<'a>(
         &'a self,
         request: &'a ObjectRequest,
-    ) -> BoxFuture<'a, Result<Option<(Bytes, Arc<Manifest>)>, Refusal>> {
+    ) -> BoxFuture<'a, Result<Option<WithVoucher>, Refusal>> {
         Box::pin(async move {
             self.site(&request.site, request.chunk_key_id)?;
             let key = CacheKey::from_bytes(request.key);

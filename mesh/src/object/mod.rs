@@ -16,7 +16,7 @@ pub use ask::SiteNames;
 pub use client::{ChunkKeyIds, ShieldClient};
 pub use code::Code;
 pub use nodes::Node;
-pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal};
+pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal, WithVoucher};
 pub use voucher::{Voucher, VoucherError};
 pub use wire::{
     ChunksRequest, Holdings, HoldingsRequest, Manifests, ManifestsRequest, ObjectRequest,

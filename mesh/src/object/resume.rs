@@ -6,7 +6,7 @@
 //!
 //! Invariant: the events that come out are those of one body; where the two differ in what is known to differ, the stream ends with the first's error.
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use stoq_cache::content::{ChunkId, Profile};
@@ -209,6 +209,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use bytes::Bytes;
     use futures_util::TryStreamExt;
     use proptest::prelude::*;
     use stoq_cache::content::ManifestId;

@@ -28,6 +28,9 @@ use crate::metrics::{ObjectMetrics, Outcome};
 /// How long an answered CHUNKS waits for more to be asked for before it is ended: 60 s. An asker ends it sooner.
 const MORE_WAIT: Duration = Duration::from_secs(60);
 
+/// What is stored of an object: a shield's [voucher](super::Voucher), as it came, and the manifest it is about.
+pub type WithVoucher = (Bytes, Arc<Manifest>);
+
 /// What stands behind the exchange.
 pub trait ObjectSource: Send + Sync + 'static {
     /// The object as this node would answer it now. `body` is the request's, if it has one.
@@ -69,7 +72,7 @@ pub trait ObjectSource: Send + Sync + 'static {
     fn vouched<'a>(
         &'a self,
         request: &'a ObjectRequest,
-    ) -> BoxFuture<'a, Result<Option<(Bytes, Arc<Manifest>)>, Refusal>> {
+    ) -> BoxFuture<'a, Result<Option<WithVoucher>, Refusal>> {
         let _ = request;
         Box::pin(std::future::ready(Err(unsaid())))
     }
