@@ -64,8 +64,6 @@ static void *(*const ring_reserve)(void *ring, u64 bytes, u64 flags) = (void *)1
 static void (*const ring_submit)(void *data, u64 flags) = (void *)132;
 /* As of the last tick, 1 to 10 ms ago, for a tenth of the price. Since Linux 5.11. */
 static u64 (*const monotonic_coarse_ns)(void) = (void *)160;
-/* Since Linux 5.18, which is therefore the oldest kernel the XDP program loads on. */
-static long (*const xdp_load_bytes)(struct xdp_md *ctx, u32 offset, void *to, u32 bytes) = (void *)189;
 
 INLINE u16 be16(const u8 *at)
 {

@@ -51,10 +51,11 @@ struct packet {
 /* Follows extension headers from p->offset on; p->protocol says what stands there. */
 NOINLINE int walk_extensions(struct xdp_md *ctx, struct packet *p)
 {
-    u8 head[8];
+    u8 *data = (u8 *)(long)ctx->data, *end = (u8 *)(long)ctx->data_end;
 
     for (int i = 0; i <= EXTENSIONS_MAX; i++) {
         u32 kind = p->protocol, bytes;
+        const u8 *head;
 
         if (kind != PROTOCOL_HOP_BY_HOP && kind != PROTOCOL_ROUTING && kind != PROTOCOL_FRAGMENT &&
             kind != PROTOCOL_AUTHENTICATION && kind != PROTOCOL_DESTINATION)
@@ -63,7 +64,11 @@ NOINLINE int walk_extensions(struct xdp_md *ctx, struct packet *p)
             p->protocol = PROTOCOL_BEYOND;
             return 1;
         }
-        if (xdp_load_bytes(ctx, p->offset, head, sizeof(head)))
+        /* Never more; said for the verifier. */
+        if (p->offset > TRANSPORT_OFFSET_MAX)
+            return 0;
+        head = data + p->offset;
+        if (head + 8 > end)
             return 0;
         if (kind == PROTOCOL_FRAGMENT) {
             u32 place = be16(head + 2);
