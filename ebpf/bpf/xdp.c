@@ -31,15 +31,18 @@ RING(events, EVENTS_BYTES);
  * never; the verifier removes what it guards. */
 volatile const u32 testing SEC(".rodata") = 0;
 
-/* How often a cell that another CPU changed is tried again. Then the packet passes uncharged: at most as many too many as
- * there are CPUs at the same cell. */
-#define TRIES 4
+/* How often a cell that another CPU changed is tried again. Then the packet passes uncharged: seldom, for each failure is
+ * another CPU's packet that was charged meanwhile. */
+#define TRIES 8
 
 /* A word on the wire may be changed by another CPU at any time: read once. */
 #define READ(place) (*(volatile u64 *)&(place))
 
 /* GCRA over two cells, of which the lower counts: what collides in one row seldom does in the other. A refusal writes
- * nothing. A global budget has one cell, given twice. */
+ * nothing. A global budget has one cell, given twice.
+ *
+ * The higher is raised first, and the packet is charged by the change of the lower alone: were the lower changed first, another CPU
+ * could find the other one still low and be charged there for the same arrival. */
 NOINLINE int charge(u64 *first, u64 *second, u64 now, u64 interval_ns, u64 burst_ns)
 {
     for (int i = 0; i < TRIES; i++) {
@@ -50,10 +53,19 @@ NOINLINE int charge(u64 *first, u64 *second, u64 now, u64 interval_ns, u64 burst
         arrival += interval_ns;
         if (arrival > now + burst_ns)
             return 0;
-        if (a < arrival && __sync_val_compare_and_swap(first, a, arrival) != a)
-            continue;
-        if (first != second && b < arrival)
-            __sync_val_compare_and_swap(second, b, arrival);
+        if (a <= b) {
+            if (first != second && b < arrival &&
+                __sync_val_compare_and_swap(second, b, arrival) != b)
+                continue;
+            if (__sync_val_compare_and_swap(first, a, arrival) != a)
+                continue;
+        } else {
+            if (first != second && a < arrival &&
+                __sync_val_compare_and_swap(first, a, arrival) != a)
+                continue;
+            if (__sync_val_compare_and_swap(second, b, arrival) != b)
+                continue;
+        }
         return 1;
     }
     return 1;
