@@ -63,10 +63,10 @@ pub struct GossipConfig {
     /// How unlikely a silence must be before a node counts as dead: this many times the mean interval between its heartbeats. Default 8.
     pub phi: f64,
     /// Least silence before a node leaves the view. In a small cluster heartbeats come so often that a process that was not scheduled for a second would
-    /// count as dead otherwise. Default 3 s.
+    /// count as dead otherwise. Default 2.5 s.
     pub silence_min: Duration,
     /// The silence after which it leaves in any case. Where heartbeats come seldom for a while, as right after a split, [`phi`](Self::phi) alone would let a dead one stay for 6 s.
-    /// The last of them goes round for up to 1.3 s after its node is cut off, so this is that much less than the 5 s in which it is to be gone. Default 3.3 s.
+    /// News of the last of them goes round for up to 1.8 s after its node is cut off, so this is that much less than the 5 s in which it is to be gone. Default 2.75 s.
     pub silence_max: Duration,
     /// How long the dead are remembered by chitchat, and sent along in every digest for half of that. Default 2 min. After that their addresses are still tried.
     pub dead_for: Duration,
@@ -79,8 +79,8 @@ impl Default for GossipConfig {
         Self {
             interval: Duration::from_millis(500),
             phi: 8.0,
-            silence_min: Duration::from_secs(3),
-            silence_max: Duration::from_millis(3300),
+            silence_min: Duration::from_millis(2500),
+            silence_max: Duration::from_millis(2750),
             dead_for: Duration::from_secs(120),
             state_dir: None,
         }
