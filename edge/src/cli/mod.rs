@@ -12,6 +12,7 @@ mod peers;
 mod quickstart;
 mod run;
 mod store;
+mod xdp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ use stoq_node::report::{Exit, Output};
 /// An edge server: HTTP/3, HTTP/2 and HTTP/1.1 in front of a chunked cache.
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer;
-/// `store`: damage, or a volume that ails; `cert list`: the node is revoked).
+/// `store`: damage, or a volume that ails; `cert list`: the node is revoked; `xdp probe`: the mode asked for cannot be had).
 #[derive(Debug, Parser)]
 #[command(name = "stoq-edge", version, max_term_width = 100)]
 struct Cli {
@@ -63,6 +64,9 @@ enum Verb {
     /// Look at this node's certificates, or at the log of what a root has signed.
     #[command(subcommand)]
     Cert(cert::CertArgs),
+    /// What load shed at the NIC would do here. Changes nothing.
+    #[command(subcommand)]
+    Xdp(xdp::XdpVerb),
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         (Some(Verb::Store(args)), false, _) => store::store(&args, &output),
         (Some(Verb::Cluster(verb)), false, _) => cluster::cluster(&verb, &output),
         (Some(Verb::Cert(args)), false, _) => cert::cert(&args, &output),
+        (Some(Verb::Xdp(verb)), false, _) => xdp::xdp(&verb, &output),
         (None, true, Some(config)) => check::check(&config, &output),
         (Some(_), true, _) => usage("-t stands alone: `stoq-edge -t --config FILE`"),
         (None, ..) => usage("a verb is missing"),
