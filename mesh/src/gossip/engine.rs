@@ -39,9 +39,10 @@ use super::wire::{Id, Message, NodeDelta, Value};
 /// Nodes that were seen and are not: their addresses are tried, so that a split heals whatever it split. 1,024 × some 200 B, for a day.
 const GONE_MAX: usize = 1_024;
 const GONE_FOR: Duration = Duration::from_secs(24 * 3600);
-/// Addresses tried each interval while nobody is seen; otherwise one each [`LOOK_EVERY`] intervals.
+/// Addresses of nodes that are not in view that are tried each interval: so many while nobody is seen, otherwise one.
 const TRIED_ALONE: usize = 3;
-const LOOK_EVERY: u64 = 2;
+/// Nodes that are told at once when some come into view, so that a split heals as fast as messages go and not as fast as intervals end.
+const TOLD_AT_ONCE: usize = 3;
 /// Nodes that are told that this one drains; they tell the others.
 const TOLD_AT_DRAIN: usize = 8;
 /// What telling them may take.
@@ -63,10 +64,10 @@ pub struct GossipConfig {
     /// How unlikely a silence must be before a node counts as dead: this many times the mean interval between its heartbeats. Default 8.
     pub phi: f64,
     /// Least silence before a node leaves the view. In a small cluster heartbeats come so often that a process that was not scheduled for a second would
-    /// count as dead otherwise. Default 2.5 s.
+    /// count as dead otherwise. Default 2 s.
     pub silence_min: Duration,
     /// The silence after which it leaves in any case. Where heartbeats come seldom for a while, as right after a split, [`phi`](Self::phi) alone would let a dead one stay for 6 s.
-    /// News of the last of them goes round for up to 1.8 s after its node is cut off, so this is that much less than the 5 s in which it is to be gone. Default 2.75 s.
+    /// News of the last of them goes round for up to 2.5 s after its node is cut off (20 nodes, 2 % loss), so this is that much less than the 5 s in which it is to be gone. Default 2.25 s.
     pub silence_max: Duration,
     /// How long the dead are remembered by chitchat, and sent along in every digest for half of that. Default 2 min. After that their addresses are still tried.
     pub dead_for: Duration,
@@ -79,8 +80,8 @@ impl Default for GossipConfig {
         Self {
             interval: Duration::from_millis(500),
             phi: 8.0,
-            silence_min: Duration::from_millis(2500),
-            silence_max: Duration::from_millis(2750),
+            silence_min: Duration::from_secs(2),
+            silence_max: Duration::from_millis(2250),
             dead_for: Duration::from_secs(120),
             state_dir: None,
         }
@@ -329,7 +330,9 @@ impl Gossip {
                 },
                 () = self.0.wake.notified() => {}
             }
-            self.look(&mut *chitchat.lock().await, id, living, places);
+            if self.look(&mut *chitchat.lock().await, id, living, places) {
+                self.pass_on(handle);
+            }
             let drained = publisher.published.draining;
             self.say(&mut *chitchat.lock().await, publisher);
             if publisher.published.draining && !drained {
@@ -339,7 +342,7 @@ impl Gossip {
             }
             if ticked {
                 if count.is_multiple_of(u64::from(LOOKS)) {
-                    self.contact(handle, places, count / u64::from(LOOKS));
+                    self.contact(handle, places);
                 }
                 count = count.wrapping_add(1);
             }
@@ -411,8 +414,14 @@ impl Gossip {
         Ok((publisher, values))
     }
 
-    /// Takes in who lives, and what they say.
-    fn look(&self, chitchat: &mut Chitchat, id: &ChitchatId, living: &mut Living, places: &Places) {
+    /// Takes in who lives, and what they say. Whether somebody came into view.
+    fn look(
+        &self,
+        chitchat: &mut Chitchat,
+        id: &ChitchatId,
+        living: &mut Living,
+        places: &Places,
+    ) -> bool {
         let now = Instant::now();
         let heartbeat = u64::from(chitchat.self_node_state().heartbeat());
         let others = chitchat.node_states().keys().filter(|other| *other != id);
@@ -427,9 +436,13 @@ impl Gossip {
         let changes = roster.log().total();
         let looked = roster.look(own, statements, heard && !left_out, wall_ms());
         if !looked.changed {
-            return;
+            return false;
         }
         let view = Arc::clone(roster.view());
+        let has_come = view
+            .nodes()
+            .iter()
+            .any(|node| before.get(&node.id).is_none());
         for node in before.nodes() {
             if view.get(&node.id).is_none() {
                 gone.insert(node.id, (now, node.addresses.clone()));
@@ -460,6 +473,19 @@ impl Gossip {
         metrics.complete.set(i64::from(view.complete));
         drop(desk);
         self.0.view.send_replace(view);
+        has_come
+    }
+
+    /// Gossips at once with some who are in view, since there is news for them.
+    fn pass_on(&self, handle: &ChitchatHandle) {
+        let view = self.view();
+        let others = view.nodes().iter().filter(|node| node.id != view.me);
+        for node in others.choose_multiple(&mut rand::rng(), TOLD_AT_ONCE) {
+            if let Some(addr) = node.addresses.first() {
+                // As in `contact`.
+                let _ = handle.gossip(*addr);
+            }
+        }
     }
 
     /// Says what this node wants known of itself, if it is time.
@@ -500,7 +526,7 @@ impl Gossip {
     }
 
     /// Begins to gossip with some who are not in view.
-    fn contact(&self, handle: &ChitchatHandle, places: &Places, count: u64) {
+    fn contact(&self, handle: &ChitchatHandle, places: &Places) {
         let tried = {
             let desk = self.0.desk.lock();
             let view = desk.roster.view();
@@ -513,8 +539,7 @@ impl Gossip {
             }
             let wanted = match view.nodes().len() {
                 0 | 1 => TRIED_ALONE,
-                _ if count.is_multiple_of(LOOK_EVERY) => 1,
-                _ => 0,
+                _ => 1,
             };
             others.into_iter().choose_multiple(&mut rand::rng(), wanted)
         };
@@ -607,6 +632,8 @@ fn known(id: &ChitchatId) -> Id {
 #[derive(Default)]
 struct Living {
     processes: BTreeMap<ChitchatId, Process>,
+    /// The last heartbeats of processes that chitchat has forgotten, so that one that comes back is seen to live by its first. At most [`GONE_MAX`].
+    forgotten: BTreeMap<ChitchatId, u64>,
     /// Those that the engine before this one saw alive, taken to be so until this one has had its time to see them.
     held: Vec<Statement>,
     held_until: Option<Instant>,
@@ -639,15 +666,21 @@ impl Living {
         now: Instant,
     ) {
         let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
-        self.processes
-            .retain(|id, _| chitchat.node_state(id).is_some());
+        let forgotten = self
+            .processes
+            .extract_if(.., |id, _| chitchat.node_state(id).is_none());
+        self.forgotten
+            .extend(forgotten.map(|(id, process)| (id, process.heartbeat)));
+        while self.forgotten.len() > GONE_MAX {
+            self.forgotten.pop_first();
+        }
         for (id, node) in chitchat.node_states() {
             if id == own {
                 continue;
             }
             let heartbeat = u64::from(node.heartbeat());
             let process = self.processes.entry(id.clone()).or_insert_with(|| Process {
-                heartbeat,
+                heartbeat: self.forgotten.remove(id).unwrap_or(heartbeat),
                 at: now,
                 alive: false,
                 version: 0,

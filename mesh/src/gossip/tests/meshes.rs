@@ -110,6 +110,7 @@ async fn a_split_heals_within_two_seconds_however_long_it_was() {
             bus.put(addr(number), 1);
         }
         let apart = all_see(&mesh, 10).await;
+        println!("split: the other side out of every view in {apart:?}");
         assert!(apart <= S(5), "{apart:?}");
         sleep(S(split)).await;
         bus.heal();
