@@ -382,7 +382,11 @@ impl Shared {
         } else {
             served.await;
         }
-        let closing = async { tokio::join!(origins.close(), servers.close()) };
+        // Nodes first: what breaks off since this one ends they ask of another, but not what an origin broke off.
+        let closing = async {
+            servers.close().await;
+            origins.close().await;
+        };
         // What is not closed by then is cut off with the runtime.
         drop(tokio::time::timeout(CLOSING / 2, closing).await);
         Ok(())

@@ -110,8 +110,11 @@ impl Body {
             match left(at, &self.passed, event) {
                 Left::Nothing => {}
                 Left::Rest(event) => {
-                    self.skipping = None;
+                    at.take(&event);
                     self.passed.take(&event);
+                    if is_level(at, &self.passed) {
+                        self.skipping = None;
+                    }
                     return Some(Ok(event));
                 }
                 Left::Another => {
@@ -164,14 +167,14 @@ fn left(at: &mut Passed, passed: &Passed, event: ChunkEvent) -> Left {
         ChunkEvent::Chunk { .. } | ChunkEvent::Held { .. } | ChunkEvent::Whole { .. }
     );
     match event {
-        ChunkEvent::Profile(profile) => {
-            at.profile = Some(profile);
-            match passed.profile {
-                Some(before) if before == profile => Left::Nothing,
-                Some(_) => Left::Another,
-                None => Left::Rest(ChunkEvent::Profile(profile)),
+        ChunkEvent::Profile(profile) => match passed.profile {
+            Some(before) if before == profile => {
+                at.profile = Some(profile);
+                Left::Nothing
             }
-        }
+            Some(_) => Left::Another,
+            None => Left::Rest(ChunkEvent::Profile(profile)),
+        },
         ChunkEvent::Bytes(mut bytes) => {
             let known = passed.bytes.saturating_sub(at.bytes);
             let len = bytes.len() as u64;
@@ -179,10 +182,7 @@ fn left(at: &mut Passed, passed: &Passed, event: ChunkEvent) -> Left {
                 at.bytes += len;
                 return Left::Nothing;
             }
-            // More bytes than were passed on while chunks that were closed before are open still.
-            if at.chunks < passed.chunks {
-                return Left::Another;
-            }
+            // The ends of chunks that were closed before may still come: how far they lag is each shield's own.
             bytes.advance(usize::try_from(known).unwrap_or(usize::MAX));
             at.bytes += known;
             Left::Rest(ChunkEvent::Bytes(bytes))
@@ -199,6 +199,8 @@ fn left(at: &mut Passed, passed: &Passed, event: ChunkEvent) -> Left {
                 Left::Another
             }
         }
+        // The end of a chunk whose bytes had been passed on before it was known.
+        event @ ChunkEvent::Chunk { .. } => Left::Rest(event),
         // The end before what was passed on, or a chunk that was not there before its bytes were.
         _ => Left::Another,
     }
@@ -255,6 +257,30 @@ mod tests {
             total: BODY,
         });
         events
+    }
+
+    /// The same, in which each chunk's end is known so many pieces later.
+    fn late(events: Vec<ChunkEvent>, lag: usize) -> Vec<ChunkEvent> {
+        let mut out = Vec::new();
+        let mut ends: std::collections::VecDeque<(usize, ChunkEvent)> = Default::default();
+        for event in events {
+            match event {
+                ChunkEvent::Chunk { .. } => ends.push_back((lag, event)),
+                ChunkEvent::Bytes(_) => {
+                    out.push(event);
+                    ends.iter_mut()
+                        .for_each(|(left, _)| *left = left.saturating_sub(1));
+                }
+                _ => {
+                    out.extend(ends.drain(..).map(|(_, end)| end));
+                    out.push(event);
+                }
+            }
+            while ends.front().is_some_and(|(left, _)| *left == 0) {
+                out.extend(ends.pop_front().map(|(_, end)| end));
+            }
+        }
+        out
     }
 
     fn stream_of(events: Vec<ChunkEvent>, breaks_after: Option<usize>) -> EventStream {
@@ -334,10 +360,12 @@ mod tests {
         #[test]
         fn body_comes_once_wherever_it_breaks(
             lengths in lengths(), pieces in prop::array::uniform3(1usize..9),
-            cuts in prop::array::uniform2(0usize..60), held in prop::array::uniform3(prop::option::of(1usize..4)),
+            cuts in prop::array::uniform2(0usize..60), lags in prop::array::uniform3(0usize..6), held in prop::array::uniform3(prop::option::of(1usize..4)),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let of = |at: usize, may_name: bool| events(&lengths, pieces[at], held[at].filter(|_| may_name));
+            let of = |at: usize, may_name: bool| {
+                late(events(&lengths, pieces[at], held[at].filter(|_| may_name)), lags[at])
+            };
             let (first, want) = (of(0, true), of(0, false));
             let later: Vec<Vec<Vec<ChunkEvent>>> = (1..3).map(|at| vec![of(at, false), of(at, true)]).collect();
             let (out, error) = runtime.block_on(run(stream_of(first, Some(cuts[0])), move |number, may_name| {
