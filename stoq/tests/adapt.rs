@@ -74,7 +74,7 @@ async fn both_ends_classify_the_path_from_its_traffic() {
 async fn the_next_connection_begins_with_what_was_learnt() {
     let pair = Pair::with(adapting()).await;
     bulk_until(&pair.client, &pair.server, || {
-        measured(&pair.client).is_some()
+        measured(&pair.client).is_some() && measured(&pair.server).is_some()
     })
     .await;
     let addr = pair.server_endpoint.local_addr().unwrap();
