@@ -180,6 +180,13 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     /// body cancels the exchange.
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>>;
 
+    /// What others have kept of an object for which whoever answers here has vouched, for a request whose [`fetch`](Self::fetch) reached nobody. It was not asked about
+    /// now: whether it is too old to be used is the caller's to judge, and fresh it is not. Default: nothing.
+    fn kept(&self, request: FetchRequest) -> BoxFuture<'_, Option<FetchResponse>> {
+        drop(request);
+        Box::pin(std::future::ready(None))
+    }
+
     /// As [`fetch`](Self::fetch), for one who can use interim responses.
     ///
     /// Upstreams that get none, or cannot carry them, leave `interim` uncalled: that is what this does unless it is overridden.

@@ -9,6 +9,7 @@ use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket};
+use stoq_cache::upstream::Upstream;
 use stoq_mesh::{
     ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient,
 };
@@ -23,7 +24,7 @@ use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
 use crate::mesh::NodeListener;
 use crate::peers::Peers;
-use crate::serve::{self, AccessLog, AccessWriter, Serve, Shield};
+use crate::serve::{self, AccessLog, AccessWriter, Serve};
 use crate::tls::ServerTls;
 
 /// How long a worker waits for its upstream exchanges once its listeners have ended: 1 s.
@@ -248,7 +249,7 @@ impl Plan {
     }
 
     /// This worker's client of the shield, if there is one, with peers before it where they are known.
-    fn shield_client(&self, pool: Pool) -> Option<Shield> {
+    fn shield_client(&self, pool: Pool) -> Option<Arc<dyn Upstream>> {
         if self.shield.is_empty() {
             return None;
         }
@@ -260,17 +261,9 @@ impl Plan {
         let wait = self.config.limits.timeouts.origin_first_byte + SHIELD_GRACE;
         let nodes = Arc::clone(&self.shield);
         let shield = Arc::new(ShieldClient::new(pool.clone(), nodes, ids, wait));
-        let peers = self.fills.as_ref();
-        let peers = peers.map(|fills| Arc::new(fills.over(pool, Arc::clone(&shield))));
-        Some(match peers {
-            Some(peers) => Shield {
-                first: Arc::clone(&peers) as _,
-                peers: Some(peers),
-            },
-            None => Shield {
-                first: shield,
-                peers: None,
-            },
+        Some(match &self.fills {
+            Some(fills) => Arc::new(fills.over(pool, shield)),
+            None => shield,
         })
     }
 }

@@ -181,6 +181,12 @@ impl Fetch {
             let response_time = self.cache.now();
             let mut response = match fetched {
                 Ok(response) => response,
+                Err(error) if held.is_none() && error.is_unreachable() => {
+                    return match self.stand_in().await {
+                        Some(arrival) => self.fill(arrival, answer).await,
+                        None => self.fail(error, answer),
+                    };
+                }
                 Err(error) => return self.fail(error, answer),
             };
             hop::strip(&mut response.headers);
@@ -234,15 +240,6 @@ impl Fetch {
             request_time,
             response_time,
         ) {
-            // What another edge had kept stands in for the answer of whoever may say how it is now, as what is kept here would.
-            Storable::Store(freshness)
-                if response.via == Source::Peer
-                    && !freshness.is_fresh(response_time)
-                    && !self.request.may_cover(&freshness, response_time) =>
-            {
-                let why = "what other edges have is too old to stand in for an answer";
-                self.fail(UpstreamError::Unreachable(why.to_owned()), answer);
-            }
             Storable::Store(freshness) => {
                 self.fill(
                     Arrival {
@@ -266,6 +263,41 @@ impl Fetch {
                 let _ = answer.send(Led::Through(response, false));
             }
         }
+    }
+
+    /// What others have kept of the object, where it may stand in for an upstream that cannot be reached as what is kept here might. It is stale: nobody who
+    /// may say so has said that it still holds, and it may have been invalidated meanwhile.
+    async fn stand_in(&self) -> Option<Arrival> {
+        let mut headers = self.request.headers.clone();
+        conditional::strip(&mut headers);
+        let request_time = self.cache.now();
+        let mut response = self.upstream.kept(self.request.get(headers)).await?;
+        let response_time = self.cache.now();
+        hop::strip(&mut response.headers);
+        let policy = &self.request.site.policy;
+        let storable = freshness::storable(
+            &self.request.facts(),
+            response.status,
+            &response.headers,
+            policy,
+            request_time,
+            response_time,
+        );
+        let Storable::Store(freshness) = storable else {
+            return None;
+        };
+        let limit = policy.stale_if_unreachable;
+        let freshness = Freshness {
+            lifetime_ms: freshness.lifetime_ms.min(freshness.age_ms(response_time)),
+            ..freshness
+        };
+        freshness
+            .may_serve_unreachable(response_time, limit)
+            .then_some(Arrival {
+                response,
+                freshness,
+                response_time,
+            })
     }
 
     /// The request as it goes to the upstream: for the whole, or whether what is held still holds.
@@ -382,7 +414,8 @@ impl Fetch {
         if let Some(reader) = FillReader::new(&fill, access, 0) {
             let _ = answer.send(Led::Filling(Arc::clone(&filling), reader));
         }
-        if freshness.is_fresh(response_time) {
+        if freshness.is_fresh(response_time) || via == Source::Peer {
+            // What stands in does so for all who wait.
             self.settle(Stage::Filling(Arc::clone(&filling)));
         } else {
             // Stale on arrival: of use to its own client, and to be validated by every other.
@@ -443,7 +476,7 @@ impl Fetch {
         }
         // What is here whole needs no blocks.
         self.cache.inner.partials.forget(&self.request.key);
-        if !filling.freshness.is_fresh(self.cache.now()) {
+        if !filling.freshness.is_fresh(self.cache.now()) && via != Source::Peer {
             // Stored for validation only: requests must not queue for it.
             let now = self.cache.now();
             let until = now.plus(self.request.site.policy.hit_for_miss);

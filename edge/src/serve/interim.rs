@@ -41,6 +41,10 @@ impl Upstream for Announcing {
         self.upstream.fetch_with_interim(request, listener)
     }
 
+    fn kept(&self, request: FetchRequest) -> BoxFuture<'_, Option<FetchResponse>> {
+        self.upstream.kept(request)
+    }
+
     fn chunks(
         &self,
         site: Arc<str>,

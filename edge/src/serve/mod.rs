@@ -42,7 +42,7 @@ pub(crate) use forward::Forwarder;
 pub(crate) use log::{AccessLog, AccessWriter};
 pub(crate) use metrics::ServeMetrics;
 pub(crate) use site::SiteTable;
-pub(crate) use upstream::{Shield, choose};
+pub(crate) use upstream::choose;
 
 use admit::Admitted;
 use forward::Received;

@@ -5,7 +5,8 @@
 //! | no `[shield]` | the origin, or the directory |
 //! | `[shield]`, `shield_fallback = true` | the shield; the origin while no shield can be reached |
 //! | `[shield]`, `shield_fallback = false` | the shield alone: stale or 504 while it cannot be reached |
-//! | and other edges | while none of these answers, what other edges have kept of the object with a shield's word for it |
+//!
+//! While none of these can be reached, the cache asks for what other edges have kept of the object ([`Upstream::kept`]).
 
 use std::sync::Arc;
 
@@ -16,88 +17,20 @@ use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
     BodyStream, FetchRequest, FetchResponse, OnInterim, PieceStream, Upstream, UpstreamError,
 };
-use stoq_mesh::PeerFill;
 
 /// What a site's misses are sent to. `origin` and `shield` are this worker's own clients.
 pub(crate) fn choose(
-    shield: Option<&Shield>,
+    shield: Option<&Arc<dyn Upstream>>,
     shield_fallback: bool,
     origin: &Arc<dyn Upstream>,
 ) -> Arc<dyn Upstream> {
-    let Some(Shield { first, peers }) = shield else {
-        return Arc::clone(origin);
-    };
-    let first = if shield_fallback {
-        Arc::new(ShieldFirst {
-            shield: Arc::clone(first),
+    match shield {
+        None => Arc::clone(origin),
+        Some(shield) if shield_fallback => Arc::new(ShieldFirst {
+            shield: Arc::clone(shield),
             origin: Arc::clone(origin),
-        })
-    } else {
-        Arc::clone(first)
-    };
-    match peers {
-        None => first,
-        Some(peers) => Arc::new(PeersLast {
-            first,
-            peers: Arc::clone(peers),
         }),
-    }
-}
-
-/// The way to the shield: with its peers before it where there are any, who stand in for it as well.
-pub(crate) struct Shield {
-    pub(crate) first: Arc<dyn Upstream>,
-    pub(crate) peers: Option<Arc<PeerFill>>,
-}
-
-/// Whoever may say how an object is now; while none of them answers, what other edges have kept of it.
-#[derive(Debug)]
-struct PeersLast {
-    first: Arc<dyn Upstream>,
-    peers: Arc<PeerFill>,
-}
-
-impl PeersLast {
-    async fn send(
-        &self,
-        request: FetchRequest,
-        interim: Option<OnInterim>,
-    ) -> Result<FetchResponse, UpstreamError> {
-        let again = request.body.is_none().then(|| copy(&request));
-        let answer = match interim {
-            Some(interim) => self.first.fetch_with_interim(request, interim).await,
-            None => self.first.fetch(request).await,
-        };
-        match (answer, again) {
-            (Err(error), Some(again)) if error.is_unreachable() => {
-                let kept = self.peers.kept(again).await;
-                kept.ok_or(error)
-            }
-            (answer, _) => answer,
-        }
-    }
-}
-
-impl Upstream for PeersLast {
-    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
-        Box::pin(self.send(request, None))
-    }
-
-    fn fetch_with_interim(
-        &self,
-        request: FetchRequest,
-        interim: OnInterim,
-    ) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
-        Box::pin(self.send(request, Some(interim)))
-    }
-
-    fn chunks(
-        &self,
-        site: Arc<str>,
-        key: CacheKey,
-        chunks: Vec<(ChunkId, u32)>,
-    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
-        self.first.chunks(site, key, chunks)
+        Some(shield) => Arc::clone(shield),
     }
 }
 
@@ -152,6 +85,11 @@ impl Upstream for ShieldFirst {
         interim: OnInterim,
     ) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
         Box::pin(self.send(request, Some(interim)))
+    }
+
+    fn kept(&self, request: FetchRequest) -> BoxFuture<'_, Option<FetchResponse>> {
+        // Of what went through a shield others know.
+        self.shield.kept(request)
     }
 
     fn chunks(

@@ -6,7 +6,7 @@
 //! If it is not, the shield sends what changed, as to any asker. So a holder with an old version, or one that is wrong or away, costs time and
 //! nothing else.
 //!
-//! While no shield answers, an object is put together from what other edges have of it ([`PeerFill::kept`]), if one of them has a shield's
+//! While no shield answers, an object is put together from what other edges have of it ([`Upstream::kept`]), if one of them has a shield's
 //! word for it.
 
 use std::fmt;
@@ -36,7 +36,7 @@ use super::metrics::{Fault, FillMetrics};
 use super::quarantine::Quarantine;
 use super::swarm::HOLDERS_MAX;
 use super::vouched::{self, Vouched};
-use crate::object::ShieldClient;
+use crate::object::{ShieldClient, VoucherError};
 use crate::wire::ObjectRequest;
 
 /// Peers of one fill: the swarm's bound, but one place for the shield.
@@ -239,7 +239,7 @@ impl PeerFill {
     /// What other edges have kept of an object, for one to whom nobody answers who could say how it is now: the head as a shield sent it, aged since
     /// then, and the body from all that hold parts of it. `None` where nobody has it with a shield's voucher, or where it was not asked for the whole of a
     /// miss. Whether it is too old to be used is for the asker to judge.
-    pub async fn kept(&self, request: FetchRequest) -> Option<FetchResponse> {
+    async fn stand_in(&self, request: FetchRequest) -> Option<FetchResponse> {
         let identity = self.fills.identity.as_ref()?;
         let chunk_key = (self.fills.keys)(&request.site).filter(|_| is_miss(&request))?;
         let (site, key) = (request.site, request.key);
@@ -271,8 +271,10 @@ impl PeerFill {
                 Err(AskError::Voucher(why)) => {
                     let from = candidate.addresses.first().copied();
                     identity.audit_statement(candidate.node, from, &why.to_string());
-                    metrics.fault(Fault::Lied);
-                    if let Some(node) = candidate.node {
+                    // One who passes on the word of a shield that is not believed any more is no liar.
+                    let lies = !matches!(why, VoucherError::Papers(_));
+                    if let Some(node) = candidate.node.filter(|_| lies) {
+                        metrics.fault(Fault::Lied);
                         self.fills.quarantine.put(node, tokio::time::Instant::now());
                     }
                 }
@@ -379,6 +381,10 @@ fn is_miss(request: &FetchRequest) -> bool {
 impl Upstream for PeerFill {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
         Box::pin(self.object(request))
+    }
+
+    fn kept(&self, request: FetchRequest) -> BoxFuture<'_, Option<FetchResponse>> {
+        Box::pin(self.stand_in(request))
     }
 
     fn chunks(
