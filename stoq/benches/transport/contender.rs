@@ -72,7 +72,7 @@ fn runtime() -> tokio::runtime::Runtime {
 /// One round of one contender.
 pub(crate) fn measure<C: Contender>(work: Work, papers: &Papers, limit: Duration) -> Outcome {
     let tls = papers.tls(work);
-    let sessions = tls.sessions.clone();
+    let shown = tls.clone();
     let (tell, told) = sync_channel(1);
     let (stop, stopped) = oneshot::channel();
     let outcome = thread::scope(|scope| {
@@ -95,7 +95,7 @@ pub(crate) fn measure<C: Contender>(work: Work, papers: &Papers, limit: Duration
         } else {
             count + WARM_CONNECTIONS - 1
         };
-        assert_eq!(sessions.resumed(), wanted, "resumed in {}", work.name());
+        assert_eq!(shown.resumed(), wanted, "resumed in {}", work.name());
     }
     outcome
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
+use stoq::early::Sessions;
 use stoq::identity::Identity;
 use stoq::peer::{
-    DialConfig, ExchangeError, Handler, IncomingRequest, Part, PeerConn, PeerInfo, PeerServer,
-    ServeConfig,
+    Ask, DialConfig, ExchangeError, Handler, IncomingRequest, Part, PeerConn, PeerInfo, PeerServer,
+    RecvHalf, ServeConfig,
 };
 use stoq::quic::Endpoint;
 use tokio::sync::oneshot;
@@ -17,12 +18,25 @@ use tokio::sync::oneshot;
 use crate::contender::{Contender, assert_rpc};
 use crate::papers::Tls;
 use crate::streams::{endpoint, transport};
-use crate::work::{RPC_ANSWER, Work, asked, question};
+use crate::work::{RPC_ANSWER, SMALL_ANSWER, Tickets, Work, asked, question};
 
 pub(crate) struct Exchanges {
     endpoint: Endpoint,
     node: Identity,
+    /// Where tickets are kept, if the row is about them.
+    sessions: Option<Arc<Sessions>>,
+    early: bool,
 }
+
+pub(crate) struct Conn {
+    peer: PeerConn,
+    /// The answer to what was asked while connecting.
+    first: Option<RecvHalf>,
+    early: bool,
+}
+
+/// The only kind that is asked for here.
+const KIND: u16 = 1;
 
 struct Answerer(Bytes);
 
@@ -32,6 +46,10 @@ impl Handler for Answerer {
             // An error means that the asker knows already.
             let _ = self.answer(request).await;
         })
+    }
+
+    fn replay_safe(&self, kind: u16) -> bool {
+        kind == KIND
     }
 }
 
@@ -60,10 +78,14 @@ impl Answerer {
 
 async fn ask(conn: &PeerConn, length: u64) -> usize {
     let control = Bytes::copy_from_slice(&question(length));
-    let mut exchange = conn.exchange(1, control, None).await.unwrap();
+    let exchange = conn.exchange(KIND, control, None).await.unwrap();
     exchange.send.finish().await.unwrap();
+    read(exchange.recv).await
+}
+
+async fn read(mut answer: RecvHalf) -> usize {
     let mut received = 0;
-    while let Some(part) = exchange.recv.next().await.unwrap() {
+    while let Some(part) = answer.next().await.unwrap() {
         match part {
             Part::Data(bytes) => received += bytes.len(),
             other => panic!("{other:?}"),
@@ -73,11 +95,15 @@ async fn ask(conn: &PeerConn, length: u64) -> usize {
 }
 
 impl Contender for Exchanges {
-    type Conn = PeerConn;
+    type Conn = Conn;
 
     async fn serve(work: Work, tls: Tls, ready: oneshot::Sender<SocketAddr>) {
         let [node, _] = tls.nodes;
-        let (endpoint, addr) = endpoint(work, node.server_tls().unwrap());
+        let shown = match work.tickets() {
+            Tickets::None => node.server_tls().unwrap(),
+            Tickets::Resumed | Tickets::Early => tls.tickets.server_tls(&node).unwrap(),
+        };
+        let (endpoint, addr) = endpoint(work, shown);
         let config = ServeConfig {
             exchanges: usize::try_from(work.streams()).unwrap(),
             ..ServeConfig::default()
@@ -93,38 +119,65 @@ impl Contender for Exchanges {
         let [_, node] = tls.nodes;
         Self {
             endpoint: Endpoint::client(addr, transport(work)).unwrap(),
+            sessions: (work.tickets() != Tickets::None).then(|| Sessions::new(&node, 1)),
+            early: work.tickets() == Tickets::Early,
             node,
         }
     }
 
-    async fn connect(&self, addr: SocketAddr) -> PeerConn {
-        PeerConn::dial(&self.endpoint, &self.node, addr, &DialConfig::default())
-            .await
-            .unwrap()
+    async fn connect(&self, addr: SocketAddr) -> Conn {
+        let (endpoint, config) = (&self.endpoint, DialConfig::default());
+        let (peer, first) = match &self.sessions {
+            None => {
+                let dialled = PeerConn::dial(endpoint, &self.node, addr, &config);
+                (dialled.await.unwrap(), None)
+            }
+            Some(sessions) if self.early => {
+                let control = Bytes::copy_from_slice(&question(SMALL_ANSWER));
+                let ask = Ask::new(KIND, control).replay_safe();
+                let dialled = PeerConn::dial_asking(endpoint, sessions, addr, &config, ask);
+                let (peer, first) = dialled.await.unwrap();
+                (peer, Some(first.unwrap()))
+            }
+            Some(sessions) => {
+                let dialled = PeerConn::dial_resuming(endpoint, sessions, addr, &config);
+                (dialled.await.unwrap(), None)
+            }
+        };
+        let early = self.early
+            && peer
+                .handshake()
+                .is_some_and(|handshake| handshake.early_data);
+        Conn { peer, first, early }
     }
 
-    async fn ask(conn: &mut PeerConn, length: u64) {
-        assert_eq!(ask(conn, length).await as u64, length);
+    async fn ask(conn: &mut Conn, length: u64) {
+        let received = match conn.first.take() {
+            Some(first) => read(first).await,
+            None => ask(&conn.peer, length).await,
+        };
+        assert_eq!(received as u64, length);
     }
 
-    async fn ask_many(conn: &mut PeerConn, count: usize, at_once: usize) {
-        let conn = &*conn;
+    async fn ask_many(conn: &mut Conn, count: usize, at_once: usize) {
+        let peer = &conn.peer;
         stream::iter(0..count)
-            .map(|_| async { assert_rpc(ask(conn, RPC_ANSWER).await) })
+            .map(|_| async { assert_rpc(ask(peer, RPC_ANSWER).await) })
             .buffer_unordered(at_once)
             .for_each(|()| async {})
             .await;
     }
 
-    async fn settled(_conn: &mut PeerConn) -> bool {
-        false
+    /// Dialling has waited for it.
+    async fn settled(conn: &mut Conn) -> bool {
+        conn.early
     }
 
-    fn mtu(conn: &PeerConn) -> Option<u16> {
-        Some(conn.path().mtu)
+    fn mtu(conn: &Conn) -> Option<u16> {
+        Some(conn.peer.path().mtu)
     }
 
-    async fn close(conn: PeerConn) {
-        conn.close();
+    async fn close(conn: Conn) {
+        conn.peer.close();
     }
 }

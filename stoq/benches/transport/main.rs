@@ -22,7 +22,9 @@
 //!
 //! Rows of a given MTU hold QUIC to UDP payloads of that size, found by discovery, and TCP to segments that
 //! fill packets of the same size. A handshake is a new connection with two exchanges of 64 bytes; the first is early data
-//! where there is any, the second comes after the handshake, so that the ticket for the next has come.
+//! where there is any, the second comes after the handshake, so that the ticket for the next has come. Nodes that resume always send
+//! their hello as early data; with early data the first exchange travels with it. Only nodes have shown certificates in the
+//! session that is resumed.
 
 #![expect(clippy::unwrap_used, reason = "a failure ends the measurement")]
 
@@ -90,14 +92,10 @@ impl Who {
                 Self::PlainWithoutGso,
                 Self::Tcp,
             ],
-            // Nodes always show certificates, and do not resume.
+            // Nodes always show certificates.
             Work::Handshakes {
                 tickets: Tickets::None,
                 mutual: false,
-                ..
-            }
-            | Work::Handshakes {
-                tickets: Tickets::Resumed | Tickets::Early,
                 ..
             } => vec![Self::Streams, Self::Plain, Self::Tcp],
             Work::Bulk { .. } | Work::Rpc { .. } | Work::Handshakes { .. } => {

@@ -9,6 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use stoq::early;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 
 use crate::work::{Tickets, Work};
@@ -62,7 +63,17 @@ pub(crate) struct Tls {
     pub(crate) client: Arc<ClientConfig>,
     /// The node that answers, and the one that asks.
     pub(crate) nodes: [Identity; 2],
-    pub(crate) sessions: Arc<Sessions>,
+    sessions: Arc<Sessions>,
+    /// The same of the node that answers.
+    pub(crate) tickets: Arc<early::Tickets>,
+}
+
+impl Tls {
+    /// How many connections were resumed, so that a row says "resumed" only of what was.
+    pub(crate) fn resumed(&self) -> usize {
+        let of_node = self.tickets.counters().tickets_used.get();
+        self.sessions.taken.load(Ordering::Relaxed) + usize::try_from(of_node).unwrap()
+    }
 }
 
 impl Papers {
@@ -132,20 +143,15 @@ impl Papers {
             client: Arc::new(client),
             nodes: self.nodes.clone(),
             sessions,
+            tickets: early::Tickets::new(&early::TicketConfig::default()),
         }
     }
 }
 
-/// A server's sessions, with a count of those that were resumed: so that a row says "resumed" only of what was.
+/// A server's sessions, with a count of those that were resumed.
 pub(crate) struct Sessions {
     cache: Arc<ServerSessionMemoryCache>,
     taken: AtomicUsize,
-}
-
-impl Sessions {
-    pub(crate) fn resumed(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
-    }
 }
 
 impl StoresServerSessions for Sessions {

@@ -5,6 +5,8 @@
 //! reached only by the second is dialled by it alone for [`FallbackConfig::remember`], so that a blocked network costs the
 //! delay once in a while and not at every dial.
 //!
+//! There is no early data: what is sent before the first carrier has shown that it gets through could be lost with it.
+//!
 //! A peer that refuses us, or that we refuse, is not asked again over the other carrier: the answer would be the same.
 
 use std::collections::HashMap;
