@@ -37,6 +37,9 @@ struct Outcome {
     faults: Vec<String>,
 }
 
+/// How often a cell is run before a machine that is late leaves it without a verdict.
+const TRIES: usize = 3;
+
 impl Cell {
     const fn new(mbit: u32, rtt_ms: u64) -> Self {
         Self {
@@ -128,14 +131,29 @@ impl Cell {
         }
     }
 
+    /// [`run`](Self::run), again where the machine was late, as often as [`TRIES`] says.
+    fn run_in_time(&self, test: &str, length: Duration) -> Option<Outcome> {
+        let mut outcome = self.run(test, length)?;
+        for _ in 1..TRIES {
+            if outcome.faults.is_empty() {
+                break;
+            }
+            outcome = self.run(test, length)?;
+        }
+        Some(outcome)
+    }
+
     fn judge(&self, outcome: &Outcome) -> Vec<String> {
         let mut wrong = Vec::new();
-        // A machine that is late takes from the rate; at 100 Mbit/s not so much that it would be another class.
-        if self.mbit > 100 && !outcome.faults.is_empty() {
-            return wrong;
-        }
-        if outcome.share < 0.95 && outcome.faults.is_empty() {
-            wrong.push(format!("{self:?}: {:.1} %", outcome.share * 100.0));
+        let share = format!("{self:?}: {:.1} %", outcome.share * 100.0);
+        match (&outcome.faults[..], self.mbit) {
+            ([], _) if outcome.share < 0.95 => wrong.push(share),
+            ([], _) => {}
+            // A machine that is late takes from the rate; at 100 Mbit/s not so much that it would be another class.
+            (_, ..=100) => println!("NO VERDICT on the rate: {share}"),
+            (faults, _) => {
+                return vec![format!("{share}, no verdict: {}", faults.join("; "))];
+            }
         }
         if outcome.classes != [self.expected(); 2] {
             wrong.push(format!("{self:?}: classes {:?}", outcome.classes));
@@ -161,7 +179,7 @@ fn changes(look: Option<&Look>) -> u64 {
 fn a_shaped_link_is_filled_and_its_class_settles() {
     const TEST: &str = "a_shaped_link_is_filled_and_its_class_settles";
     for cell in [Cell::new(100, 0), Cell::new(100, 40)] {
-        let Some(outcome) = cell.run(TEST, Duration::from_secs(12)) else {
+        let Some(outcome) = cell.run_in_time(TEST, Duration::from_secs(12)) else {
             return;
         };
         assert_eq!(cell.judge(&outcome), Vec::<String>::new());
@@ -189,7 +207,7 @@ fn every_shaped_link_is_filled_and_its_class_settles() {
     const TEST: &str = "every_shaped_link_is_filled_and_its_class_settles";
     let mut wrong = Vec::new();
     for cell in links() {
-        let Some(outcome) = cell.run(TEST, length()) else {
+        let Some(outcome) = cell.run_in_time(TEST, length()) else {
             return;
         };
         wrong.extend(cell.judge(&outcome));
