@@ -431,6 +431,5 @@ int stoq_xdp(struct xdp_md *ctx)
     return reason >= DROP_FIRST && !spared ? XDP_DROP : XDP_PASS;
 }
 
-
 /* No helper above asks for more. */
 const char program_license[] SEC("license") = "MIT";
