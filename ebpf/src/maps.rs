@@ -1,10 +1,14 @@
 //! The program's maps, with their types. What is written into them in which order is decided in `tables.rs`.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf,
+        lpm_trie::Key,
+    },
+    pin::PinError,
 };
 use ipnet::IpNet;
 use rustix::io::Errno;
@@ -148,6 +152,11 @@ impl Maps {
             .map(|counter| counter.packets)
             .fold(0, u64::saturating_add);
         Ok(counters)
+    }
+
+    /// Gives the table of validated sources a name on a BPF file system.
+    pub(crate) fn pin_validated(&self, name: &Path) -> Result<(), PinError> {
+        self.validated.map().pin(name)
     }
 
     /// Takes at most `max` sampled events, oldest first.
