@@ -16,6 +16,7 @@ MAP(settings, BPF_MAP_TYPE_ARRAY, SETTINGS_SLOTS, u32, struct settings);
 MAP(control, BPF_MAP_TYPE_ARRAY, 1, u32, struct control);
 MAP(ports, BPF_MAP_TYPE_ARRAY, PORTS_MAX, u32, u32);
 MAP(validated, BPF_MAP_TYPE_HASH, VALIDATED_MAX, u64, u64);
+MAP(filter, BPF_MAP_TYPE_ARRAY, 1 << (FILTER_BITS_LOG - 6), u32, u64);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS + 1, u32, struct counter);
 MAP(sources, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * SOURCE_CELLS, u32, u64);
 MAP(prefixes, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * PREFIX_CELLS, u32, u64);
@@ -150,11 +151,16 @@ INLINE void tell_time(struct packet *p)
         p->now_ns = monotonic_ns();
 }
 
-/* Whether the source completed a handshake not long ago. */
+/* Whether the source completed a handshake not long ago. Most that are asked about did not, and the filter knows. */
 NOINLINE int is_validated(const struct packet *p)
 {
-    const u64 *until = map_lookup(&validated, &p->source);
+    u32 bit = (u32)(p->source * FILTER_FACTOR >> (64 - FILTER_BITS_LOG)), word = bit >> 6;
+    u64 *bits = map_lookup(&filter, &word);
+    const u64 *until;
 
+    if (!bits || !(READ(*bits) >> (bit & 63) & 1))
+        return 0;
+    until = map_lookup(&validated, &p->source);
     return until && p->now_ns < *until;
 }
 

@@ -16,6 +16,7 @@ pub mod capture;
 mod confirm;
 mod counters;
 mod fallback;
+mod filter;
 mod handover;
 pub mod helper;
 mod limiter;
