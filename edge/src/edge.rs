@@ -33,6 +33,7 @@ use crate::mesh::{self, NodeListener};
 use crate::peers::Peers;
 use crate::serve::{self, AccessLog, Bounds, CdnId, Forwarder, ServeMetrics, SiteTable};
 use crate::state::{self, StateError};
+use crate::steering::Selectors;
 use crate::tls::{ServerTls, TlsError};
 use crate::worker::{Doors, Plan};
 
@@ -246,11 +247,13 @@ impl Edge {
         let registry = Registry::new();
         let links = Links::new(&config, &registry);
         let count = config.node.workers;
+        let cid_keys = CidKeys::random();
+        let selectors = Selectors::new(&registry);
         let https = config
             .listen
             .https
             .iter()
-            .map(|addr| bind_https(*addr, count))
+            .map(|addr| bind_https(*addr, count, &cid_keys, &selectors))
             .collect::<Result<Vec<_>, _>>()?;
         let plain = config
             .listen
@@ -260,7 +263,7 @@ impl Edge {
             .collect::<Result<Vec<_>, _>>()?;
         let nodes = membership
             .as_ref()
-            .map(|membership| NodeListener::bind(&config, &links, membership, count))
+            .map(|membership| NodeListener::bind(&config, &links, membership, count, &selectors))
             .transpose()?;
         let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
 
@@ -389,7 +392,7 @@ impl Edge {
                 plain.into_iter().map(|(_, tcp)| tcp).collect(),
                 access.as_ref(),
             )),
-            cid_keys: CidKeys::random(),
+            cid_keys,
             links: links.clone(),
             registry: registry.clone(),
             config,
@@ -569,8 +572,13 @@ fn limits(config: &Config, links: &Links) -> listen::Limits {
     }
 }
 
-fn bind_https(addr: SocketAddr, workers: usize) -> Result<HttpsSockets, StartError> {
-    let sockets =
+fn bind_https(
+    addr: SocketAddr,
+    workers: usize,
+    cid_keys: &CidKeys,
+    selectors: &Selectors,
+) -> Result<HttpsSockets, StartError> {
+    let mut sockets =
         HttpsSockets::bind(addr, workers, &SocketOptions::default()).map_err(|source| {
             StartError::Bind {
                 key: "listen.https",
@@ -582,6 +590,7 @@ fn bind_https(addr: SocketAddr, workers: usize) -> Result<HttpsSockets, StartErr
     {
         tracing::warn!(%addr, reason, "one UDP socket for all workers: steering by connection ID was refused");
     }
+    selectors.steer(&mut sockets.quic, cid_keys);
     Ok(sockets)
 }
 

@@ -13,6 +13,7 @@ mod peers;
 mod serve;
 pub mod service;
 mod state;
+mod steering;
 pub mod tls;
 mod worker;
 
