@@ -15,7 +15,8 @@ pub mod service;
 mod state;
 pub mod tls;
 mod worker;
+mod xdp;
 
 pub use certificates::DevTls;
-pub use edge::{Edge, Prepared, Running, StartError};
+pub use edge::{Bound, Edge, Prepared, Running, StartError};
 pub use state::StateError;
