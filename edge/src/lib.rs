@@ -16,7 +16,8 @@ mod state;
 mod steering;
 pub mod tls;
 mod worker;
+mod xdp;
 
 pub use certificates::DevTls;
-pub use edge::{Edge, Prepared, Running, StartError};
+pub use edge::{Bound, Edge, Prepared, Running, StartError};
 pub use state::StateError;
