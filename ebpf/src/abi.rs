@@ -37,7 +37,7 @@ pub mod map {
     pub const PREFIXES: &str = "prefixes";
     /// Array of [`GLOBALS`](super::GLOBALS) `u64`.
     pub const GLOBALS: &str = "globals";
-    /// Array of half of [`GREYLIST_CELLS`](super::GREYLIST_CELLS) `u64`, each two cells.
+    /// Array of rows of [`GREYLIST_WAYS`](super::GREYLIST_WAYS) `u32`, [`GREYLIST_CELLS`](super::GREYLIST_CELLS) in all.
     pub const GREYLIST: &str = "greylist";
 
     /// Of the selector: array of one [`Steering`](super::Steering).
@@ -91,6 +91,8 @@ constants! {
     SKETCH_ROWS: u32 = 2;
     /// Cells of the greylist, of four bytes; 4 MiB.
     GREYLIST_CELLS: u32 = 1_048_576;
+    /// Cells of a row, of which the oldest is written next.
+    GREYLIST_WAYS: u32 = 4;
     /// Bytes of the ring of events.
     EVENTS_BYTES: u32 = 262_144;
 
