@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use bytes::{Buf as _, Bytes};
-use h3::client::SendRequest;
+use h3::client::{RequestStream, SendRequest};
 use http::Request;
-use stoq::h3::OpenStreams;
+use stoq::h3::{OpenStreams, RecvStream, SendStream};
 use stoq::quic::{Connection, Endpoint, TlsClient, TransportConfig};
 use tokio::task::JoinHandle;
 
@@ -68,26 +68,31 @@ impl Client {
         })
     }
 
-    /// Asks for `path` and shows each piece of the body to `take`, which may take its time.
-    pub(crate) async fn get(
-        &mut self,
-        path: &str,
-        mut take: impl AsyncFnMut(&[u8]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    /// Asks for `path`, and waits for the head of a good answer.
+    pub(crate) async fn get(&mut self, path: &str) -> anyhow::Result<Body> {
         let request = Request::get(format!("https://localhost{path}")).body(())?;
-        let mut stream = self.requests.send_request(request).await?;
-        stream.finish().await?;
-        let response = stream.recv_response().await?;
+        let (mut send, mut receive) = self.requests.send_request(request).await?.split();
+        send.finish().await?;
+        let response = receive.recv_response().await?;
         ensure!(response.status() == 200, "{}", response.status());
-        while let Some(mut data) = stream.recv_data().await? {
-            while data.has_remaining() {
-                let piece = data.chunk();
-                take(piece).await?;
-                let length = piece.len();
-                data.advance(length);
-            }
-        }
-        Ok(())
+        Ok(Body {
+            receive,
+            _send: send,
+        })
+    }
+}
+
+/// The body of an answer. Dropped before its end it is cancelled.
+pub(crate) struct Body {
+    receive: RequestStream<RecvStream, Bytes>,
+    _send: RequestStream<SendStream<Bytes>, Bytes>,
+}
+
+impl Body {
+    /// Its next bytes; none at its end.
+    pub(crate) async fn piece(&mut self) -> anyhow::Result<Option<Bytes>> {
+        let data = self.receive.recv_data().await?;
+        Ok(data.map(|mut data| data.copy_to_bytes(data.remaining())))
     }
 }
 
@@ -96,13 +101,11 @@ pub(crate) async fn visit(server: &Server, from: IpAddr, limit: Duration) -> Opt
     let begun = Instant::now();
     let visit = async {
         let mut client = Client::connect(server, from).await?;
+        let mut body = client.get(SMALL).await?;
         let mut got = Vec::new();
-        client
-            .get(SMALL, async |piece| {
-                got.extend_from_slice(piece);
-                Ok(())
-            })
-            .await?;
+        while let Some(piece) = body.piece().await? {
+            got.extend_from_slice(&piece);
+        }
         ensure!(
             got == server.large[..SMALL_BYTES],
             "other bytes than the origin's"
@@ -144,38 +147,29 @@ pub(crate) async fn stay(
     let begun = Instant::now();
     let mut received: u64 = 0;
     while !download.stop.load(Ordering::Relaxed) {
-        let mut at = 0;
-        let taken = client
-            .get(LARGE, async |piece| {
-                let expected = server.large.get(at..at + piece.len());
-                ensure!(
-                    expected == Some(piece),
-                    "other bytes than the origin's at {at}"
-                );
-                at += piece.len();
-                received += piece.len() as u64;
-                download
-                    .bytes
-                    .fetch_add(piece.len() as u64, Ordering::Relaxed);
-                ensure!(!download.stop.load(Ordering::Relaxed), STOPPED);
-                // What was late is not caught up with beyond a tenth of a second.
-                let due = Duration::from_secs_f64(received as f64 / rate as f64);
-                let now = begun.elapsed();
-                if now > due + Duration::from_millis(100) {
-                    received = (now.as_secs_f64() * rate as f64) as u64;
-                }
-                tokio::time::sleep(due.saturating_sub(now)).await;
-                Ok(())
-            })
-            .await;
-        match taken {
-            Ok(()) => ensure!(at == server.large.len(), "a short body: {at}"),
-            Err(error) if error.to_string() == STOPPED => break,
-            Err(error) => return Err(error),
+        let (mut at, mut body) = (0, client.get(LARGE).await?);
+        while let Some(piece) = body.piece().await? {
+            let expected = server.large.get(at..at + piece.len());
+            ensure!(
+                expected == Some(&piece),
+                "other bytes than the origin's at {at}"
+            );
+            at += piece.len();
+            let bytes = u64::try_from(piece.len())?;
+            received += bytes;
+            download.bytes.fetch_add(bytes, Ordering::Relaxed);
+            if download.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            // What was late is not caught up with beyond a tenth of a second.
+            let due = Duration::from_micros(received * 1_000_000 / rate);
+            let now = begun.elapsed();
+            if now > due + Duration::from_millis(100) {
+                received = u64::try_from(now.as_micros())? * rate / 1_000_000;
+            }
+            tokio::time::sleep(due.saturating_sub(now)).await;
         }
+        ensure!(at == server.large.len(), "a short body: {at}");
     }
-    client.connection.close(0x100, b"");
     Ok(())
 }
-
-const STOPPED: &str = "told to stop";

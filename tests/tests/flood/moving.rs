@@ -20,23 +20,21 @@ async fn download(server: &Server, number: u8) -> anyhow::Result<usize> {
     let endpoint = visitor.endpoint.clone();
     let (mut at, mut moves) = (0, 0);
     let total = server.large.len();
-    visitor
-        .get(LARGE, async |piece| {
-            let expected = server.large.get(at..at + piece.len());
-            ensure!(
-                expected == Some(piece),
-                "other bytes than the origin's at {at}"
-            );
-            at += piece.len();
-            if moves < MOVES && at > total / (MOVES + 1) * (moves + 1) {
-                // Now another port of the same address, now another address.
-                let group = if moves % 2 == 0 { 1 } else { 2 };
-                endpoint.rebind((client(group, number), 0).into())?;
-                moves += 1;
-            }
-            Ok(())
-        })
-        .await?;
+    let mut body = visitor.get(LARGE).await?;
+    while let Some(piece) = body.piece().await? {
+        let expected = server.large.get(at..at + piece.len());
+        ensure!(
+            expected == Some(&piece),
+            "other bytes than the origin's at {at}"
+        );
+        at += piece.len();
+        if moves < MOVES && at > total / (MOVES + 1) * (moves + 1) {
+            // Now another address, now another port of the same one.
+            let group = if moves % 4 < 2 { 2 } else { 1 };
+            endpoint.rebind((client(group, number), 0).into())?;
+            moves += 1;
+        }
+    }
     ensure!(at == total, "a short body: {at} of {total}");
     visitor.connection.close(0x100, b"");
     Ok(moves)

@@ -13,8 +13,10 @@ use crate::frame::{Packet, initial, short};
 use crate::generator::{BATCH, Generator, Vary};
 use crate::lab::{CLIENT_LINK, Lab};
 
-/// How often a part of them is sent. What could not be is not made up for.
-const TICK: Duration = Duration::from_millis(10);
+/// How often a part of them is sent.
+const TICK: Duration = Duration::from_millis(5);
+/// What could not be sent for longer than this, while others had the processor, is not made up for.
+const ARREARS_MAX: Duration = Duration::from_millis(100);
 /// Nobody's.
 pub(crate) const NOBODYS_PORT: u16 = 4444;
 
@@ -114,21 +116,21 @@ fn send(frames: Frames, per_second: u32, stop: &AtomicBool, sent: &AtomicU64) ->
     let generator = Generator::load(vary);
     let any = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
     let index = name_to_index(&any, CLIENT_LINK).unwrap();
-    let each =
-        u32::try_from(u64::from(per_second) * u64::try_from(TICK.as_millis()).unwrap() / 1000)
-            .unwrap()
-            .max(BATCH.min(per_second));
+    let frames_in = |time: Duration| {
+        u64::try_from(time.as_micros()).unwrap() * u64::from(per_second) / 1_000_000
+    };
+    let arrears_max = frames_in(ARREARS_MAX);
     let (begun, cpu) = (Instant::now(), thread_cpu());
-    let mut next = begun;
+    let mut forgone = 0;
     while !stop.load(Ordering::Relaxed) {
-        generator.send(index, &frame, each);
-        sent.fetch_add(u64::from(each), Ordering::Relaxed);
-        next += TICK;
-        let now = Instant::now();
-        match next.checked_duration_since(now) {
-            Some(wait) => std::thread::park_timeout(wait),
-            None => next = now,
+        let due = frames_in(begun.elapsed()) - forgone - sent.load(Ordering::Relaxed);
+        forgone += due.saturating_sub(arrears_max);
+        let now = u32::try_from(due.min(arrears_max)).unwrap();
+        if now >= BATCH {
+            generator.send(index, &frame, now);
+            sent.fetch_add(now.into(), Ordering::Relaxed);
         }
+        std::thread::park_timeout(TICK);
     }
     Sent {
         frames: sent.load(Ordering::Relaxed),

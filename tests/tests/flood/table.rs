@@ -66,11 +66,11 @@ impl Arrivals {
     }
 
     /// Of all, those who did not get in counted as the slowest.
-    fn quantile(&self, share: f64) -> Option<Duration> {
+    fn quantile(&self, per_mille: usize) -> Option<Duration> {
         let mut all = self.0.clone();
         all.sort_by_key(|took| took.unwrap_or(Duration::MAX));
         let last = all.len().checked_sub(1)?;
-        *all.get(((last as f64) * share).ceil() as usize)?
+        *all.get((last * per_mille).div_ceil(1000))?
     }
 }
 
@@ -84,8 +84,8 @@ impl fmt::Display for Arrivals {
             "{:.1} % of {} | {} | {}",
             100.0 * self.share(),
             self.0.len(),
-            in_ms(self.quantile(0.5)),
-            in_ms(self.quantile(0.99))
+            in_ms(self.quantile(500)),
+            in_ms(self.quantile(990))
         )
     }
 }
@@ -121,15 +121,15 @@ fn run(
     if let Some(flood) = &flood {
         wait("the flood", PATIENCE, || flood.sent() > 0);
     }
-    std::thread::sleep(plan.ramp.saturating_sub(ramped.elapsed()));
+    pass(plan.ramp.saturating_sub(ramped.elapsed()));
 
     let (at, bytes, cpu) = (Instant::now(), received(), edge.cpu());
     begin.send(()).unwrap();
-    std::thread::sleep(plan.window);
+    pass(plan.window);
     let goodput = (received() - bytes) as f64 / at.elapsed().as_secs_f64();
     let edge_cpu = edge.cpu().saturating_sub(cpu);
     // The last newcomers have their time under the flood too.
-    std::thread::sleep(IN_WITHIN);
+    pass(IN_WITHIN);
     let sent = flood.map(Flood::end);
     let over = Instant::now();
     let dropped = edge.metric("stoq_xdp_packets_total", "reason=\"drop_");
@@ -154,6 +154,14 @@ fn run(
         edge_cpu,
         lifted,
     })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is measured is so much time of a flood"
+)]
+fn pass(time: Duration) {
+    std::thread::sleep(time);
 }
 
 fn wait(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
@@ -280,7 +288,7 @@ fn print(rows: &[Row], plan: Plan) {
 fn judge(none: &Row, native: &Row) -> bool {
     let goodput = native.goodput / none.goodput;
     let known = native.known.share();
-    let unknown = native.unknown.quantile(0.95);
+    let unknown = native.unknown.quantile(950);
     let lifted = native.lifted.unwrap_or(Duration::MAX);
     let bars = [
         (
