@@ -16,11 +16,15 @@ MAP(settings, BPF_MAP_TYPE_ARRAY, SETTINGS_SLOTS, u32, struct settings);
 MAP(control, BPF_MAP_TYPE_ARRAY, 1, u32, struct control);
 MAP(ports, BPF_MAP_TYPE_ARRAY, PORTS_MAX, u32, u32);
 MAP(validated, BPF_MAP_TYPE_HASH, VALIDATED_MAX, u64, u64);
+MAP(filter, BPF_MAP_TYPE_ARRAY, 1 << (FILTER_BITS_LOG - 6), u32, u64);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS + 1, u32, struct counter);
 MAP(sources, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * SOURCE_CELLS, u32, u64);
 MAP(prefixes, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * PREFIX_CELLS, u32, u64);
 MAP(globals, BPF_MAP_TYPE_ARRAY, GLOBALS, u32, u64);
-MAP(greylist, BPF_MAP_TYPE_ARRAY, GREYLIST_CELLS / 2, u32, u64);
+struct greylist_row {
+    u32 cell[GREYLIST_WAYS];
+};
+MAP(greylist, BPF_MAP_TYPE_ARRAY, GREYLIST_CELLS / GREYLIST_WAYS, u32, struct greylist_row);
 
 MAP_WITH_FLAGS(rules_v4, BPF_MAP_TYPE_LPM_TRIE, RULES_MAX, struct key_v4, struct rule, BPF_F_NO_PREALLOC);
 MAP_WITH_FLAGS(rules_v6, BPF_MAP_TYPE_LPM_TRIE, RULES_MAX, struct key_v6, struct rule, BPF_F_NO_PREALLOC);
@@ -150,11 +154,16 @@ INLINE void tell_time(struct packet *p)
         p->now_ns = monotonic_ns();
 }
 
-/* Whether the source completed a handshake not long ago. */
+/* Whether the source completed a handshake not long ago. Most that are asked about did not, and the filter knows. */
 NOINLINE int is_validated(const struct packet *p)
 {
-    const u64 *until = map_lookup(&validated, &p->source);
+    u32 bit = (u32)(p->source * FILTER_FACTOR >> (64 - FILTER_BITS_LOG)), word = bit >> 6;
+    u64 *bits = map_lookup(&filter, &word);
+    const u64 *until;
 
+    if (!bits || !(READ(*bits) >> (bit & 63) & 1))
+        return 0;
+    until = map_lookup(&validated, &p->source);
     return until && p->now_ns < *until;
 }
 
@@ -163,20 +172,27 @@ NOINLINE int is_validated(const struct packet *p)
 NOINLINE int is_retransmission(const struct packet *p, u64 hash)
 {
     const u32 time_mask = (1 << GREYLIST_TIME_BITS) - 1;
-    u32 place = (u32)hash & (GREYLIST_CELLS - 1), pair = place >> 1;
-    u32 now = (u32)(p->now_ns >> GREYLIST_SHIFT) & time_mask, mark = (u32)(hash >> 28) << GREYLIST_TIME_BITS, then, age;
-    volatile u32 *cell = map_lookup(&greylist, &pair);
+    u32 row = ((u32)hash & (GREYLIST_CELLS - 1)) / GREYLIST_WAYS, oldest_age = 0;
+    u32 now = (u32)(p->now_ns >> GREYLIST_SHIFT) & time_mask, mark = (u32)(hash >> 28) << GREYLIST_TIME_BITS;
+    volatile u32 *cell = map_lookup(&greylist, &row), *oldest = cell;
 
     if (!cell)
         return 0;
-    cell += place & 1;
-    then = *cell;
-    age = (now - then) & time_mask;
-    if ((then & ~time_mask) != mark || age > GREYLIST_UNITS_MAX) {
-        *cell = mark | now;
-        return 0;
+#pragma unroll
+    for (u32 i = 0; i < GREYLIST_WAYS; i++) {
+        u32 then = cell[i], age = (now - then) & time_mask;
+
+        if (!then)
+            age = time_mask + 1;
+        else if ((then & ~time_mask) == mark && age <= GREYLIST_UNITS_MAX)
+            return age >= GREYLIST_UNITS_MIN && has_room(p, CLASS_RETRANSMISSION, 1);
+        if (age > oldest_age) {
+            oldest = cell + i;
+            oldest_age = age;
+        }
     }
-    return age >= GREYLIST_UNITS_MIN && has_room(p, CLASS_RETRANSMISSION, 1);
+    *oldest = mark | now;
+    return 0;
 }
 
 /* Whether a packet of this class is within its budgets. What all share is asked first: it is one cell, and in a flood of spoofed
@@ -430,7 +446,6 @@ int stoq_xdp(struct xdp_md *ctx)
     }
     return reason >= DROP_FIRST && !spared ? XDP_DROP : XDP_PASS;
 }
-
 
 /* No helper above asks for more. */
 const char program_license[] SEC("license") = "MIT";

@@ -4,6 +4,9 @@
 //! one CPU; what a driver spends on a packet comes on top. Where it says "spoofed" each run has another random source, the drawing of which
 //! is in the figure: the two first lines say how much that is. A line is only printed where all runs had its reason, or
 //! where it says how many had.
+//!
+//! `… --example cost RUNS OTHER.o` measures another build of the program beside this one, turn by turn, and prints how this one's
+//! figure is to the other's: what a change of the program is judged by, since machines differ from minute to minute.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails ends the measurement")]
 
@@ -19,14 +22,21 @@ use kit::{
 };
 use stoq_ebpf::{
     abi::{
-        Budget, CLASS_INITIAL, CLASS_RETRANSMISSION, CLASS_SYN, Control, FLAG_RULES_V4,
+        self, Budget, CLASS_INITIAL, CLASS_RETRANSMISSION, CLASS_SYN, Control, FLAG_RULES_V4,
         FLAG_RULES_V6, RULE_DENY, Reason, Rule, Settings,
     },
     bench::{Bench, Mode},
+    object,
 };
 
 /// Rules beside the one that is found.
 const RULES: u32 = 10_000;
+
+/// Sources that completed a handshake. No frame comes from one, and of spoofed ones one in 65,536.
+const VALIDATED: u32 = 60_000;
+
+/// Turns of which the least counts.
+const TURNS: u32 = 5;
 
 struct Case {
     name: &'static str,
@@ -244,49 +254,99 @@ fn furnish(bench: &mut Bench) {
         let v6 = 0x2001_0db8_8000 << 80 | u128::from(i.wrapping_mul(0x9e37_79b1)) << 60;
         Judge::set_rule(bench, IpAddr::V6(v6.into()), 64, deny);
     }
+    for i in 0..VALIDATED {
+        let source = abi::source(Ipv4Addr::from(i.wrapping_mul(0x85eb_ca6b)).into());
+        Judge::validate(bench, source, u64::MAX);
+    }
+}
+
+/// A build of the program, in both modes.
+struct Build {
+    real: Bench,
+    spoof: Bench,
+}
+
+impl Build {
+    fn load(object: &[u8]) -> Self {
+        let load = |mode| {
+            let mut bench = Bench::load_object(object, mode).unwrap();
+            furnish(&mut bench);
+            bench
+        };
+        Self {
+            real: load(Mode::Real),
+            spoof: load(Mode::Spoof),
+        }
+    }
+
+    fn bench(&mut self, mode: Mode) -> &mut Bench {
+        match mode {
+            Mode::Spoof => &mut self.spoof,
+            Mode::Real | Mode::Replay => &mut self.real,
+        }
+    }
 }
 
 fn main() {
-    let runs: u32 = std::env::args()
-        .nth(1)
+    let mut arguments = std::env::args().skip(1);
+    let runs: u32 = arguments
+        .next()
         .map_or(1_000_000, |runs| runs.parse().unwrap());
-    let mut real = Bench::load(Mode::Real).unwrap();
-    let mut spoof = Bench::load(Mode::Spoof).unwrap();
-    furnish(&mut real);
-    furnish(&mut spoof);
-    println!("| verdict | frame, bytes | ns a packet | reason |\n|---|---|---|---|");
+    let other = arguments.next().map(|file| std::fs::read(file).unwrap());
+    let mut builds = vec![Build::load(object::XDP)];
+    builds.extend(other.map(|object| Build::load(&object)));
+    let (other_head, other_line) = match builds.len() {
+        1 => ("", ""),
+        _ => (" other build | this to it |", "---|---|"),
+    };
+    println!("| verdict | frame, bytes | ns a packet |{other_head} reason |");
+    println!("|---|---|---|{other_line}---|");
     for case in cases() {
-        let bench = match case.mode {
-            Mode::Spoof => &mut spoof,
-            Mode::Real | Mode::Replay => &mut real,
-        };
         let mut settings = Kind::Usual.settings();
         // The clock is the kernel's, and nobody beats.
         settings.heartbeat_max_ns = u64::MAX;
         (case.settings)(&mut settings);
-        bench.set_settings(0, &settings).unwrap();
-        bench
-            .set_control(Control {
-                shed: case.shed,
-                ..Control::default()
-            })
-            .unwrap();
+        let control = Control {
+            shed: case.shed,
+            ..Control::default()
+        };
         let frame = case.packet.bytes();
-        let before = bench.counted(case.expected).unwrap().packets;
-        let means = (0..5).map(|_| bench.repeat(&frame, runs).unwrap().1);
-        let least = means.min().unwrap();
-        let counted = bench.counted(case.expected).unwrap().packets - before;
-        let all = 5 * u64::from(runs);
-        let reason = if counted == all {
-            case.expected.to_string()
-        } else {
-            format!("{}: {counted} of {all}", case.expected)
+        let mut before = Vec::new();
+        for build in &mut builds {
+            let bench = build.bench(case.mode);
+            bench.set_settings(0, &settings).unwrap();
+            bench.set_control(control).unwrap();
+            before.push(bench.counted(case.expected).unwrap().packets);
+        }
+        let mut least = vec![u128::MAX; builds.len()];
+        for _ in 0..TURNS {
+            for (build, least) in builds.iter_mut().zip(&mut least) {
+                let (_, mean) = build.bench(case.mode).repeat(&frame, runs).unwrap();
+                *least = mean.as_nanos().min(*least);
+            }
+        }
+        let all = u64::from(TURNS) * u64::from(runs);
+        let mut reason = case.expected.to_string();
+        for (build, before) in builds.iter_mut().zip(before) {
+            let counted = build
+                .bench(case.mode)
+                .counted(case.expected)
+                .unwrap()
+                .packets
+                - before;
+            if counted != all {
+                reason.push_str(&format!(": {counted} of {all}"));
+            }
+        }
+        let beside = match least[..] {
+            [this, other] => format!(" {other} | {:.2} |", this as f64 / other as f64),
+            _ => String::new(),
         };
         println!(
-            "| {} | {} | {} | {reason} |",
+            "| {} | {} | {} |{beside} {reason} |",
             case.name,
             frame.len(),
-            least.as_nanos()
+            least[0]
         );
     }
 }

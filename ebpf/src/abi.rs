@@ -23,6 +23,9 @@ pub mod map {
     pub const RULES_V6: &str = "rules_v6";
     /// Hash of [`VALIDATED_MAX`](super::VALIDATED_MAX): [`source`](super::source) `u64` → until when it counts, `u64` ns.
     pub const VALIDATED: &str = "validated";
+    /// Array of `u64`, 2^[`FILTER_BITS_LOG`](super::FILTER_BITS_LOG) bits: set where [`filter_bit`](super::filter_bit) of a validated
+    /// source is.
+    pub const FILTER: &str = "filter";
     /// Per-CPU array of [`REASONS`](super::REASONS) + 1 [`Counter`](super::Counter), by reason; the last counts events
     /// that found the ring full.
     pub const COUNTERS: &str = "counters";
@@ -34,7 +37,7 @@ pub mod map {
     pub const PREFIXES: &str = "prefixes";
     /// Array of [`GLOBALS`](super::GLOBALS) `u64`.
     pub const GLOBALS: &str = "globals";
-    /// Array of half of [`GREYLIST_CELLS`](super::GREYLIST_CELLS) `u64`, each two cells.
+    /// Array of rows of [`GREYLIST_WAYS`](super::GREYLIST_WAYS) `u32`, [`GREYLIST_CELLS`](super::GREYLIST_CELLS) in all.
     pub const GREYLIST: &str = "greylist";
 
     /// Of the selector: array of one [`Steering`](super::Steering).
@@ -67,7 +70,7 @@ macro_rules! constants {
 
 constants! {
     /// The version of all that stands here; a program passes everything while its settings carry another.
-    ABI_VERSION: u32 = 1;
+    ABI_VERSION: u32 = 2;
     /// Slots of the map of settings.
     SETTINGS_SLOTS: u32 = 2;
     /// Ports, all there are.
@@ -76,6 +79,10 @@ constants! {
     RULES_MAX: u32 = 65_536;
     /// Sources that completed a handshake: 4 MiB. Beyond it a newcomer is not entered.
     VALIDATED_MAX: u32 = 65_536;
+    /// Bits of the filter before them, as a power of two; 128 KiB.
+    FILTER_BITS_LOG: u32 = 20;
+    /// Places in the filter, see [`filter_bit`].
+    FILTER_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     /// Cells of one row of one class of the sketch of sources; 10 MiB in all.
     SOURCE_CELLS: u32 = 131_072;
     /// As above for prefixes; 2.5 MiB.
@@ -84,6 +91,8 @@ constants! {
     SKETCH_ROWS: u32 = 2;
     /// Cells of the greylist, of four bytes; 4 MiB.
     GREYLIST_CELLS: u32 = 1_048_576;
+    /// Cells of a row, of which the oldest is written next.
+    GREYLIST_WAYS: u32 = 4;
     /// Bytes of the ring of events.
     EVENTS_BYTES: u32 = 262_144;
 
@@ -471,6 +480,16 @@ pub fn source(address: IpAddr) -> u64 {
     }
 }
 
+/// The place of a source of [`map::VALIDATED`] in [`map::FILTER`], below 2^[`FILTER_BITS_LOG`].
+pub fn filter_bit(source: u64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the shift leaves FILTER_BITS_LOG bits"
+    )]
+    let bit = (source.wrapping_mul(FILTER_FACTOR) >> (u64::BITS - FILTER_BITS_LOG)) as u32;
+    bit
+}
+
 pub(crate) fn source_v4(address: Ipv4Addr) -> u64 {
     0x0000_ffff_0000_0000 | u64::from(u32::from(address))
 }
@@ -640,7 +659,12 @@ mod tests {
     fn defines() -> BTreeMap<&'static str, u64> {
         let number = |line: &'static str| {
             let mut words = line.strip_prefix("#define ")?.split_whitespace();
-            Some((words.next()?, words.next()?.parse().ok()?))
+            let (name, value) = (words.next()?, words.next()?);
+            let value = match value.strip_prefix("0x") {
+                Some(digits) => u64::from_str_radix(digits, 16),
+                None => value.parse(),
+            };
+            Some((name, value.ok()?))
         };
         HEADER.lines().filter_map(number).collect()
     }

@@ -9,7 +9,7 @@
 //! nobody judges. A name that nobody came for is taken away, and one that is left over after a crash is taken over by the
 //! next start; meanwhile there is no heartbeat, so everything passes.
 
-use std::{fmt, fs, io, net::IpAddr, path::Path, time::Duration};
+use std::{fmt, io, net::IpAddr, path::Path, time::Duration};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -191,6 +191,7 @@ pub struct Attachment {
     program: u32,
     mode: Mode,
     passed_over: Vec<Finding>,
+    carried_over: usize,
 }
 
 impl Attachment {
@@ -199,7 +200,8 @@ impl Attachment {
     /// is in place, and the heartbeat begins with it.
     ///
     /// With `pins`, a directory on a BPF file system, a program that another process handed over there is taken over in the
-    /// mode it has; sources that completed a handshake are not, and are entered anew as they do.
+    /// mode it has, and with it the sources that completed a handshake ([`carried_over`](Self::carried_over)). Those that the other
+    /// process enters in the milliseconds between are not among them.
     ///
     /// Loading takes some 22 MiB of the kernel's memory and up to a second.
     ///
@@ -219,14 +221,14 @@ impl Attachment {
         // An interface that is not there has no link, and what is no interface's name is no part of a path.
         if let Some(pins) = pins.filter(|pins| facts.device.is_some() && pins.exists()) {
             handover::check(pins)?;
-            let name = pins.join(interface);
-            match (handover::find(&name)?, attached) {
+            let names = handover::Names::of(pins, interface);
+            match (handover::find(&names.link)?, attached) {
                 (Some((link, program)), Some(attached)) if program == attached.program => {
-                    return Self::take_over(facts, link, attached.how, policy, rules, &name);
+                    return Self::take_over(facts, link, attached.how, policy, rules, &names);
                 }
                 // The link of an interface that is no more.
                 (Some(_), _) => {
-                    fs::remove_file(&name)?;
+                    names.remove()?;
                     facts = Facts::gather(interface)?;
                 }
                 (None, _) => {}
@@ -298,6 +300,7 @@ impl Attachment {
                         facts: report.facts,
                         mode,
                         passed_over: in_the_way,
+                        carried_over: 0,
                     };
                     if attachment.is_there()? {
                         return Ok(attachment);
@@ -321,7 +324,7 @@ impl Attachment {
         how: How,
         policy: &Policy,
         rules: &[RuleEdit],
-        name: &Path,
+        names: &handover::Names,
     ) -> Result<Self, AttachError> {
         let mode = match how {
             How::Native => Mode::Native,
@@ -334,13 +337,15 @@ impl Attachment {
         };
         let mut loaded = Loaded::new()?;
         loaded.furnish(policy, rules)?;
+        let known = names.validated().map_err(|error| MapsError::Map {
+            name: abi::map::VALIDATED,
+            error,
+        })?;
+        let carried_over = loaded.maps.carry_over(&known, monotonic_ns())?;
         let link = loaded.take_over(link)?;
         // From here on the link is held by this process and, until it looks, by the one before, which may just have taken
         // the name back.
-        match fs::remove_file(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+        names.remove()?;
         let program = link
             .info()
             .map_err(|error| AttachError::Load(said(&error)))?
@@ -352,10 +357,11 @@ impl Attachment {
             program,
             mode,
             passed_over: Vec::new(),
+            carried_over,
         })
     }
 
-    /// Gives the link a name below `pins`, where another process may take it over. Until it has ([`Attachment::is_taken`])
+    /// Gives the link and the table of validated sources names below `pins`, where another process may take them over. Until it has ([`Attachment::is_taken`])
     /// this one goes on.
     ///
     /// # Errors
@@ -364,25 +370,29 @@ impl Attachment {
     /// program is gone from the interface.
     pub fn pin(&mut self, pins: &Path) -> Result<(), AttachError> {
         handover::check(pins)?;
-        let name = pins.join(self.interface());
-        match fs::remove_file(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(AttachError::HandOver(error.to_string()));
-            }
-            _ => {}
-        }
+        let names = handover::Names::of(pins, self.interface());
+        let failed = |error: &dyn std::error::Error| AttachError::HandOver(said(error));
+        names.remove().map_err(|error| failed(&error))?;
+        // First, so that it is there for whoever finds the link.
+        let tables = self.loaded.maps.tables();
+        tables
+            .pin_validated(&names.sources)
+            .map_err(|error| failed(&error))?;
         if let Some(link) = self.link.take() {
-            let pinned = link
-                .pin(&name)
-                .map_err(|error| AttachError::HandOver(said(&error)))?;
-            self.link = Some(pinned.into());
+            match link.pin(&names.link) {
+                Ok(pinned) => self.link = Some(pinned.into()),
+                Err(error) => {
+                    let _ = names.remove();
+                    return Err(failed(&error));
+                }
+            }
         }
         Ok(())
     }
 
-    /// Takes the link's name away again.
+    /// Takes the names away again.
     pub fn unpin(&self, pins: &Path) {
-        let _ = fs::remove_file(pins.join(self.interface()));
+        let _ = handover::Names::of(pins, self.interface()).remove();
     }
 
     /// Whether another process took over what was pinned. Then this link holds that one's program, and is to be let go of.
@@ -420,6 +430,12 @@ impl Attachment {
     #[must_use]
     pub fn passed_over(&self) -> &[Finding] {
         &self.passed_over
+    }
+
+    /// How many sources that completed a handshake were taken over from the process before.
+    #[must_use]
+    pub fn carried_over(&self) -> usize {
+        self.carried_over
     }
 
     /// Whether the interface still has the program: somebody with the privilege may remove either.

@@ -18,6 +18,7 @@ use crate::{
         Control, Counter, Event, Reason, Rule, RuleKeyV4, RuleKeyV6, Settings, TESTING_REPLAY,
         TESTING_SPOOF, Testing, map, program,
     },
+    filter::Filter,
     object,
 };
 
@@ -94,6 +95,9 @@ pub struct Bench {
     rules_v4: LpmTrie<MapData, RuleKeyV4, Rule>,
     rules_v6: LpmTrie<MapData, RuleKeyV6, Rule>,
     validated: HashMap<MapData, u64, u64>,
+    /// None of an object from before there was one.
+    filter: Option<Array<MapData, u64>>,
+    in_filter: Filter,
     counters: PerCpuArray<MapData, Counter>,
     events: RingBuf<MapData>,
     input: Vec<u8>,
@@ -103,6 +107,12 @@ pub struct Bench {
 impl Bench {
     /// Loads the program. Everything passes until ports and settings are there.
     pub fn load(mode: Mode) -> Result<Self, BenchError> {
+        Self::load_object(object::XDP, mode)
+    }
+
+    /// As [`Bench::load`], with another build of the program, to measure two beside each other. Its ABI must be this one, but for
+    /// the filter, which may be missing.
+    pub fn load_object(object: &[u8], mode: Mode) -> Result<Self, BenchError> {
         let testing = match mode {
             Mode::Replay => TESTING_REPLAY,
             Mode::Real => 0,
@@ -110,12 +120,13 @@ impl Bench {
         };
         let mut bpf = EbpfLoader::new()
             .override_global(program::TESTING, &testing, true)
-            .load(object::XDP)?;
+            .load(object)?;
         let xdp: &mut Xdp = bpf
             .program_mut(program::XDP)
             .ok_or(BenchError::Missing(program::XDP))?
             .try_into()?;
         xdp.load()?;
+        let filter = bpf.take_map(map::FILTER).map(TryInto::try_into);
         let mut take = |name| bpf.take_map(name).ok_or(BenchError::Missing(name));
         Ok(Self {
             settings: take(map::SETTINGS)?.try_into()?,
@@ -124,6 +135,8 @@ impl Bench {
             rules_v4: take(map::RULES_V4)?.try_into()?,
             rules_v6: take(map::RULES_V6)?.try_into()?,
             validated: take(map::VALIDATED)?.try_into()?,
+            filter: filter.transpose()?,
+            in_filter: Filter::default(),
             counters: take(map::COUNTERS)?.try_into()?,
             events: take(map::EVENTS)?.try_into()?,
             bpf,
@@ -163,7 +176,13 @@ impl Bench {
 
     /// As [`Model::validate`](crate::model::Model::validate).
     pub fn validate(&mut self, source: u64, until_ns: u64) -> Result<(), BenchError> {
-        Ok(self.validated.insert(source, until_ns, 0)?)
+        self.validated.insert(source, until_ns, 0)?;
+        if let (Some(filter), Some((index, word))) =
+            (&mut self.filter, self.in_filter.enter(source))
+        {
+            filter.set(index, word, 0)?;
+        }
+        Ok(())
     }
 
     /// Judges one frame at `now_ns`. Only in [`Mode::Replay`]; in another the metadata would count as the frame.

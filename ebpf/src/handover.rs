@@ -1,17 +1,70 @@
-//! Names by which a program is handed from one process to the next: files on a BPF file system, one an interface.
+//! Names by which a program is handed from one process to the next: files on a BPF file system, two an interface.
 //!
 //! A name keeps a program in place without anybody alive behind it, so there is one only while a hand-over is under way,
-//! and only where nobody else can make one: what is found under it is attached in our name.
+//! and only where nobody else can make one: what is found under it is attached in our name. Beside the link stands the table
+//! of sources that completed a handshake, so that those known to the process before are known to the next from the first packet.
 
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::{
+    maps::{HashMap, Map, MapData, MapError},
+    programs::links::{FdLink, PinnedLink},
+};
 
-use crate::attach::{AttachError, said};
+use crate::{
+    abi::VALIDATED_MAX,
+    attach::{AttachError, said},
+};
+
+/// The files of one interface.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// Holds the program at the interface.
+    pub(crate) link: PathBuf,
+    /// Its table of validated sources.
+    pub(crate) sources: PathBuf,
+}
+
+impl Names {
+    pub(crate) fn of(directory: &Path, interface: &str) -> Self {
+        // The file system keeps names with dots to itself, and VLANs have them. No interface's own name can be taken for
+        // another's table: after a `%` of ours come two digits.
+        let own = interface.replace('%', "%25").replace('.', "%2e");
+        Self {
+            sources: directory.join(format!("{own}%validated")),
+            link: directory.join(own),
+        }
+    }
+
+    /// Takes both away; what is not there need not be.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        for name in [&self.link, &self.sources] {
+            match fs::remove_file(name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Sources and until when they count, from the table under this name; [`VALIDATED_MAX`] at most, which is what it holds.
+    /// Empty where there is none.
+    pub(crate) fn validated(&self) -> Result<Vec<(u64, u64)>, MapError> {
+        if !self.sources.exists() {
+            return Ok(Vec::new());
+        }
+        // Checks the sizes of keys and values.
+        let table: HashMap<MapData, u64, u64> =
+            Map::HashMap(MapData::from_pin(&self.sources)?).try_into()?;
+        // Its owner may still write to it: what goes while it is read ends the reading of that entry alone.
+        let entries = table.iter().take(VALIDATED_MAX as usize);
+        Ok(entries.filter_map(Result::ok).collect())
+    }
+}
 
 /// Checks that names below `directory` are nobody else's to make: on a BPF file system, this user's, and writable by
 /// nobody else. Makes it where it is not there.
@@ -73,6 +126,17 @@ mod tests {
         std::os::unix::fs::symlink("/", &link).unwrap();
         let error = check(&link).unwrap_err().to_string();
         assert!(error.contains("this user alone"), "{error}");
+    }
+
+    #[test]
+    fn no_interface_has_a_name_with_a_dot_or_that_of_anothers_table() {
+        let name = |interface| {
+            let names = Names::of(Path::new("/p"), interface);
+            [names.link, names.sources].map(|path| path.display().to_string())
+        };
+        assert_eq!(name("eth0"), ["/p/eth0", "/p/eth0%validated"]);
+        assert_eq!(name("eth0.5"), ["/p/eth0%2e5", "/p/eth0%2e5%validated"]);
+        assert_eq!(name("a%validated")[0], "/p/a%25validated");
     }
 
     #[test]

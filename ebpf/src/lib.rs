@@ -3,7 +3,6 @@
 //! The programs are restricted C in `bpf/`; their compiled objects are beside them and in [`object`]. What they and
 //! their loader agree on is [`abi`]. [`model`] gives the program's verdicts without a kernel, [`mod@bench`] asks the program
 //! itself without an interface, and [`selector`] is the second program.
-
 //!
 //! What an edge uses stands at the root: a [`Policy`] says what is wanted, a [`Report`] what would happen here, the
 //! [`helper`] holds the program for a data plane without privileges, and a [`Limiter`] is what either way comes to:
@@ -17,6 +16,7 @@ pub mod capture;
 mod confirm;
 mod counters;
 mod fallback;
+mod filter;
 mod handover;
 pub mod helper;
 mod limiter;

@@ -1,10 +1,14 @@
 //! The program's maps, with their types. What is written into them in which order is decided in `tables.rs`.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf,
+        lpm_trie::Key,
+    },
+    pin::PinError,
 };
 use ipnet::IpNet;
 use rustix::io::Errno;
@@ -12,6 +16,7 @@ use rustix::io::Errno;
 use crate::{
     abi::{self, Control, Counter, Event, Reason, Rule, Settings, map},
     counters::Counters,
+    filter::Filter,
     tables::{Room, Tables, WriteError},
 };
 
@@ -90,6 +95,8 @@ pub(crate) struct Maps {
     rules_v4: LpmTrie<MapData, abi::RuleKeyV4, Rule>,
     rules_v6: LpmTrie<MapData, abi::RuleKeyV6, Rule>,
     validated: HashMap<MapData, u64, u64>,
+    filter: Array<MapData, u64>,
+    in_filter: Filter,
     counters: PerCpuArray<MapData, Counter>,
     events: RingBuf<MapData>,
 }
@@ -122,6 +129,8 @@ impl Maps {
             rules_v4: typed(ebpf, map::RULES_V4)?,
             rules_v6: typed(ebpf, map::RULES_V6)?,
             validated: typed(ebpf, map::VALIDATED)?,
+            filter: typed(ebpf, map::FILTER)?,
+            in_filter: Filter::default(),
             counters: typed(ebpf, map::COUNTERS)?,
             events: typed(ebpf, map::EVENTS)?,
         })
@@ -148,6 +157,11 @@ impl Maps {
             .map(|counter| counter.packets)
             .fold(0, u64::saturating_add);
         Ok(counters)
+    }
+
+    /// Gives the table of validated sources a name on a BPF file system.
+    pub(crate) fn pin_validated(&self, name: &Path) -> Result<(), PinError> {
+        self.validated.map().pin(name)
     }
 
     /// Takes at most `max` sampled events, oldest first.
@@ -223,12 +237,27 @@ impl Tables for Maps {
 
     fn enter(&mut self, source: u64, until_ns: u64) -> Result<Room, MapsError> {
         let written = self.validated.insert(source, until_ns, 0);
-        room(map::VALIDATED, written, Errno::TOOBIG)
+        let room = room(map::VALIDATED, written, Errno::TOOBIG)?;
+        if room == Room::Taken
+            && let Some((index, word)) = self.in_filter.enter(source)
+        {
+            self.filter
+                .set(index, word, 0)
+                .map_err(failed(map::FILTER))?;
+        }
+        Ok(room)
     }
 
     fn leave(&mut self, over: &[u64], _now_ns: u64) -> Result<(), MapsError> {
-        over.iter()
-            .try_for_each(|source| gone(map::VALIDATED, self.validated.remove(source)))
+        for source in over {
+            gone(map::VALIDATED, self.validated.remove(source))?;
+            if let Some((index, word)) = self.in_filter.leave(*source) {
+                self.filter
+                    .set(index, word, 0)
+                    .map_err(failed(map::FILTER))?;
+            }
+        }
+        Ok(())
     }
 }
 

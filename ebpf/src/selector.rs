@@ -20,7 +20,10 @@ use aya::{
 use thiserror::Error;
 
 use crate::{
-    abi::{SOCKETS_MAX, Steer, Steering, map, program},
+    abi::{
+        ABI_VERSION, GENERATIONS, Route, SOCKETS_MAX, Steer, Steering, WORKERS_MAX, cid_key, map,
+        program,
+    },
     object,
 };
 
@@ -39,6 +42,9 @@ pub enum SelectorError {
     /// The object has not what the ABI says.
     #[error("the object has no `{0}`")]
     Missing(&'static str),
+    /// A group that there is not.
+    #[error("{0} workers; a group has 1 to {WORKERS_MAX}")]
+    Workers(u32),
     /// A slot that the table does not have.
     #[error("slot {0} of {SOCKETS_MAX}")]
     Slot(u32),
@@ -68,6 +74,43 @@ impl Selector {
             steered: take(map::STEERED)?.try_into()?,
             bpf,
         })
+    }
+
+    /// Loads the program for a process's only group at an address, and attaches it: `sockets` are the group's, in the order of their
+    /// workers, `cid_keys` the keys of their connection IDs by generation, the first of which signs. Every generation is of
+    /// these sockets, since no other process has any.
+    ///
+    /// # Errors
+    ///
+    /// As loading, attaching and writing tables; what was attached before is there still.
+    pub fn of_group<S: AsFd + AsRawFd>(
+        sockets: &[S],
+        cid_keys: &[(u8, [u8; 16])],
+    ) -> Result<Self, SelectorError> {
+        let first = sockets.first().ok_or(SelectorError::Workers(0))?;
+        let workers = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
+        if workers > WORKERS_MAX {
+            return Err(SelectorError::Workers(workers));
+        }
+        let mut selector = Self::load()?;
+        for (slot, socket) in (0..).zip(sockets) {
+            selector.set_socket(slot, socket)?;
+        }
+        let mut steering = Steering {
+            abi: ABI_VERSION,
+            current: cid_keys.first().map_or(0, |(now, _)| u32::from(*now)) % GENERATIONS,
+            route: [Route { base: 0, workers }; GENERATIONS as usize],
+            cid_key: [[0; 2]; GENERATIONS as usize],
+        };
+        for (generation, key) in cid_keys {
+            if let Some(place) = steering.cid_key.get_mut(usize::from(*generation)) {
+                *place = cid_key(*key);
+            }
+        }
+        selector.steer(steering)?;
+        // Last, so that there is no datagram without a table.
+        selector.attach(first)?;
+        Ok(selector)
     }
 
     /// Attaches it to the group of `socket`, in place of what was attached before.

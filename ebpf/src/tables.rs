@@ -250,28 +250,50 @@ impl<T: Tables> Writer<T> {
         let mut refused = 0;
         for address in sources {
             let source = abi::source(*address);
-            let mut entered = self.sources.enter(source, until_ns);
-            if entered == Entered::Full {
-                self.sweep(now_ns)?;
-                entered = self.sources.enter(source, until_ns);
-            }
-            match entered {
-                Entered::Unchanged => {}
-                Entered::Full => refused += 1,
-                Entered::Written => match self.tables.enter(source, until_ns) {
-                    Ok(Room::Taken) => {}
-                    Ok(Room::Full) => {
-                        self.sources.forget(source);
-                        refused += 1;
-                    }
-                    Err(error) => {
-                        self.sources.forget(source);
-                        return Err(error);
-                    }
-                },
-            }
+            refused += usize::from(self.enter(source, until_ns, now_ns)? == Room::Full);
         }
         Ok(refused)
+    }
+
+    /// Enters sources with the times until which they count, as another process's tables had them. What is over is left out,
+    /// and nothing counts for longer than it could here. Says how many were entered.
+    pub(crate) fn carry_over(
+        &mut self,
+        known: &[(u64, u64)],
+        now_ns: u64,
+    ) -> Result<usize, T::Error> {
+        let longest = u64::try_from(VALIDATED_FOR_MAX.as_nanos()).unwrap_or(u64::MAX);
+        let mut entered = 0;
+        for (source, until_ns) in known {
+            let until_ns = (*until_ns).min(now_ns.saturating_add(longest));
+            if until_ns > now_ns {
+                entered += usize::from(self.enter(*source, until_ns, now_ns)? == Room::Taken);
+            }
+        }
+        Ok(entered)
+    }
+
+    fn enter(&mut self, source: u64, until_ns: u64, now_ns: u64) -> Result<Room, T::Error> {
+        let mut entered = self.sources.enter(source, until_ns);
+        if entered == Entered::Full {
+            self.sweep(now_ns)?;
+            entered = self.sources.enter(source, until_ns);
+        }
+        match entered {
+            Entered::Unchanged => Ok(Room::Taken),
+            Entered::Full => Ok(Room::Full),
+            Entered::Written => match self.tables.enter(source, until_ns) {
+                Ok(Room::Taken) => Ok(Room::Taken),
+                Ok(Room::Full) => {
+                    self.sources.forget(source);
+                    Ok(Room::Full)
+                }
+                Err(error) => {
+                    self.sources.forget(source);
+                    Err(error)
+                }
+            },
+        }
     }
 }
 
@@ -465,6 +487,18 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("198.51.100.0/24"), "{error}");
         assert_eq!(writer.settings.unwrap().flags, abi::FLAG_RULES_V4);
+    }
+
+    #[test]
+    fn of_another_processs_sources_those_count_on_whose_time_is_not_over() {
+        let day = u64::try_from(VALIDATED_FOR_MAX.as_nanos()).unwrap();
+        let mut writer = writer(1);
+        let known = [(1, 99), (2, 100), (3, 101), (4, u64::MAX)];
+        assert_eq!(writer.carry_over(&known, 100).unwrap(), 2);
+        assert_eq!(
+            done(&mut writer),
+            ["enter 3 101".to_owned(), format!("enter 4 {}", 100 + day)]
+        );
     }
 
     #[test]

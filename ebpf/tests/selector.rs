@@ -296,3 +296,37 @@ fn a_socket_of_no_group_and_a_slot_of_no_table_are_refused() {
         .unwrap_err();
     assert!(matches!(error, SelectorError::Slot(256)), "{error}");
 }
+
+#[test]
+fn a_group_is_steered_by_one_call_as_its_processs_ids_say() {
+    if load("a_group_is_steered_by_one_call_as_its_processs_ids_say").is_none() {
+        return;
+    }
+    let sockets = group(loopback(), 4);
+    let selector = Selector::of_group(&sockets, &[(1, KEYS[1]), (0, KEYS[0])]).unwrap();
+    for worker in 0..4 {
+        for generation in [0, 1] {
+            let ours = id(generation, worker, worker);
+            for datagram in [short(&ours, 60), initial(&ours)] {
+                assert_eq!(
+                    ask(&client(), &sockets, &datagram),
+                    usize::from(worker),
+                    "generation {generation}"
+                );
+            }
+        }
+    }
+    assert_eq!(selector.steered(Steer::ById).unwrap(), 16);
+    // What a newcomer made up names nobody, whatever its first byte says.
+    let newcomer = client();
+    let first = ask(&newcomer, &sockets, &initial(&[3; 12]));
+    for made_up in 0..8 {
+        assert_eq!(ask(&newcomer, &sockets, &initial(&[made_up; 12])), first);
+    }
+    assert_eq!(selector.steered(Steer::ByHash).unwrap(), 9);
+    let none: [UdpSocket; 0] = [];
+    assert!(matches!(
+        Selector::of_group(&none, &[]),
+        Err(SelectorError::Workers(0))
+    ));
+}

@@ -1,7 +1,8 @@
 //! A running edge: sockets, certificates, workers, admin listener, and their orderly end.
 //!
-//! [`Prepared::new`] does what can be done without a socket and is what `check` looks at; [`Edge::start`] binds everything before any
-//! worker runs, so that a start either stands whole or leaves nothing behind.
+//! [`Prepared::new`] does what can be done without a socket and is what `check` looks at; [`Edge::bind`] binds everything before any
+//! worker runs, so that a start either stands whole or leaves nothing behind; [`Bound::start`] serves. Between the two the process has one
+//! thread, has read nothing from outside, and needs its capabilities no more.
 
 use std::fmt;
 use std::io;
@@ -16,10 +17,11 @@ use stoq::quic::{CidKeys, SocketOptions, Steering};
 use stoq_cache::engine::{Cache, CacheConfig};
 use stoq_cache::http::policy::SitePolicy;
 use stoq_cache::time::Timestamp;
+use stoq_ebpf::helper::{Helper, HelperError};
 use stoq_mesh::gossip::GOSSIP;
 use stoq_mesh::index::INDEX;
 use stoq_mesh::{Exchanges, Holders, Links, Membership, Node, Origins, Patience, Storage};
-use stoq_node::config::{AdminAddr, Config, ConfigError};
+use stoq_node::config::{AdminAddr, Config, ConfigError, XdpMode};
 use stoq_node::{
     Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
 };
@@ -33,8 +35,10 @@ use crate::mesh::{self, NodeListener};
 use crate::peers::Peers;
 use crate::serve::{self, AccessLog, Bounds, CdnId, Forwarder, ServeMetrics, SiteTable};
 use crate::state::{self, StateError};
+use crate::steering::Selectors;
 use crate::tls::{ServerTls, TlsError};
 use crate::worker::{Doors, Plan};
+use crate::xdp::{self, Keeper, Ports, Reload};
 
 /// What is left to workers beyond the drain's own deadline to close their connections: 3 s.
 const CLOSING: Duration = Duration::from_secs(3);
@@ -206,6 +210,8 @@ pub struct Running {
     cache: Cache,
     storage: Storage,
     workers: Workers,
+    /// Takes its program away when dropped.
+    keeper: Option<Arc<Keeper>>,
     /// Written out when dropped, after the workers have ended.
     _access: Option<AccessLog>,
 }
@@ -216,6 +222,126 @@ impl Edge {
     /// # Errors
     /// [`StartError`]; nothing is left running then.
     pub fn start(prepared: Prepared) -> Result<Running, StartError> {
+        Self::bind(prepared)?.start()
+    }
+
+    /// Takes the state directory and binds all sockets. Starts no thread.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind then.
+    pub fn bind(prepared: Prepared) -> Result<Bound, StartError> {
+        let config = &prepared.config;
+        for warning in &prepared.warnings {
+            tracing::warn!("{warning}");
+        }
+        let state = StateDir::open(&config.node.state_dir)?;
+        let registry = Registry::new();
+        let links = Links::new(config, &registry);
+        let count = config.node.workers;
+        let cid_keys = CidKeys::random();
+        let selectors = Selectors::new(&registry);
+        let https = config
+            .listen
+            .https
+            .iter()
+            .map(|addr| bind_https(*addr, count, &cid_keys, &selectors))
+            .collect::<Result<Vec<_>, _>>()?;
+        let plain = config
+            .listen
+            .http
+            .iter()
+            .map(|addr| bind_http(*addr, count))
+            .collect::<Result<Vec<_>, _>>()?;
+        let nodes = prepared
+            .membership
+            .as_ref()
+            .map(|membership| NodeListener::bind(config, &links, membership, count, &selectors))
+            .transpose()?;
+        let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
+        let mut ports = Ports::default();
+        https.iter().for_each(|door| ports.https(door.addr.port()));
+        plain.iter().for_each(|(addr, _)| ports.http(addr.port()));
+        for addr in nodes.iter().flat_map(NodeListener::local_addrs) {
+            ports.stoq(addr.port(), config.stoq.tcp);
+        }
+        Ok(Bound {
+            prepared,
+            state,
+            registry,
+            links,
+            https,
+            plain,
+            nodes,
+            admin,
+            ports,
+            cid_keys,
+            helper: None,
+            reload: None,
+        })
+    }
+}
+
+/// An edge whose sockets are bound, and that reads none of them yet.
+pub struct Bound {
+    prepared: Prepared,
+    state: StateDir,
+    registry: Registry,
+    links: Links,
+    https: Vec<HttpsSockets>,
+    plain: Vec<(SocketAddr, Vec<TcpListener>)>,
+    nodes: Option<NodeListener>,
+    admin: Option<Admin>,
+    ports: Ports,
+    cid_keys: CidKeys,
+    helper: Option<Result<Helper, HelperError>>,
+    reload: Option<Reload>,
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound")
+            .field("node", &self.prepared.config.node.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bound {
+    /// Starts the helper that `[xdp]` needs, where it asks for one: this same binary under its hidden verb. `reload` reads the table anew.
+    #[must_use]
+    pub(crate) fn with_helper(self, reload: Reload) -> Self {
+        let helper = xdp::start_helper(&self.prepared.config.xdp, &self.ports);
+        Self {
+            helper,
+            reload: Some(reload),
+            ..self
+        }
+    }
+
+    /// Whether what the process may do beyond others is to be given up now.
+    pub(crate) fn gives_up_capabilities(&self) -> bool {
+        let xdp = &self.prepared.config.xdp;
+        xdp.mode != XdpMode::Off && !xdp.keep_capabilities
+    }
+
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub fn start(self) -> Result<Running, StartError> {
+        let Self {
+            prepared,
+            state,
+            registry,
+            links,
+            https,
+            plain,
+            nodes,
+            admin,
+            ports,
+            cid_keys,
+            helper,
+            reload,
+        } = self;
         let Prepared {
             config,
             membership,
@@ -224,12 +350,9 @@ impl Edge {
             cdn_id,
             holders,
             patience,
-            warnings,
+            warnings: _,
         } = prepared;
-        for warning in &warnings {
-            tracing::warn!("{warning}");
-        }
-        let state = StateDir::open(&config.node.state_dir)?;
+        let count = config.node.workers;
         let secret = match &membership {
             Some(membership) => {
                 membership.begin()?;
@@ -237,32 +360,29 @@ impl Edge {
             }
             None => state::secret(&config.node.state_dir)?,
         };
-        // Before anything listens: what is there may take a second to load.
+        // Before anything is read: what is there may take a second to load.
         let storage =
             Storage::open(&config, secret).map_err(|error| StartError::Config(vec![error]))?;
         let certificates = certificates.resolve(&config.node.state_dir)?;
         let tls = ServerTls::new(certificates.resolver())?;
-
-        let registry = Registry::new();
-        let links = Links::new(&config, &registry);
-        let count = config.node.workers;
-        let https = config
-            .listen
-            .https
-            .iter()
-            .map(|addr| bind_https(*addr, count))
-            .collect::<Result<Vec<_>, _>>()?;
-        let plain = config
-            .listen
-            .http
-            .iter()
-            .map(|addr| bind_http(*addr, count))
-            .collect::<Result<Vec<_>, _>>()?;
-        let nodes = membership
-            .as_ref()
-            .map(|membership| NodeListener::bind(&config, &links, membership, count))
-            .transpose()?;
-        let admin = config.listen.admin.as_ref().map(bind_admin).transpose()?;
+        let keeper = (config.xdp.mode != XdpMode::Off).then(|| {
+            let setup = xdp::Setup {
+                config: config.xdp.clone(),
+                state_dir: config.node.state_dir.clone(),
+                ports,
+                keys: cid_keys.clone(),
+                helper: helper.unwrap_or_else(|| {
+                    Err(HelperError::Io(io::Error::other(
+                        "this process was started without one",
+                    )))
+                }),
+                reload,
+                workers: count,
+                memory: config.limits.memory,
+            };
+            Keeper::start(setup, &registry).map(Arc::new)
+        });
+        let keeper = keeper.transpose()?;
 
         let cache = storage.cache(CacheConfig {
             name: config.node.name.clone(),
@@ -365,7 +485,8 @@ impl Edge {
             .as_ref()
             .map_or_else(Vec::new, |shield| shield.nodes.clone());
         let plan = Arc::new(Plan {
-            common: Common::new(limits(&config, &links), listen_metrics, drain.clone()),
+            common: Common::new(limits(&config, &links), listen_metrics, drain.clone())
+                .telling(keeper.as_ref().map(|keeper| keeper.witness().clone())),
             alt_svc: https
                 .iter()
                 .map(|sockets| (sockets.addr, AltSvc::new(sockets.addr.port())))
@@ -389,7 +510,8 @@ impl Edge {
                 plain.into_iter().map(|(_, tcp)| tcp).collect(),
                 access.as_ref(),
             )),
-            cid_keys: CidKeys::random(),
+            cid_keys,
+            keeper: keeper.clone(),
             links: links.clone(),
             registry: registry.clone(),
             config,
@@ -418,6 +540,10 @@ impl Edge {
         let admin = admin
             .map(|admin| {
                 let calls = storage.calls(&cache);
+                let calls = match &keeper {
+                    Some(keeper) => keeper.calls(calls),
+                    None => calls,
+                };
                 let calls = match &gossip {
                     Some(gossip) => gossip.calls(calls),
                     None => calls,
@@ -441,6 +567,7 @@ impl Edge {
             cache,
             storage,
             workers,
+            keeper,
             _access: access,
         })
     }
@@ -525,9 +652,14 @@ impl Running {
             self.cache.abort();
         }
         let joined = self.workers.join(Instant::now() + CLOSING).await;
-        let storage = self.storage;
+        // Its program judges until the last connection is gone.
+        let (storage, keeper) = (self.storage, self.keeper);
         // Nobody stores any more. An error is a panic in there, which was reported.
-        let _ = tokio::task::spawn_blocking(move || storage.close()).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            drop(keeper);
+            storage.close()
+        })
+        .await;
         first.and(joined)
     }
 
@@ -569,8 +701,13 @@ fn limits(config: &Config, links: &Links) -> listen::Limits {
     }
 }
 
-fn bind_https(addr: SocketAddr, workers: usize) -> Result<HttpsSockets, StartError> {
-    let sockets =
+fn bind_https(
+    addr: SocketAddr,
+    workers: usize,
+    cid_keys: &CidKeys,
+    selectors: &Selectors,
+) -> Result<HttpsSockets, StartError> {
+    let mut sockets =
         HttpsSockets::bind(addr, workers, &SocketOptions::default()).map_err(|source| {
             StartError::Bind {
                 key: "listen.https",
@@ -582,6 +719,7 @@ fn bind_https(addr: SocketAddr, workers: usize) -> Result<HttpsSockets, StartErr
     {
         tracing::warn!(%addr, reason, "one UDP socket for all workers: steering by connection ID was refused");
     }
+    selectors.steer(&mut sockets.quic, cid_keys);
     Ok(sockets)
 }
 

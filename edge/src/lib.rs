@@ -13,9 +13,11 @@ mod peers;
 mod serve;
 pub mod service;
 mod state;
+mod steering;
 pub mod tls;
 mod worker;
+mod xdp;
 
 pub use certificates::DevTls;
-pub use edge::{Edge, Prepared, Running, StartError};
+pub use edge::{Bound, Edge, Prepared, Running, StartError};
 pub use state::StateError;

@@ -25,6 +25,7 @@ use self::source::EdgeSource;
 use crate::edge::StartError;
 use crate::listen::BindError;
 use crate::serve::Shared;
+use crate::steering::Selectors;
 
 /// How long a worker waits for its connections from nodes to say their goodbyes once they are closed: 1 s.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -77,6 +78,7 @@ impl NodeListener {
         links: &Links,
         membership: &Membership,
         workers: usize,
+        selectors: &Selectors,
     ) -> Result<Self, StartError> {
         let tickets = Tickets::new(&TicketConfig::default());
         let tls = NodeTls::new(membership.identity(), &tickets)?;
@@ -92,7 +94,10 @@ impl NodeListener {
                     },
                 })
         });
-        let doors = bound.collect::<Result<_, _>>()?;
+        let mut doors = bound.collect::<Result<Vec<_>, _>>()?;
+        for door in &mut doors {
+            selectors.steer(door.udp_mut(), links.cid_keys());
+        }
         Ok(Self { doors, tls })
     }
 

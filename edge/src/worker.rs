@@ -8,7 +8,9 @@ use futures_util::future::{BoxFuture, join, join_all, join3, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
-use stoq::quic::{CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket};
+use stoq::quic::{
+    Alarm, CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket,
+};
 use stoq_cache::upstream::Upstream;
 use stoq_mesh::{
     ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient,
@@ -26,6 +28,7 @@ use crate::mesh::NodeListener;
 use crate::peers::Peers;
 use crate::serve::{self, AccessLog, AccessWriter, Serve};
 use crate::tls::ServerTls;
+use crate::xdp::Keeper;
 
 /// How long a worker waits for its upstream exchanges once its listeners have ended: 1 s.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -36,8 +39,8 @@ const SHIELD_GRACE: Duration = Duration::from_secs(5);
 /// is refused by the kernel, and does not wait in the queue of a socket that somebody else still holds.
 #[derive(Debug)]
 pub(crate) struct Doors {
-    /// HTTP/3.
-    pub(crate) quic: Vec<WorkerSocket>,
+    /// HTTP/3, each with its port.
+    pub(crate) quic: Vec<(u16, WorkerSocket)>,
     /// TLS with HTTP/2 and HTTP/1.1, each with the place of its address in `listen.https`.
     pub(crate) tls: Vec<(usize, TcpListener)>,
     /// Plain HTTP/1.1.
@@ -58,7 +61,7 @@ impl Doors {
             .map(|worker| Self {
                 quic: https
                     .iter()
-                    .filter_map(|sockets| sockets.quic.take(worker))
+                    .filter_map(|sockets| Some((sockets.addr.port(), sockets.quic.take(worker)?)))
                     .collect(),
                 tls: Vec::new(),
                 plain: Vec::new(),
@@ -96,6 +99,8 @@ pub(crate) struct Plan {
     /// One a worker; taken when it starts.
     pub(crate) doors: Mutex<Vec<Option<Doors>>>,
     pub(crate) cid_keys: CidKeys,
+    /// The packet limiter, where one is asked for.
+    pub(crate) keeper: Option<Arc<Keeper>>,
     /// Its limits hold for clients as well.
     pub(crate) links: Links,
     /// What each address of `listen.https` says of HTTP/3.
@@ -135,8 +140,8 @@ impl Plan {
         let context = Context::new(service, &self.common);
 
         let mut listeners: Vec<BoxFuture<'_, ()>> = Vec::new();
-        for socket in doors.quic {
-            let endpoint = Endpoint::new(socket, self.endpoint_config()?)?;
+        for (port, socket) in doors.quic {
+            let endpoint = Endpoint::new(socket, self.endpoint_config(port)?)?;
             let counters = Arc::clone(endpoint.counters());
             self.registry
                 .add_counters("stoq_quic", move |each| counters.visit(each));
@@ -225,8 +230,14 @@ impl Plan {
         }
     }
 
-    fn endpoint_config(&self) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {
+    fn endpoint_config(
+        &self,
+        port: u16,
+    ) -> Result<EndpointConfig, Box<dyn std::error::Error + Send + Sync>> {
+        let keeper = self.keeper.as_ref();
         Ok(EndpointConfig {
+            screen: keeper.map(|keeper| keeper.screen(port)),
+            alarm: keeper.map_or_else(Alarm::default, |keeper| keeper.alarm().clone()),
             server: Some(TlsServer::new(Arc::clone(&self.tls.quic))?),
             transport: TransportConfig {
                 idle_timeout: self.config.limits.timeouts.idle,

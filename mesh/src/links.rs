@@ -132,6 +132,12 @@ impl Links {
         Ok(pool)
     }
 
+    /// The keys of connection IDs at the doors of this process.
+    #[must_use]
+    pub fn cid_keys(&self) -> &CidKeys {
+        &self.cid_keys
+    }
+
     /// Binds what a node listens on for others, for so many workers: UDP and, where it is to be, TCP on the same port.
     ///
     /// # Errors
@@ -267,6 +273,11 @@ impl NodeDoors {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.udp.local_addr()
+    }
+
+    /// The sockets of UDP, for who can steer datagrams to workers better than without privileges.
+    pub fn udp_mut(&mut self) -> &mut SocketGroup {
+        &mut self.udp
     }
 
     /// A worker's part, once.

@@ -1,6 +1,6 @@
 //! What may be asked of a running node beside metrics and health, and how a command asks it.
 //!
-//! The crates above add [`Calls`]; the admin listener serves them as JSON under their paths; [`ask`] is the other end. Calls take no arguments and may take minutes: who leaves
+//! The crates above add [`Calls`]; the admin listener serves them as JSON under their paths; [`ask`] is the other end. Calls take at most a query as their argument and may take minutes: who leaves
 //! ends its call. They are open to whoever reaches the admin listener, which is this machine alone, and to no web page: a request that a browser
 //! sent on behalf of one has an `Origin`, and is refused.
 
@@ -45,7 +45,7 @@ pub enum CallError {
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Value, CallError>> + Send>>;
-type Run = Arc<dyn Fn() -> Answer + Send + Sync>;
+type Run = Arc<dyn Fn(Option<&str>) -> Answer + Send + Sync>;
 
 /// Calls that a node answers on its admin listener.
 #[derive(Clone, Default)]
@@ -66,7 +66,7 @@ impl Calls {
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<Value, CallError>> + Send + 'static,
     {
-        self.add(Method::GET, path, run)
+        self.add(Method::GET, path, move |_| run())
     }
 
     /// Adds a call that costs or changes something: POST.
@@ -76,16 +76,26 @@ impl Calls {
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<Value, CallError>> + Send + 'static,
     {
+        self.add(Method::POST, path, move |_| run())
+    }
+
+    /// The same, told what stands behind the path's `?`, as it was sent.
+    #[must_use]
+    pub fn post_query<F, R>(self, path: &'static str, run: F) -> Self
+    where
+        F: Fn(Option<&str>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Value, CallError>> + Send + 'static,
+    {
         self.add(Method::POST, path, run)
     }
 
     fn add<F, R>(mut self, method: Method, path: &'static str, run: F) -> Self
     where
-        F: Fn() -> R + Send + Sync + 'static,
+        F: Fn(Option<&str>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Value, CallError>> + Send + 'static,
     {
-        self.0
-            .push((method, path, Arc::new(move || Box::pin(run()))));
+        let run: Run = Arc::new(move |query| Box::pin(run(query)));
+        self.0.push((method, path, run));
         self
     }
 
@@ -103,7 +113,7 @@ impl Calls {
                 async move {
                     let busy = request.extensions().get::<Busy>().cloned();
                     let _busy = busy.as_ref().map(Busy::begin);
-                    answer(request.headers(), &run).await
+                    answer(request.headers(), request.uri().query(), &run).await
                 }
             };
             router = router.route(path, on(filter, answer));
@@ -112,11 +122,11 @@ impl Calls {
     }
 }
 
-async fn answer(headers: &HeaderMap, run: &Run) -> Response {
+async fn answer(headers: &HeaderMap, query: Option<&str>, run: &Run) -> Response {
     if headers.contains_key(header::ORIGIN) {
         return StatusCode::FORBIDDEN.into_response();
     }
-    let (status, value) = match run().await {
+    let (status, value) = match run(query).await {
         Ok(value) => (StatusCode::OK, value),
         Err(error) => {
             let status = match error {

@@ -20,7 +20,7 @@ pub use self::{
     config::{Config, ConfigError, ConfigErrors, Env, Role},
     drain::{Drain, DrainOutcome, Signals, Tracked},
     metrics::Registry,
-    process::ProcessStats,
+    process::{ProcessStats, resident_bytes},
     state_dir::{StateDir, StateDirError},
     workers::{WorkerError, WorkerId, WorkerResult, Workers},
 };

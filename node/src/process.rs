@@ -59,8 +59,9 @@ impl ProcessStats {
     }
 }
 
-/// Resident memory in bytes. None where `/proc` is missing.
-pub(crate) fn resident_bytes() -> Option<u64> {
+/// Resident memory of this process in bytes: a read of one file of `/proc`. None where that is missing.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     number_after(&status, "VmRSS:")?.ok()?.checked_mul(1024)
 }

@@ -2,7 +2,9 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use stoq_node::config::{AdminAddr, Config, ConfigErrors, Env, HostPattern, OriginSpec, Role};
+use stoq_node::config::{
+    AdminAddr, Config, ConfigErrors, Env, HostPattern, OriginSpec, PacketRate, Role, XdpMode,
+};
 
 const EDGE: &str = r#"[node]
 name = "edge-1"
@@ -611,4 +613,67 @@ fn what_is_said_of_links_and_shares_loads_shows_itself_and_is_checked() {
     .collect();
     let config = Config::parse("edge.toml", EDGE, Path::new(""), &env, Role::Edge).unwrap();
     assert_eq!((config.stoq.mtu_max, config.shape.fill.weight), (1300, 9));
+}
+
+#[test]
+fn what_is_said_of_packets_loads_shows_itself_and_is_checked() {
+    let text = "[xdp]\nmode = \"native\"\ninterface = \"eth0\"\nallow = [\"192.0.2.7\"]\ndeny = [\"192.0.2.9/24\", \"2001:db8::/32\"]\n\
+                global = { initial = \"off\", syn = \"7/s burst 9\" }\n[xdp.source]\ninitial = \"20/s\"\n";
+    let config = parse(&format!("{text}{EDGE}"), Role::Edge).unwrap();
+    let xdp = &config.xdp;
+    assert_eq!(xdp.mode, XdpMode::Native);
+    assert_eq!(xdp.deny[0].to_string(), "192.0.2.0/24");
+    assert_eq!(xdp.global.initial, None);
+    let rate = |per_second, burst| Some(PacketRate { per_second, burst });
+    assert_eq!(xdp.global.syn, rate(7, 9));
+    assert_eq!(xdp.source.initial, rate(20, 20));
+    let again = parse(&config.to_toml(), Role::Edge).unwrap();
+    assert_eq!(again.xdp, config.xdp);
+    assert_eq!(parse(EDGE, Role::Edge).unwrap().xdp.mode, XdpMode::Off);
+
+    for (tables, expected) in [
+        (
+            "[xdp]\nmode = \"nativ\"",
+            "edge.toml:2:8: xdp.mode: `nativ` is no mode (write \"off\", \"generic\" or \"native\")",
+        ),
+        (
+            "[xdp]\nmode = \"native\"",
+            "edge.toml:2:8: xdp.mode: needs the interface that clients' packets arrive on (write interface = \"eth0\"",
+        ),
+        (
+            "[xdp]\ninterface = \"eth0/1\"",
+            "xdp.interface: `eth0/1` is no interface",
+        ),
+        (
+            "[xdp.source]\ninitail = \"5/s\"",
+            "xdp.source.initail: unknown key (did you mean `initial`?)",
+        ),
+        (
+            "[xdp.source]\ninitial = 5",
+            "`5` has no unit (write \"5/s\")",
+        ),
+        (
+            "[xdp.source]\ninitial = \"0/s\"",
+            "`0/s` is zero (leave the key out for its default, or write \"off\")",
+        ),
+        (
+            "[xdp.source]\ninitial = \"5/m\"",
+            "`5/m` has the unknown unit `/m` (write \"5/s\"",
+        ),
+        (
+            "[xdp.source]\ninitial = \"5/s bust 7\"",
+            "has the unknown unit `/s bust 7`",
+        ),
+        (
+            "[xdp.source]\ninitial = \"200000000/s\"",
+            "is too large (at most 100000000/s)",
+        ),
+        (
+            "[xdp]\nallow = [\"10.0.0.0/8\"]\ndeny = [\"10.1.0.0/8\"]",
+            "edge.toml:3:9: xdp.deny[0]: 10.0.0.0/8 is in xdp.allow too",
+        ),
+    ] {
+        let said = errors(&format!("{tables}\n{EDGE}"));
+        assert!(said.contains(expected), "{tables}:\n{said}");
+    }
 }

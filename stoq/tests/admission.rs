@@ -4,12 +4,19 @@
 
 mod pair;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use pair::{Pair, client, server, tls, tls_for};
 use stoq::quic::{
-    AdmissionLimits, CidKeys, ConnectError, Connection, Endpoint, EndpointConfig, TlsClient,
-    TransportConfig,
+    AdmissionLimits, Alarm, CidKeys, ConnectError, Connection, Endpoint, EndpointConfig, Screen,
+    TlsClient, TransportConfig,
 };
 use tokio::net::UdpSocket;
 
@@ -54,6 +61,93 @@ async fn newcomer_above_the_retry_limit_proves_its_address_and_gets_in() {
     assert_eq!(endpoint.counters().retries_sent.get(), 1);
     assert_eq!(endpoint.counters().attempts_accepted.get(), 1);
     assert_eq!(endpoint.counters().handshakes_completed.get(), 1);
+}
+
+#[tokio::test]
+async fn while_an_alarm_is_raised_newcomers_prove_their_address_and_afterwards_not() {
+    let (tls_server, tls) = tls(b"test");
+    let alarm = Alarm::default();
+    let endpoint = server(EndpointConfig {
+        server: Some(tls_server),
+        alarm: alarm.clone(),
+        ..EndpointConfig::new(CidKeys::random())
+    });
+    let addr = endpoint.local_addr().unwrap();
+    for (raised, retries) in [(false, 0), (true, 1), (false, 1)] {
+        alarm.set(raised);
+        let from = client(TransportConfig::default());
+        let accept = async {
+            let connecting = endpoint.accept().await.unwrap();
+            let proven = connecting.is_proven();
+            (proven, connecting.establish().await.unwrap())
+        };
+        let ((proven, server), client) =
+            tokio::join!(accept, from.connect(addr, "localhost", &tls));
+        echo_once(&client.unwrap(), &server).await;
+        assert_eq!(proven, raised);
+        assert_eq!(endpoint.counters().retries_sent.get(), retries);
+    }
+}
+
+/// Admits those whose port is even, while it watches.
+#[derive(Debug, Default)]
+struct EvenPorts(AtomicBool);
+
+impl Screen for EvenPorts {
+    fn is_watching(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn admits(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+        assert!(!datagram.is_empty());
+        from.port().is_multiple_of(2)
+    }
+}
+
+#[tokio::test]
+async fn what_a_screen_does_not_admit_is_never_heard_of() {
+    let (tls_server, tls) = tls(b"test");
+    let screen = Arc::new(EvenPorts::default());
+    let endpoint = server(EndpointConfig {
+        server: Some(tls_server),
+        screen: Some(screen.clone()),
+        ..EndpointConfig::new(CidKeys::random())
+    });
+    let addr = endpoint.local_addr().unwrap();
+    // One of each kind.
+    let (mut even, mut odd) = (None, None);
+    while even.is_none() || odd.is_none() {
+        let one = client(TransportConfig::default());
+        match one.local_addr().unwrap().port() % 2 {
+            0 => even = Some(one),
+            _ => odd = Some(one),
+        }
+    }
+    let (even, odd) = (even.unwrap(), odd.unwrap());
+    let accept = async {
+        loop {
+            let connection = endpoint.accept().await.unwrap().establish().await.unwrap();
+            tokio::spawn(async move { connection.closed().await });
+        }
+    };
+    let screened = endpoint.counters().clone();
+    let go = async {
+        odd.connect(addr, "localhost", &tls).await.unwrap();
+        assert_eq!(screened.datagrams_screened.get(), 0);
+        screen.0.store(true, Ordering::Relaxed);
+        even.connect(addr, "localhost", &tls).await.unwrap();
+        let late = odd.connect(addr, "localhost", &tls);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), late)
+                .await
+                .is_err()
+        );
+        assert!(screened.datagrams_screened.get() > 0);
+    };
+    tokio::select! {
+        () = accept => {}
+        () = go => {}
+    }
 }
 
 #[tokio::test]

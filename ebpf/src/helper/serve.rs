@@ -269,7 +269,7 @@ impl Server {
                 policy,
                 rules,
                 trial_ms,
-            } => self.enable(&interface, wish, &policy, &rules, trial_ms, now),
+            } => self.enable(&interface, wish, &policy, &rules, trial_ms),
             Request::Confirm {} => self.confirm(now),
             Request::Disable {} => {
                 self.let_go(Gone::AsAsked);
@@ -390,7 +390,6 @@ impl Server {
         policy: &Policy,
         rules: &[RuleEdit],
         trial_ms: Option<u64>,
-        now: Instant,
     ) -> Result<Answer, Refusal> {
         self.covers(interface)?;
         self.allowed(policy)?;
@@ -405,6 +404,8 @@ impl Server {
         }
         let pins = self.mandate.pins.as_deref();
         let attachment = Attachment::attach(interface, wish, policy, rules, pins)?;
+        // Loading takes its time, and none of it is the operator's to confirm in.
+        let now = Instant::now();
         self.gone = Gone::AsAsked;
         self.looked = now;
         let held = describe(&attachment);

@@ -8,7 +8,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::abi::{
     Budget, CLASSES, GREYLIST_CELLS, GREYLIST_SHIFT, GREYLIST_TIME_BITS, GREYLIST_UNITS_MAX,
-    GREYLIST_UNITS_MIN, SKETCH_ROWS,
+    GREYLIST_UNITS_MIN, GREYLIST_WAYS, SKETCH_ROWS,
 };
 
 /// Places in sketches: SipHash-1-3, keyed so that nobody outside can aim at a cell.
@@ -110,9 +110,9 @@ impl Cells {
     }
 }
 
-/// Initials without token that were refused: what is left of their hash, and when.
+/// Initials without token that were refused: what is left of their hash, and when. In rows, of which the oldest cell is written next.
 pub(super) struct Greylist {
-    cells: Vec<u32>,
+    rows: Vec<[u32; GREYLIST_WAYS as usize]>,
 }
 
 /// Of a cell.
@@ -121,7 +121,7 @@ const TIME_MASK: u32 = (1 << GREYLIST_TIME_BITS) - 1;
 impl Greylist {
     pub(super) fn new() -> Self {
         Self {
-            cells: vec![0; GREYLIST_CELLS as usize],
+            rows: vec![[0; GREYLIST_WAYS as usize]; (GREYLIST_CELLS / GREYLIST_WAYS) as usize],
         }
     }
 
@@ -134,16 +134,27 @@ impl Greylist {
     pub(super) fn came_before(&mut self, hash: u64, now_ns: u64) -> bool {
         let now = (now_ns >> GREYLIST_SHIFT) as u32 & TIME_MASK;
         let mark = ((hash >> 28) as u32) << GREYLIST_TIME_BITS;
-        let place = (hash & u64::from(GREYLIST_CELLS - 1)) as usize;
-        let Some(cell) = self.cells.get_mut(place) else {
+        let place = hash & u64::from(GREYLIST_CELLS - 1);
+        let row = (place / u64::from(GREYLIST_WAYS)) as usize;
+        let Some(row) = self.rows.get_mut(row) else {
             return false;
         };
-        let age = now.wrapping_sub(*cell) & TIME_MASK;
-        if *cell & !TIME_MASK != mark || age > GREYLIST_UNITS_MAX {
-            *cell = mark | now;
-            return false;
+        let age_of = |cell: u32| now.wrapping_sub(cell) & TIME_MASK;
+        let known = |cell: &&u32| **cell != 0 && **cell & !TIME_MASK == mark;
+        let found = row.iter().filter(known).map(|cell| age_of(*cell));
+        if let Some(age) = found.into_iter().find(|age| *age <= GREYLIST_UNITS_MAX) {
+            return age >= GREYLIST_UNITS_MIN;
         }
-        age >= GREYLIST_UNITS_MIN
+        // Of several the first; an empty one is older than any.
+        let age = |cell: &u32| match *cell {
+            0 => TIME_MASK + 1,
+            cell => age_of(cell),
+        };
+        let oldest = row.iter_mut().rev().max_by_key(|cell| age(cell));
+        if let Some(oldest) = oldest {
+            *oldest = mark | now;
+        }
+        false
     }
 }
 
@@ -222,5 +233,22 @@ mod tests {
         assert!(at_ms(3959));
         assert!(!at_ms(4034), "forgotten, and remembered anew");
         assert!(at_ms(4034 + 234));
+    }
+
+    #[test]
+    fn a_row_remembers_the_last_four() {
+        let mut greylist = Greylist::new();
+        // Of one row, each with a mark of its own.
+        let hash = |which: u64| which << 28 | 0x1234;
+        let mut at_ms =
+            |which, ms: u64| greylist.came_before(hash(which), SECOND_NS + ms * 1_000_000);
+        for which in 1..=5 {
+            assert!(!at_ms(which, which * 100));
+        }
+        for which in 2..=5 {
+            assert!(at_ms(which, 800), "{which}");
+        }
+        assert!(!at_ms(1, 800), "the oldest went for the fifth");
+        assert!(!at_ms(2, 800), "and then the next");
     }
 }

@@ -18,6 +18,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
 
 use thiserror::Error;
@@ -45,7 +46,8 @@ pub struct Full {
 /// What the program's maps hold, and its verdicts. 16.5 MiB of cells, whatever the number of sources; besides them the rules,
 /// and up to [`VALIDATED_MAX`] validated sources.
 pub struct Model {
-    settings: [Option<Box<Settings>>; SETTINGS_SLOTS as usize],
+    /// Shared, so that judging a packet copies none of them.
+    settings: [Option<Arc<Settings>>; SETTINGS_SLOTS as usize],
     control: Control,
     ports: HashMap<u16, u32>,
     rules: Rules,
@@ -84,7 +86,7 @@ impl Model {
     /// Writes a slot of the settings, of [`SETTINGS_SLOTS`], counted round.
     pub fn set_settings(&mut self, slot: u32, settings: Settings) {
         if let Some(place) = self.settings.get_mut((slot % SETTINGS_SLOTS) as usize) {
-            *place = Some(Box::new(settings));
+            *place = Some(Arc::new(settings));
         }
     }
 
@@ -143,7 +145,7 @@ impl Model {
         if flags & PORT_UDP == 0 {
             return Reason::NotOurs;
         }
-        let Some(settings) = self.settings() else {
+        let Some(settings) = self.settings().map(Arc::clone) else {
             return Reason::Off;
         };
         let address = from.to_canonical();
@@ -157,24 +159,24 @@ impl Model {
 
     /// Whether a packet with this reason is dropped by the settings that hold: not in a dry run.
     pub fn drops(&self, reason: Reason) -> bool {
-        let dry = self
-            .settings()
-            .is_some_and(|settings| settings.flags & FLAG_DRY_RUN != 0);
-        reason.drops() && !dry
+        reason.drops()
+            && !self
+                .settings()
+                .is_some_and(|settings| settings.flags & FLAG_DRY_RUN != 0)
     }
 
-    fn settings(&self) -> Option<Settings> {
+    fn settings(&self) -> Option<&Arc<Settings>> {
         let slot = (self.control.slot % SETTINGS_SLOTS) as usize;
-        let settings = self.settings.get(slot)?.as_deref()?;
-        (settings.abi == ABI_VERSION).then_some(*settings)
+        let settings = self.settings.get(slot)?.as_ref()?;
+        (settings.abi == ABI_VERSION).then_some(settings)
     }
 
-    fn consult(&self, now_ns: u64) -> Result<Settings, Reason> {
+    fn consult(&self, now_ns: u64) -> Result<Arc<Settings>, Reason> {
         let settings = self.settings().ok_or(Reason::Off)?;
         if now_ns.abs_diff(self.control.heartbeat_ns) > settings.heartbeat_max_ns {
             return Err(Reason::Stale);
         }
-        Ok(settings)
+        Ok(Arc::clone(settings))
     }
 
     fn transport(&mut self, transport: &Transport<'_>, now_ns: u64) -> Reason {

@@ -14,9 +14,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::facts::{Attached, Device, Facts, How};
 
-/// The first kernel with all that the program calls. One that calls itself older may have it brought in by its distributor,
-/// so an attempt is made, and a warning given.
-pub const KERNEL_MIN: (u32, u32) = (5, 18);
+/// The first kernel that runs the program compiled, by what is newest in it: compare-and-swap, which Linux has since 5.12
+/// (commit 5ffa25502b5a) and compiles for arm64 since 5.18 (commit 1902472b4fa9). Older needs are the coarse clock of 5.11, the
+/// ring buffer of 5.8 and loops of 5.3. One that calls itself older may have it brought in by its distributor, so an attempt is
+/// made, and a warning given.
+pub const KERNEL_MIN: (u32, u32) = if cfg!(target_arch = "aarch64") {
+    (5, 18)
+} else {
+    (5, 12)
+};
 /// Before this one maps are charged to `RLIMIT_MEMLOCK`, and before 5.9 a program can outlive its owner: refused.
 const KERNEL_REFUSED_BELOW: (u32, u32) = (5, 11);
 
@@ -453,7 +459,7 @@ mod tests {
                 "Ethernet",
                 "",
             ),
-            (old, Mode::UserSpace, "5.10.0", "5.18"),
+            (old, Mode::UserSpace, "5.10.0", "run Linux 5.1"),
             (
                 powerless,
                 Mode::UserSpace,
@@ -477,7 +483,7 @@ mod tests {
     #[test]
     fn a_kernel_that_may_have_been_brought_up_to_date_is_tried() {
         let mut facts = good();
-        facts.kernel = "5.14.0-503.el9.x86_64".to_owned();
+        facts.kernel = "5.11.22-7-pve".to_owned();
         let report = judge(facts, Mode::Native);
         assert_eq!(report.would, Mode::Native);
         assert_eq!(report.findings[0].weight, Weight::Warns, "{report}");

@@ -442,6 +442,10 @@ impl Pins {
     fn has_one(&self) -> bool {
         self.path().join(INTERFACE).exists()
     }
+
+    fn is_empty(&self) -> bool {
+        std::fs::read_dir(self.path()).unwrap().next().is_none()
+    }
 }
 
 impl Drop for Pins {
@@ -476,11 +480,37 @@ pub(crate) fn a_hand_over_leaves_no_packet_unjudged() {
     assert_ne!(first.program, second.program);
     assert_eq!(second.mode, Mode::Native);
     assert_eq!(lab.attached().unwrap().program, second.program);
-    assert!(!pins.has_one());
+    assert!(pins.is_empty());
     assert!(new.counters().of(Reason::Denied).packets > 10);
     let killed = Instant::now();
     drop(new);
     assert!(lab.wait_until_bare(killed) < Duration::from_secs(1));
+}
+
+/// Under a shed of all newcomers only those pass who completed a handshake, also when they did so with the process before.
+pub(crate) fn who_is_known_stays_known_through_a_hand_over() {
+    let pins = Pins::new();
+    let lab = Lab::new();
+    let mut old = Owner::start_with_pins(&lab.server, "443", &pins.path());
+    old.enable(&policy(), &[]);
+    let known = vec![CLIENT_V4.parse().unwrap()];
+    old.do_it(&Order::Validate(known, 600_000));
+    old.do_it(&Order::HandOver(60_000));
+    let mut new = Owner::start_with_pins(&lab.server, "443", &pins.path());
+    new.enable(&policy(), &[]);
+    wait_for("the old one to see it", || old.status().handed_over);
+    drop(old);
+    new.do_it(&Order::Shed(SHED_ALL));
+    let asker = Asker::new(&lab, v4(), OURS);
+    asker.send(&initial(1));
+    let of = |owner: &mut Owner, reason| owner.counters().of(reason).packets;
+    wait_for("the known client's packet", || {
+        of(&mut new, Reason::Validated) == 1
+    });
+    // And one whom nobody knows does not.
+    let stranger = Asker::new(&lab, v6(), OURS);
+    stranger.send(&initial(2));
+    wait_for("the stranger's packet", || of(&mut new, Reason::Shed) == 1);
 }
 
 pub(crate) fn a_hand_over_that_nobody_comes_for_is_taken_back() {
@@ -490,7 +520,7 @@ pub(crate) fn a_hand_over_that_nobody_comes_for_is_taken_back() {
     let held = owner.enable(&policy(), &[]);
     owner.do_it(&Order::HandOver(300));
     assert!(pins.has_one());
-    wait_for("the name to be taken away", || !pins.has_one());
+    wait_for("the names to be taken away", || pins.is_empty());
     assert_eq!(lab.attached().unwrap().program, held.program);
     // Nor does a name outlive an owner that is killed while it is there.
     owner.do_it(&Order::HandOver(60_000));
@@ -521,7 +551,7 @@ pub(crate) fn what_a_crash_left_over_is_taken_over_by_the_next_start() {
     let mut new = Owner::start_with_pins(&lab.server, "443", &pins.path());
     let held = new.enable(&policy(), &[deny_client()]);
     assert_eq!(lab.attached().unwrap().program, held.program);
-    assert!(!pins.has_one() && asker.is_ignored());
+    assert!(pins.is_empty() && asker.is_ignored());
     let killed = Instant::now();
     drop(new);
     assert!(lab.wait_until_bare(killed) < Duration::from_secs(1));

@@ -69,6 +69,10 @@ const NEED_ROOT: &[(&str, Test)] = &[
         attached::a_hand_over_leaves_no_packet_unjudged,
     ),
     (
+        "who_is_known_stays_known_through_a_hand_over",
+        attached::who_is_known_stays_known_through_a_hand_over,
+    ),
+    (
         "a_hand_over_that_nobody_comes_for_is_taken_back",
         attached::a_hand_over_that_nobody_comes_for_is_taken_back,
     ),

@@ -19,12 +19,16 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 
+use stoq_ebpf::helper::serve_stdin;
 use stoq_node::report::{Exit, Output};
+
+use crate::xdp::HELPER_VERB;
 
 /// An edge server: HTTP/3, HTTP/2 and HTTP/1.1 in front of a chunked cache.
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage, 3 works but degraded (`check`: an origin does not answer;
-/// `store`: damage, or a volume that ails; `cert list`: the node is revoked; `xdp probe`: the mode asked for cannot be had).
+/// `store`: damage, or a volume that ails; `cert list`: the node is revoked; `xdp probe`, `enable`,
+/// `top`: the mode asked for cannot be had).
 #[derive(Debug, Parser)]
 #[command(name = "stoq-edge", version, max_term_width = 100)]
 struct Cli {
@@ -64,9 +68,12 @@ enum Verb {
     /// Look at this node's certificates, or at the log of what a root has signed.
     #[command(subcommand)]
     Cert(cert::CertArgs),
-    /// What load shed at the NIC would do here. Changes nothing.
+    /// Load shed at the NIC: what it would do here, and what it does in a node that runs.
     #[command(subcommand)]
     Xdp(xdp::XdpVerb),
+    /// Not for people: the process that keeps the privileges of a node that runs.
+    #[command(name = HELPER_VERB, hide = true)]
+    XdpHelper,
 }
 
 #[derive(Debug, Args)]
@@ -88,7 +95,10 @@ pub fn main() -> ExitCode {
         (Some(Verb::Store(args)), false, _) => store::store(&args, &output),
         (Some(Verb::Cluster(verb)), false, _) => cluster::cluster(&verb, &output),
         (Some(Verb::Cert(args)), false, _) => cert::cert(&args, &output),
-        (Some(Verb::Xdp(verb)), false, _) => xdp::xdp(&verb, &output),
+        (Some(Verb::Xdp(verb)), false, _) => xdp::xdp(&verb, cli.json, &output),
+        (Some(Verb::XdpHelper), false, _) => serve_stdin()
+            .map(|()| Exit::Done)
+            .map_err(anyhow::Error::from),
         (None, true, Some(config)) => check::check(&config, &output),
         (Some(_), true, _) => usage("-t stands alone: `stoq-edge -t --config FILE`"),
         (None, ..) => usage("a verb is missing"),

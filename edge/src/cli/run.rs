@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
+use stoq_ebpf::give_up_all;
 use stoq_node::Signals;
 use stoq_node::config::{Config, Env, Role};
 use stoq_node::report::{Exit, Output};
@@ -16,7 +18,18 @@ pub(super) fn run(path: &Path, _output: &Output) -> anyhow::Result<Exit> {
     telemetry::init(&prepared.config().log)?;
     print_warnings(&prepared);
     let signalled = Signalled::listen()?;
-    let running = Edge::start(prepared)?;
+    let mut bound = Edge::bind(prepared)?;
+    let file = path.to_owned();
+    bound = bound.with_helper(Box::new(move || {
+        let config = Config::load(&file, &Env::from_process(), Role::Edge);
+        Ok(config.map_err(|errors| errors.to_string())?.xdp)
+    }));
+    if bound.gives_up_capabilities() {
+        give_up_all().context(
+            "xdp: what the helper is for is not to be had here (`keep_capabilities = true` goes on with all of them)",
+        )?;
+    }
+    let running = bound.start()?;
     for addr in running.https_addrs() {
         tracing::info!(%addr, "serving https: HTTP/3, HTTP/2, HTTP/1.1");
     }

@@ -1,4 +1,7 @@
-//! `xdp probe`, `xdp test-pcap`: what the program at the NIC would do, before anybody lets it. Neither changes anything.
+//! `xdp probe`, `xdp test-pcap`: what the program at the NIC would do, before anybody lets it. Neither changes anything. The verbs for a node that
+//! runs are in [`live`].
+
+mod live;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +25,17 @@ pub(super) enum XdpVerb {
     Probe(Probe),
     /// The verdict on each packet of a capture (pcap or pcapng): through the program where this process may load it, else through its model.
     TestPcap(TestPcap),
+    /// Attach the program to the interface of `[xdp]`, on trial: it is taken away again unless `xdp confirm` comes in time. Exit code 3 where the mode
+    /// asked for was not had.
+    Enable(live::Enable),
+    /// What is on trial stays, and the next start attaches it as well.
+    Confirm(live::Node),
+    /// Take the program away, and do not attach it at the next start.
+    Disable(live::Node),
+    /// Take budgets, lists and `dry_run` from the file anew.
+    Reload(live::Node),
+    /// What becomes of packets, by reason, once a second. With --json once.
+    Top(live::Top),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -60,8 +74,13 @@ pub(super) struct TestPcap {
     model: bool,
 }
 
-pub(super) fn xdp(verb: &XdpVerb, output: &Output) -> anyhow::Result<Exit> {
+pub(super) fn xdp(verb: &XdpVerb, json: bool, output: &Output) -> anyhow::Result<Exit> {
     match verb {
+        XdpVerb::Enable(args) => live::enable(args, output),
+        XdpVerb::Confirm(node) => live::confirm(node, output),
+        XdpVerb::Disable(node) => live::disable(node, output),
+        XdpVerb::Reload(node) => live::reload(node, output),
+        XdpVerb::Top(args) => live::top(args, json, output),
         XdpVerb::Probe(args) => probe(args, output),
         XdpVerb::TestPcap(args) => test_pcap(args, output),
     }

@@ -36,6 +36,7 @@ pub use self::metrics::Metrics;
 pub use self::sockets::{BindError, HttpsSockets, bind_tcp};
 use crate::alt_svc::ProbeToken;
 use crate::service::{ConnectionInfo, ListenerKind};
+use crate::xdp::Witness;
 
 /// What all listeners of the process share, whatever the worker. Cloning gives another handle on the same.
 #[derive(Debug, Clone)]
@@ -46,6 +47,7 @@ pub struct Common {
     pub(crate) drain: Drain,
     probe: Arc<ProbeToken>,
     next_id: Arc<AtomicU64>,
+    witness: Option<Witness>,
 }
 
 impl Common {
@@ -60,7 +62,13 @@ impl Common {
             drain,
             probe,
             next_id: Arc::new(AtomicU64::new(1)),
+            witness: None,
         }
+    }
+
+    /// The same, telling the packet limiter what it ought to know.
+    pub(crate) fn telling(self, witness: Option<Witness>) -> Self {
+        Self { witness, ..self }
     }
 
     /// The part of the connections there may be that there are, 0 to 1.
@@ -90,6 +98,8 @@ pub struct Context<S> {
     pub(crate) drain: Drain,
     pub(crate) probe: Arc<ProbeToken>,
     next_id: Arc<AtomicU64>,
+    /// Where a packet limiter is told who is who; none without one.
+    pub(crate) witness: Option<Witness>,
 }
 
 impl<S> Context<S> {
@@ -102,6 +112,7 @@ impl<S> Context<S> {
             drain,
             probe,
             next_id,
+            witness,
         } = common.clone();
         Arc::new(Self {
             service,
@@ -111,6 +122,7 @@ impl<S> Context<S> {
             drain,
             probe,
             next_id,
+            witness,
         })
     }
 

@@ -9,6 +9,7 @@ use std::{
 use super::{
     problem::ConfigErrors,
     resolved::{AdminAddr, Config, PeerPolicy, Role},
+    xdp::XdpMode,
 };
 
 /// Runs every cross check.
@@ -18,6 +19,27 @@ pub(super) fn check(config: &Config, role: Role, errors: &mut ConfigErrors) {
     listeners_are_distinct(config, errors);
     directories_are_distinct(config, errors);
     others_can_be_found(config, role, errors);
+    packets_can_be_judged(config, role, errors);
+}
+
+/// What `[xdp]` asks for needs to be there: an interface, a node that serves clients, and prefixes that are not asked two things of.
+fn packets_can_be_judged(config: &Config, role: Role, errors: &mut ConfigErrors) {
+    let xdp = &config.xdp;
+    let listed = xdp.deny.iter().enumerate();
+    for (at, prefix) in listed.filter(|(_, prefix)| xdp.allow.contains(prefix)) {
+        let message = format!("{prefix} is in xdp.allow too (remove it from one of the two)");
+        errors.push(config.error(&config.item("xdp.deny", at), message));
+    }
+    if xdp.mode == XdpMode::Off {
+        return;
+    }
+    if role == Role::Shield {
+        let message = "a shield is reached by edges alone (remove it, or write \"off\"; it belongs in the edges' file)";
+        errors.push(config.error("xdp.mode", message));
+    } else if xdp.interface.is_none() {
+        let message = "needs the interface that clients' packets arrive on (write interface = \"eth0\", or mode = \"off\")";
+        errors.push(config.error("xdp.mode", message));
+    }
 }
 
 /// Each volume's directory is its own: two on one would write over each other.

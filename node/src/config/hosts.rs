@@ -116,6 +116,20 @@ pub(super) fn zone(text: &str) -> Result<String, String> {
     }
 }
 
+/// A network interface as the kernel names them.
+pub(super) fn interface(text: &str) -> Result<String, String> {
+    /// `IFNAMSIZ`, less the zero at its end.
+    const NAME_BYTES_MAX: usize = 15;
+    let good = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
+    let plain = (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(good);
+    if plain && text != "." && text != ".." {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{text}` is no interface (write one that `ip link` lists, such as \"eth0\")"
+    ))
+}
+
 /// A name with SRV records.
 pub(super) fn srv(text: &str) -> Result<String, String> {
     let name = host(text)?;

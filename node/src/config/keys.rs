@@ -17,14 +17,14 @@ use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{
         RawCache, RawCertificate, RawClass, RawCluster, RawConfig, RawLimits, RawListen, RawLog,
-        RawNode, RawOriginTable, RawQueryTable, RawRule, RawShape, RawShield, RawSite, RawStoq,
-        RawTimeouts, RawTls, RawVolume,
+        RawNode, RawOriginTable, RawQueryTable, RawRates, RawRule, RawShape, RawShield, RawSite,
+        RawStoq, RawTimeouts, RawTls, RawVolume, RawXdp,
     },
     source::Sources,
 };
 
 /// Every table, by its path without indices. A new table in `raw.rs` is added here; a test finds one that was forgotten.
-pub(super) const TABLES: [&[&str]; 22] = [
+pub(super) const TABLES: [&[&str]; 26] = [
     &[],
     &["node"],
     &["listen"],
@@ -41,6 +41,10 @@ pub(super) const TABLES: [&[&str]; 22] = [
     &["shape", "serve"],
     &["shape", "fill"],
     &["shape", "replicate"],
+    &["xdp"],
+    &["xdp", "source"],
+    &["xdp", "prefix"],
+    &["xdp", "global"],
     &["shield"],
     &["site"],
     &["site", "origins"],
@@ -66,6 +70,8 @@ pub(super) fn keys_of(path: &[&str]) -> Option<&'static [&'static str]> {
         ["stoq"] => field_names::<RawStoq>(),
         ["shape"] => field_names::<RawShape>(),
         ["shape", "serve" | "fill" | "replicate"] => field_names::<RawClass>(),
+        ["xdp"] => field_names::<RawXdp>(),
+        ["xdp", "source" | "prefix" | "global"] => field_names::<RawRates>(),
         ["shield"] => field_names::<RawShield>(),
         ["site"] => field_names::<RawSite>(),
         ["site", "origins"] => field_names::<RawOriginTable>(),

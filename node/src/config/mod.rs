@@ -7,7 +7,7 @@
 //! 2. `keys`: unknown keys are taken out, each reported with the key that was meant.
 //! 3. `raw`: the rest is read into structs that refuse unknown keys; a value of the wrong type is reported and taken
 //!    out, and reading goes on, so that one load reports everything.
-//! 4. `resolve`, `sites`, `links`, `query`, `checks`: values are checked by themselves and against each other, defaults filled in, paths joined.
+//! 4. `resolve`, `sites`, `links`, `xdp`, `query`, `checks`: values are checked by themselves and against each other, defaults filled in, paths joined.
 //! 5. `show`: the way back, for `config show`.
 //!
 //! **Paths** are relative to the directory of the file that has them, so a service finds its files wherever it was started; paths
@@ -36,6 +36,7 @@ mod show;
 mod sites;
 mod source;
 mod units;
+mod xdp;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -64,7 +65,11 @@ pub use self::{
         Shield, Site, Timeouts, Tls, Volume,
     },
     source::Position,
-    units::{DURATION_MAX, UnitError, format_duration, format_size, parse_duration, parse_size},
+    units::{
+        DURATION_MAX, PacketRate, UnitError, format_duration, format_packet_rate, format_size,
+        parse_duration, parse_packet_rate, parse_size,
+    },
+    xdp::{LISTED_MAX, PacketRates, Xdp, XdpMode},
 };
 
 /// The reference for an edge: every key with its unit and its default. What `config init` prints.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::units::{Count, Size, SizeOrOff, Time};
+use super::units::{Count, RateOrOff, Size, SizeOrOff, Time};
 
 /// A value and where it stands.
 pub(super) type At<T> = Option<Spanned<T>>;
@@ -26,6 +26,7 @@ pub(super) struct RawConfig {
     pub(super) cluster: Option<RawCluster>,
     pub(super) stoq: RawStoq,
     pub(super) shape: RawShape,
+    pub(super) xdp: RawXdp,
     pub(super) shield: At<RawShield>,
     pub(super) site: Vec<Spanned<RawSite>>,
 }
@@ -171,6 +172,35 @@ pub(super) struct RawShape {
 pub(super) struct RawClass {
     pub(super) weight: At<Count>,
     pub(super) cap: At<Size>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table: write [xdp]")]
+pub(super) struct RawXdp {
+    pub(super) mode: At<String>,
+    pub(super) interface: At<String>,
+    pub(super) dry_run: At<bool>,
+    pub(super) keep_capabilities: At<bool>,
+    pub(super) allow: At<Strings>,
+    pub(super) deny: At<Strings>,
+    pub(super) retransmissions: At<RateOrOff>,
+    pub(super) source: RawRates,
+    pub(super) prefix: RawRates,
+    pub(super) global: RawRates,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table such as { initial = \"200/s burst 1000\" }"
+)]
+pub(super) struct RawRates {
+    pub(super) initial: At<RateOrOff>,
+    pub(super) token: At<RateOrOff>,
+    pub(super) long: At<RateOrOff>,
+    pub(super) short: At<RateOrOff>,
+    pub(super) syn: At<RateOrOff>,
 }
 
 #[derive(Debug, Default, Deserialize)]

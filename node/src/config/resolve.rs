@@ -233,6 +233,7 @@ impl Resolver<'_> {
             cluster,
             stoq: self.stoq(&raw.stoq),
             shape: self.shape(&raw.shape),
+            xdp: self.xdp(&raw.xdp),
             shield: self.shield(raw),
             sites,
             positions,
@@ -268,7 +269,7 @@ impl Resolver<'_> {
     }
 
     /// As [`list`](Self::list), of at most `max`.
-    fn at_most<T: PartialEq>(
+    pub(super) fn at_most<T: PartialEq>(
         &mut self,
         max: usize,
         value: &At<Strings>,
@@ -602,7 +603,7 @@ fn reachable(text: &str) -> Result<SocketAddr, String> {
     Ok(addr)
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map(|net| net.trunc())

@@ -12,6 +12,7 @@ use super::{
     problem::ConfigError,
     query::{PathRule, Query},
     source::Position,
+    xdp::Xdp,
 };
 
 /// What a process does with the file. Both binaries share the format; what they must find in it differs.
@@ -44,6 +45,8 @@ pub struct Config {
     pub stoq: Stoq,
     /// `[shape]`
     pub shape: Shape,
+    /// `[xdp]`
+    pub xdp: Xdp,
     /// `[shield]`
     pub shield: Option<Shield>,
     /// Every `[[site]]`, in the order of the files. At least one.

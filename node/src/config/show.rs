@@ -7,7 +7,7 @@ use std::{fmt::Display, path::Path};
 
 use super::{
     resolved::{Config, OriginSpec},
-    units::{OFF, format_duration, format_size},
+    units::{OFF, PacketRate, format_duration, format_packet_rate, format_size},
 };
 
 impl Config {
@@ -124,6 +124,27 @@ impl Config {
                 out.key("cap", size(cap));
             }
         }
+        let xdp = &self.xdp;
+        out.table("[xdp]");
+        out.key("mode", quoted(xdp.mode.as_str()));
+        if let Some(interface) = &xdp.interface {
+            out.key("interface", quoted(interface));
+        }
+        out.key("dry_run", xdp.dry_run);
+        out.key("keep_capabilities", xdp.keep_capabilities);
+        out.key("allow", list(&xdp.allow));
+        out.key("deny", list(&xdp.deny));
+        out.key("retransmissions", rate(xdp.retransmissions));
+        for (name, rates) in [
+            ("source", &xdp.source),
+            ("prefix", &xdp.prefix),
+            ("global", &xdp.global),
+        ] {
+            out.table(&format!("[xdp.{name}]"));
+            for (class, of_class) in rates.by_class() {
+                out.key(class, rate(of_class));
+            }
+        }
         if let Some(shield) = &self.shield {
             out.table("[shield]");
             out.key("nodes", list(&shield.nodes));
@@ -196,6 +217,10 @@ fn path(path: &Path) -> String {
 
 fn size(bytes: u64) -> String {
     quoted(&format_size(bytes))
+}
+
+fn rate(rate: Option<PacketRate>) -> String {
+    quoted(&rate.map_or_else(|| OFF.to_owned(), format_packet_rate))
 }
 
 fn time(duration: std::time::Duration) -> String {

@@ -1,9 +1,10 @@
-//! Sizes with their unit, durations with theirs, and counts: the leaf types of the configuration.
+//! Sizes with their unit, durations and rates with theirs, and counts: the leaf types of the configuration.
 //!
 //! A number without a unit is refused, because `ram = 256` has been read as bytes, as megabytes and as pages by
 //! different programs. Zero is refused too: no key here means anything at zero. "Off" is said by leaving a key out, or by the word where the default
 //! is on.
-//! Invariant: [`format_size`] and [`format_duration`] write what [`parse_size`] and [`parse_duration`] read back unchanged.
+//! Invariant: [`format_size`], [`format_duration`] and [`format_packet_rate`] write what [`parse_size`], [`parse_duration`] and [`parse_packet_rate`] read
+//! back unchanged.
 
 use std::{fmt, time::Duration};
 
@@ -197,6 +198,87 @@ fn parse_size_or_off(text: &str) -> Result<SizeOrOff, UnitError> {
         })
 }
 
+/// Packets a second, and how many may come at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketRate {
+    /// Packets a second: 1 to 100,000,000.
+    pub per_second: u32,
+    /// Packets at once: 1 to 100,000,000. Where none is written: those of one second.
+    pub burst: u32,
+}
+
+/// No interface of today carries more small packets in a second.
+const PACKETS_MAX: u32 = 100_000_000;
+
+/// Reads a rate such as `200/s` or `200/s burst 1000`.
+///
+/// # Errors
+/// Every text that is not so, and numbers above 100,000,000.
+pub fn parse_packet_rate(text: &str) -> Result<PacketRate, UnitError> {
+    let example = |number: Option<&str>| match number {
+        Some(number) => format!("\"{number}/s\""),
+        None => "\"200/s\" or \"200/s burst 1000\"".to_owned(),
+    };
+    let (number, rest) = split(text, &example)?;
+    let text = text.trim();
+    let unknown = |unit: &str| UnitError::UnknownUnit {
+        text: text.to_owned(),
+        unit: unit.to_owned(),
+        example: format!("\"{number}/s\" or \"{number}/s burst {number}\""),
+    };
+    let mut words = rest.split_ascii_whitespace();
+    let unit = words.next().unwrap_or_default();
+    if unit != "/s" {
+        return Err(unknown(&rest));
+    }
+    let burst = match (words.next(), words.next(), words.next()) {
+        (None, ..) => number,
+        (Some("burst"), Some(burst), None) => burst.parse().map_err(|_| unknown(&rest))?,
+        _ => return Err(unknown(&rest)),
+    };
+    let bounded = |packets: u128| match u32::try_from(packets) {
+        Ok(0) => Err(UnitError::Zero {
+            text: text.to_owned(),
+            example: example(None),
+        }),
+        Ok(packets) if packets <= PACKETS_MAX => Ok(packets),
+        _ => Err(UnitError::TooLarge {
+            text: text.to_owned(),
+            max: format!("{PACKETS_MAX}/s"),
+        }),
+    };
+    Ok(PacketRate {
+        per_second: bounded(number)?,
+        burst: bounded(burst)?,
+    })
+}
+
+/// Writes a rate as [`parse_packet_rate`] reads it.
+pub fn format_packet_rate(rate: PacketRate) -> String {
+    let PacketRate { per_second, burst } = rate;
+    if burst == per_second {
+        format!("{per_second}/s")
+    } else {
+        format!("{per_second}/s burst {burst}")
+    }
+}
+
+/// Reads a rate, or [`OFF`].
+fn parse_rate_or_off(text: &str) -> Result<RateOrOff, UnitError> {
+    if text.trim() == OFF {
+        return Ok(RateOrOff(None));
+    }
+    parse_packet_rate(text)
+        .map(|rate| RateOrOff(Some(rate)))
+        .map_err(|error| match error {
+            UnitError::Zero { text, .. } => UnitError::Zero {
+                text,
+                example: format!("\"{OFF}\""),
+            },
+            error => error,
+        })
+}
+
 /// Whether `written` is `unit` in another spelling: other case, or the `i` or the `B` left out.
 fn unit_is_near(unit: &str, written: &str) -> bool {
     let first = unit.chars().next().map(|c| c.to_ascii_lowercase());
@@ -280,6 +362,10 @@ pub(super) struct Size(pub(super) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SizeOrOff(pub(super) Option<u64>);
 
+/// A rate of packets: `None` is the word `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RateOrOff(pub(super) Option<PacketRate>);
+
 /// A duration as the file states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Time(pub(super) Duration);
@@ -288,7 +374,7 @@ pub(super) struct Time(pub(super) Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Count(pub(super) usize);
 
-/// One visitor for all three: what it expects differs, and so do the calls it answers.
+/// One visitor for all of them: what it expects differs, and so do the calls it answers.
 struct UnitVisitor<T> {
     expecting: &'static str,
     text: fn(&str) -> Result<T, UnitError>,
@@ -321,6 +407,16 @@ impl<'de> Deserialize<'de> for Size {
             expecting: "a size with its unit, such as \"256MiB\"",
             text: |text| parse_size(text).map(Self),
             number: |number| parse_size(&number.to_string()).map(Self),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for RateOrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UnitVisitor {
+            expecting: "packets a second, such as \"200/s\" or \"200/s burst 1000\", or \"off\"",
+            text: parse_rate_or_off,
+            number: |number| parse_rate_or_off(&number.to_string()),
         })
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::adapt::{Shared, Windows};
 use super::counters::Counters;
 use super::prefix::{PrefixPlace, Prefixes};
+use super::screen::Alarm;
 use super::transport::TransportConfig;
 
 /// Limits of one endpoint, that is of one worker.
@@ -64,6 +65,8 @@ struct Knock {
     handshakes: usize,
     /// Newcomers were asked to prove their address last.
     retrying: bool,
+    /// Somebody wants newcomers to prove their address.
+    alarmed: bool,
     /// The client has shown that it receives at the address it sends from.
     validated: bool,
 }
@@ -100,7 +103,7 @@ impl AdmissionLimits {
             Verdict::RefuseConnections
         } else if knock.handshakes >= self.max_handshakes {
             Verdict::RefuseHandshakes
-        } else if !knock.validated && (self.retries(knock) || crowded) {
+        } else if !knock.validated && (self.retries(knock) || crowded || knock.alarmed) {
             Verdict::Retry
         } else if full {
             Verdict::RefusePrefix
@@ -120,6 +123,7 @@ pub(super) struct Door {
     handshakes: Arc<AtomicUsize>,
     retrying: AtomicBool,
     prefixes: Prefixes,
+    alarm: Alarm,
     /// Let in, not yet taken by `accept`. At most `max_handshakes`, since each holds a [`HalfOpen`].
     admitted: Mutex<VecDeque<Admitted>>,
     arrival: Notify,
@@ -137,6 +141,8 @@ pub(super) struct Admitted {
     pub(super) connecting: quinn::Connecting,
     pub(super) half_open: HalfOpen,
     pub(super) since: tokio::time::Instant,
+    /// The client receives at the address it sends from.
+    pub(super) proven: bool,
 }
 
 impl Door {
@@ -147,6 +153,7 @@ impl Door {
         transport: TransportConfig,
         shared: Shared,
         prefixes: Prefixes,
+        alarm: Alarm,
     ) -> Self {
         Self {
             limits,
@@ -159,6 +166,7 @@ impl Door {
             handshakes: Arc::default(),
             retrying: AtomicBool::new(false),
             prefixes,
+            alarm,
             admitted: Mutex::default(),
             arrival: Notify::new(),
         }
@@ -194,6 +202,7 @@ impl Door {
                 },
                 handshakes: self.handshakes.load(Ordering::Relaxed),
                 retrying: self.retrying.load(Ordering::Relaxed),
+                alarmed: self.alarm.is_raised(),
                 validated: incoming.remote_address_validated() || !incoming.may_retry(),
             };
             let retrying = self.limits.retries(knock);
@@ -232,6 +241,7 @@ impl Door {
 
     fn admit(&self, incoming: quinn::Incoming) {
         let addr = incoming.remote_address().ip();
+        let proven = incoming.remote_address_validated();
         let place = if self.limits.counts_prefixes() {
             let Some(place) = self.prefixes.take(addr, self.limits.max_per_prefix) else {
                 // Another endpoint that counts together with this one was quicker.
@@ -265,6 +275,7 @@ impl Door {
                     connecting,
                     half_open,
                     since,
+                    proven,
                 });
                 self.arrival.notify_one();
             }
@@ -368,15 +379,28 @@ mod tests {
             (false, 10, 5, 4, false, Verdict::RefuseDraining),
         ];
         for (open, connections, neighbours, handshakes, validated, expected) in table {
+            let alarmed = false;
             let knock = Knock {
                 open,
                 connections,
                 neighbours,
                 handshakes,
                 retrying: false,
+                alarmed,
                 validated,
             };
             assert_eq!(LIMITS.decide(knock), expected, "{knock:?}");
+            // An alarm asks those to prove themselves who were let in without, and changes nothing else.
+            let alarmed = LIMITS.decide(Knock {
+                alarmed: true,
+                ..knock
+            });
+            let asked = expected == Verdict::Accept && !validated;
+            assert_eq!(
+                alarmed,
+                if asked { Verdict::Retry } else { expected },
+                "{knock:?}"
+            );
         }
     }
 
@@ -407,6 +431,7 @@ mod tests {
                     neighbours: 0,
                     handshakes,
                     retrying: now,
+                    alarmed: false,
                     validated: false,
                 });
                 assert_eq!(now, expected, "{retry_above}, {handshakes}");

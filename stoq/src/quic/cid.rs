@@ -130,6 +130,17 @@ impl CidKeys {
         (tag(&key, head) == signature).then_some(head[0] & WORKER_MASK)
     }
 
+    /// The keys by which IDs are good now, each with its generation: for who checks tags before a datagram comes here.
+    pub fn by_generation(&self) -> Vec<(u8, [u8; 16])> {
+        let ring = *self.0.ring.read();
+        let before = ring.generation.wrapping_sub(1) & 3;
+        let previous = ring.previous.map(|key| (before, key));
+        [(ring.generation, ring.current)]
+            .into_iter()
+            .chain(previous)
+            .collect()
+    }
+
     pub(super) fn generator(&self, worker: u8) -> Generator {
         Generator {
             keys: self.clone(),
@@ -271,6 +282,8 @@ mod tests {
             let cid = ring.mint(worker, nonce);
             ring.rotate(keys[1]);
             prop_assert_eq!(ring.check(&cid), Some(worker));
+            let known = ring.by_generation();
+            prop_assert_eq!(&known, &vec![((generation + 1) & 3, keys[1]), (generation, keys[0])]);
             let newer = ring.mint(worker, nonce);
             ring.rotate(keys[2]);
             prop_assert_eq!(ring.check(&cid), None);

@@ -13,7 +13,7 @@ counters! {
         handshakes_failed,
         /// Handshakes of incoming connections cut off at `handshake_timeout`.
         handshakes_timed_out,
-        /// Retry packets sent: from `retry_above` handshakes in progress on, and from half of `max_per_prefix` on.
+        /// Retry packets sent: from `retry_above` handshakes in progress on, from half of `max_per_prefix` on, and while an alarm is raised.
         retries_sent,
         /// Times that `retry_above` handshakes in progress were reached, and newcomers were asked to prove their address.
         retry_phases,
@@ -39,6 +39,8 @@ counters! {
         datagrams_received,
         /// Bytes in them.
         bytes_received,
+        /// Of them, datagrams forgotten before they were looked at, since a screen did not admit them.
+        datagrams_screened,
         /// Sends the kernel had no room for; they were tried again.
         sends_blocked,
         /// Batches of packets sent in several parts, because they had grown beyond what the kernel takes at once.

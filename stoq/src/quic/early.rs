@@ -59,6 +59,7 @@ impl Connecting {
             since,
             windows,
             shared,
+            proven: _,
         } = admitted;
         // Only a client can be without keys.
         let Ok((connection, ended)) = connecting.into_0rtt() else {

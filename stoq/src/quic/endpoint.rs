@@ -16,6 +16,7 @@ use super::{
     drops::KernelDrops,
     error::{ConnectError, wire_code},
     prefix::Prefixes,
+    screen::{Alarm, Screen},
     socket::WorkerSocket,
     tls::{TlsClient, TlsServer},
     transport::TransportConfig,
@@ -38,6 +39,11 @@ pub struct EndpointConfig {
     /// What [`max_per_prefix`](AdmissionLimits::max_per_prefix) is counted in. Shared by the workers of a process, and by its
     /// listeners of other kinds, it bounds them together.
     pub prefixes: Prefixes,
+    /// Looks at each datagram first. Default: none, and nothing is spent on it.
+    pub screen: Option<Arc<dyn Screen>>,
+    /// Whether newcomers have to prove their address, whatever else holds. Shared by the workers of a process. Default: one of
+    /// its own, which nobody raises.
+    pub alarm: Alarm,
 }
 
 impl EndpointConfig {
@@ -49,8 +55,19 @@ impl EndpointConfig {
             cid_keys,
             limits: AdmissionLimits::default(),
             prefixes: Prefixes::default(),
+            screen: None,
+            alarm: Alarm::default(),
         }
     }
+}
+
+/// What an endpoint that takes connections has beside what all have.
+#[derive(Default)]
+struct Accepting {
+    limits: AdmissionLimits,
+    prefixes: Prefixes,
+    screen: Option<Arc<dyn Screen>>,
+    alarm: Alarm,
 }
 
 /// A QUIC endpoint: takes connections, makes connections. Cheap to clone; all clones are one endpoint.
@@ -94,12 +111,19 @@ impl Endpoint {
             cid_keys,
             limits,
             prefixes,
+            screen,
+            alarm,
         } = config;
         let worker = socket.worker;
         let generator_keys = cid_keys.clone();
         let mut endpoint = quinn::EndpointConfig::new(Arc::new(cid_keys.reset_key()));
         endpoint.cid_generator(move || Box::new(generator_keys.generator(worker)));
-        let accepting = Some((limits, prefixes));
+        let accepting = Some(Accepting {
+            limits,
+            prefixes,
+            screen,
+            alarm,
+        });
         Self::build(socket, endpoint, server, transport, cid_keys, accepting)
     }
 
@@ -122,10 +146,15 @@ impl Endpoint {
         server: Option<TlsServer>,
         transport: TransportConfig,
         cid_keys: CidKeys,
-        accepting: Option<(AdmissionLimits, Prefixes)>,
+        accepting: Option<Accepting>,
     ) -> io::Result<Self> {
         let accepts = accepting.is_some();
-        let (limits, prefixes) = accepting.unwrap_or_default();
+        let Accepting {
+            limits,
+            prefixes,
+            screen,
+            alarm,
+        } = accepting.unwrap_or_default();
         let payload_max = transport.payload_max();
         endpoint
             .max_udp_payload_size(payload_max)
@@ -133,7 +162,7 @@ impl Endpoint {
             .grease_quic_bit(transport.grease);
         let counters = Arc::new(Counters::default());
         let kernel_drops = Mutex::new(KernelDrops::of(&socket.socket));
-        let socket = Arc::new(Socket::new(socket, payload_max, counters.clone())?);
+        let socket = Arc::new(Socket::new(socket, payload_max, counters.clone(), screen)?);
         let shared = Shared::default();
         let transport_config = transport.config(&shared.histograms);
         let server = server.map(|tls| server_config(&tls, &transport_config, &cid_keys, &limits));
@@ -143,6 +172,7 @@ impl Endpoint {
             transport.clone(),
             shared.clone(),
             prefixes,
+            alarm,
         ));
         door.serve(server.clone());
         let quinn = quinn::Endpoint::new_with_abstract_socket(
@@ -394,6 +424,7 @@ impl Endpoint {
             socket,
             inner.transport.payload_max(),
             inner.counters.clone(),
+            None,
         )?;
         inner.quinn.rebind_abstract(Arc::new(socket))?;
         *inner.kernel_drops.lock() = kernel_drops;
@@ -515,6 +546,11 @@ impl Connecting {
         self.admitted.connecting.remote_address()
     }
 
+    /// Whether the client has shown that it receives at that address, by a token that it was sent there.
+    pub fn is_proven(&self) -> bool {
+        self.admitted.proven
+    }
+
     /// What was let in, and how long its handshake may take.
     pub(super) fn into_parts(self) -> (Admitted, Duration) {
         (self.admitted, self.handshake_timeout)
@@ -534,6 +570,7 @@ impl Connecting {
                     since,
                     windows,
                     shared,
+                    proven: _,
                 },
             handshake_timeout,
         } = self;

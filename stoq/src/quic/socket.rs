@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     net::{SocketAddr, UdpSocket},
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use parking_lot::Mutex;
@@ -48,6 +49,8 @@ impl Default for SocketOptions {
 pub enum Steering {
     /// The kernel reads the connection ID; every worker has a socket.
     Bpf,
+    /// As above, by the program that [`SocketGroup::steer_by`] put in the place of ours.
+    Attached,
     /// Only worker 0 has a socket: it serves every connection of this address.
     SingleSocket {
         /// Why; to be told to the operator when more than one worker was asked for.
@@ -58,7 +61,7 @@ pub enum Steering {
 /// The sockets of one address.
 ///
 /// Closing one socket of a group renumbers the others, after which datagrams reach the wrong workers. So the
-/// endpoints of a group end together, or not at all.
+/// endpoints of a group end together, or not at all. (A program that [`steer_by`](Self::steer_by) attached may know better.)
 pub struct SocketGroup {
     local_addr: SocketAddr,
     steering: Steering,
@@ -134,6 +137,28 @@ impl SocketGroup {
     /// How datagrams find their worker; to be said at start.
     pub fn steering(&self) -> &Steering {
         &self.steering
+    }
+
+    /// Puts another program in the place of the one that steers here without privileges. `attach` gets all sockets of the group, in the order of
+    /// their workers, and attaches through one of them; what it does must agree with the connection IDs of this crate, whose worker is in
+    /// the six low bits of the first byte. Where it fails nothing has changed.
+    ///
+    /// `None`, and `attach` is not called: one socket needs no steering, and of a group from which a socket was
+    /// taken not all are here.
+    pub fn steer_by<T, E>(
+        &mut self,
+        attach: impl FnOnce(&[BorrowedFd<'_>]) -> Result<T, E>,
+    ) -> Option<Result<T, E>> {
+        let sockets = self.sockets.get_mut();
+        let all: Option<Vec<BorrowedFd<'_>>> = sockets
+            .iter()
+            .map(|socket| Some(socket.as_ref()?.socket.as_fd()))
+            .collect();
+        let attached = attach(&all.filter(|all| all.len() > 1)?);
+        if attached.is_ok() {
+            self.steering = Steering::Attached;
+        }
+        Some(attached)
     }
 
     /// The socket of `worker`, once. `None` if it was taken, or if that worker has none (see [`Steering`]).
@@ -233,5 +258,47 @@ impl WorkerSocket {
     /// The worker that the kernel steers to this socket.
     pub fn worker(&self) -> u8 {
         self.worker
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+
+    fn group(workers: usize) -> SocketGroup {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        SocketGroup::bind(any, workers, &SocketOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn another_program_gets_the_sockets_in_the_order_of_workers() {
+        let mut group = group(4);
+        if let Steering::SingleSocket { reason } = group.steering() {
+            eprintln!("SKIPPED: the kernel refuses to steer: {reason}");
+            return;
+        }
+        let failed: Option<Result<(), &str>> = group.steer_by(|_| Err("no"));
+        assert_eq!(failed, Some(Err("no")));
+        assert_eq!(group.steering(), &Steering::Bpf);
+        let numbers = |sockets: &[BorrowedFd<'_>]| {
+            Ok::<Vec<_>, ()>(sockets.iter().map(|socket| socket.as_raw_fd()).collect())
+        };
+        let given = group.steer_by(numbers).unwrap().unwrap();
+        assert_eq!(group.steering(), &Steering::Attached);
+        let taken = (0..4).map(|worker| group.take(worker).unwrap());
+        let taken: Vec<_> = taken.map(|socket| socket.socket).collect();
+        let taken: Vec<i32> = taken.iter().map(|socket| socket.as_raw_fd()).collect();
+        assert_eq!(given, taken);
+        // Some are elsewhere now.
+        assert_eq!(group.steer_by(numbers), None);
+    }
+
+    #[test]
+    fn one_socket_is_not_steered() {
+        let mut group = group(1);
+        assert_eq!(group.steer_by(|_| Ok::<(), ()>(())), None);
+        assert!(matches!(group.steering(), Steering::SingleSocket { .. }));
     }
 }

@@ -19,7 +19,12 @@ use quinn::{
 };
 use tokio::io::Interest;
 
-use super::{counters::Counters, socket::WorkerSocket, transport::MTU_MIN};
+use super::{
+    counters::Counters,
+    screen::{Screen, sift},
+    socket::WorkerSocket,
+    transport::MTU_MIN,
+};
 
 /// What one segmented send may carry in total. The kernel's limit is a UDP payload of 65,507 bytes; above it the
 /// whole batch is lost without an error.
@@ -37,6 +42,8 @@ pub(super) struct Socket {
     state: UdpSocketState,
     counters: Arc<Counters>,
     payload_max: usize,
+    /// Looks at what was received before the driver does.
+    screen: Option<Arc<dyn Screen>>,
     /// The size of the last full packet sent. A guess at the size of the next, since the driver asks how many it may batch
     /// before it says for which connection.
     packet: AtomicUsize,
@@ -48,6 +55,7 @@ impl Socket {
         socket: WorkerSocket,
         payload_max: u16,
         counters: Arc<Counters>,
+        screen: Option<Arc<dyn Screen>>,
     ) -> io::Result<Self> {
         if socket.buffers_short {
             counters.socket_buffers_short.inc();
@@ -57,6 +65,7 @@ impl Socket {
             io: tokio::net::UdpSocket::from_std(socket.socket)?,
             counters,
             payload_max: usize::from(payload_max),
+            screen,
             packet: AtomicUsize::new(usize::from(MTU_MIN)),
         })
     }
@@ -94,6 +103,21 @@ impl Socket {
             .map_or(1, |size| bytes.div_ceil(size.max(1)));
         self.counters.datagrams_sent.add(datagrams as u64);
         self.counters.bytes_sent.add(bytes as u64);
+    }
+
+    /// Takes out what the screen does not admit. A buffer that nothing is left of holds 0 bytes, which the driver passes over.
+    fn screen(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
+        let Some(screen) = self.screen.as_ref().filter(|screen| screen.is_watching()) else {
+            return;
+        };
+        for (buf, meta) in bufs.iter_mut().zip(metas) {
+            let from = meta.addr;
+            let (kept, gone) = sift(buf, meta.len, meta.stride, |datagram| {
+                screen.admits(from, datagram)
+            });
+            meta.len = kept;
+            self.counters.datagrams_screened.add(gone);
+        }
     }
 
     fn count_received(&self, metas: &[RecvMeta]) {
@@ -154,7 +178,9 @@ impl AsyncUdpSocket for Socket {
                 self.state.recv((&self.io).into(), bufs, metas)
             }) {
                 Ok(count) => {
-                    self.count_received(metas.get(..count).unwrap_or_default());
+                    let received = metas.get_mut(..count).unwrap_or_default();
+                    self.count_received(received);
+                    self.screen(bufs, received);
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -42,6 +42,9 @@ pub async fn serve<S: Service>(context: Arc<Context<S>>, endpoint: Endpoint) {
     let local = endpoint
         .local_addr()
         .unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    if let Some(witness) = &context.witness {
+        witness.doorstep().add(endpoint.counters());
+    }
     let mut connections = JoinSet::new();
     loop {
         // Every branch may be cancelled.
@@ -78,6 +81,9 @@ async fn greet<S: Service>(context: Arc<Context<S>>, connecting: Connecting, loc
     };
     match established {
         Ok(connection) => {
+            if let Some(witness) = &context.witness {
+                witness.completed(connection.remote_addr().ip());
+            }
             context.metrics.handshake(ListenerKind::Quic);
             context.metrics.opened(ListenerKind::Quic);
             connection::run(context.clone(), connection, local).await;

@@ -164,6 +164,10 @@ async fn greet<S: Service>(
             context.metrics.closed(kind);
         }
         Door::Tls { config, alt_svc } => {
+            let shaking = context
+                .witness
+                .as_ref()
+                .map(|witness| witness.doorstep().shaking());
             let handshake = at_most(
                 context.limits.handshake_timeout,
                 TlsAcceptor::from(config).accept(wire),
@@ -184,6 +188,10 @@ async fn greet<S: Service>(
                     return;
                 }
             };
+            drop(shaking);
+            if let Some(witness) = &context.witness {
+                witness.completed(peer.ip());
+            }
             context.metrics.handshake(kind);
             context.metrics.opened(kind);
             let tls = stream.get_ref().1;

@@ -1,0 +1,576 @@
+//! The thread that keeps the limiter: it says ten times a second that the edge lives and how much is shed, hands on who completed a
+//! handshake, and does what the operator asks for.
+//!
+//! **At a start** the program is attached where exactly what would be attached was confirmed on this machine before: interface, mode, driver, and the
+//! program itself. An upgrade that brings another program therefore needs another `enable` and `confirm`: nobody has seen the machine
+//! survive it. Until then, and wherever anything is in the way, packets are judged at the sockets, and the log says why.
+//!
+//! **It ends** with the edge, after the last connection; the program goes with it, also where the process is killed.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use rand::TryRngCore as _;
+use stoq::quic::{Alarm, CidKeys, Screen};
+use stoq_ebpf::abi::Reason;
+use stoq_ebpf::helper::{Held, Helper, HelperError, Status, Why};
+use stoq_ebpf::{
+    Counters, Fallback, Judged, Limiter as _, LimiterError, Mode, Record, Rules, edits, object_hash,
+};
+use stoq_node::config::Xdp;
+use stoq_node::{CallError, Calls, Registry};
+
+use super::calls::{self, Ask, Verb};
+use super::load::Gauge;
+use super::metrics::{Figures, Shown};
+use super::policy::{self, Ports, wish};
+use super::report::XdpReport;
+use super::shed::{EVERY, Load, Shed};
+use super::witness::Witness;
+
+/// Requests of the operator that wait. Each is done in milliseconds, but for an enable.
+const ASKS_MAX: usize = 8;
+/// How long who completed a handshake is known for it: an evening's visit. 65,536 of them fit.
+const VALIDATED_FOR: Duration = Duration::from_secs(4 * 3600);
+/// Ticks between two looks at what was counted.
+const COUNT_EVERY: u32 = 5;
+
+/// Reads `[xdp]` from the file again; the error is for the operator.
+pub(crate) type Reload = Box<dyn Fn() -> Result<Xdp, String> + Send>;
+
+/// What a keeper is made of.
+pub(crate) struct Setup {
+    pub(crate) config: Xdp,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) ports: Ports,
+    pub(crate) keys: CidKeys,
+    pub(crate) helper: Result<Helper, HelperError>,
+    pub(crate) reload: Option<Reload>,
+    pub(crate) workers: usize,
+    /// `limits.memory`, bytes.
+    pub(crate) memory: u64,
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup")
+            .field("config", &self.config)
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle on the thread; dropping it ends the thread, and takes the program away.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    limiter: Arc<Fallback>,
+    alarm: Alarm,
+    witness: Witness,
+    asks: SyncSender<Ask>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    /// Starts it. What follows from the record of an earlier enable happens on the thread.
+    ///
+    /// # Errors
+    /// No randomness, no thread, or a configuration with more ports than a limiter takes.
+    pub(crate) fn start(setup: Setup, registry: &Registry) -> io::Result<Self> {
+        let mut seed = [0; 16];
+        rand::rngs::OsRng
+            .try_fill_bytes(&mut seed)
+            .map_err(io::Error::other)?;
+        let seed = u128::from_ne_bytes(seed);
+        #[expect(clippy::cast_possible_truncation, reason = "two halves of it")]
+        let hash_key = [(seed >> 64) as u64, seed as u64];
+        let policy = policy::policy(&setup.config, &setup.ports, &setup.keys, hash_key);
+        let has_helper = setup.helper.is_ok();
+        let limiter = Fallback::new(setup.helper, &policy).map_err(io::Error::other)?;
+        let limiter = Arc::new(limiter);
+        let shown = Shown::default();
+        registry.with(|registry| registry.register_collector(Box::new(shown.clone())));
+        let (alarm, witness) = (Alarm::default(), Witness::default());
+        let (asks, asked) = sync_channel(ASKS_MAX);
+        let stop = Arc::new(AtomicBool::new(false));
+        let duty = Duty {
+            gauge: Gauge::new(witness.doorstep().clone(), setup.workers, setup.memory),
+            config: setup.config,
+            state_dir: setup.state_dir,
+            ports: setup.ports,
+            keys: setup.keys,
+            reload: setup.reload,
+            hash_key,
+            has_helper,
+            limiter: Arc::clone(&limiter),
+            alarm: alarm.clone(),
+            witness: witness.clone(),
+            lists: Rules::new(),
+            shed: Shed::default(),
+            load: None,
+            figures: Figures::default(),
+            last_mode: Mode::UserSpace,
+            not_at_start: None,
+            ticks: 0,
+            shown,
+        };
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("xdp".to_owned())
+            .spawn(move || duty.run(&asked, &stopped))?;
+        Ok(Self {
+            limiter,
+            alarm,
+            witness,
+            asks,
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Judges what a UDP socket of `port` receives, while nothing judges it before.
+    pub(crate) fn screen(&self, port: u16) -> Arc<dyn Screen> {
+        Arc::new(AtPort {
+            limiter: Arc::clone(&self.limiter),
+            port,
+        })
+    }
+
+    /// Raised while newcomers prove their address.
+    pub(crate) fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+
+    /// What the listeners tell.
+    pub(crate) fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
+    /// Adds the operator's verbs.
+    pub(crate) fn calls(&self, calls: Calls) -> Calls {
+        calls::offer(calls, &self.asks)
+    }
+}
+
+impl Drop for Keeper {
+    /// Waits for the thread: at most a tenth of a second and what the helper takes.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the thread that keeps the packet limiter panicked");
+        }
+    }
+}
+
+/// The limiter at one port's sockets.
+#[derive(Debug)]
+struct AtPort {
+    limiter: Arc<Fallback>,
+    port: u16,
+}
+
+impl Screen for AtPort {
+    fn is_watching(&self) -> bool {
+        self.limiter.mode() == Mode::UserSpace
+    }
+
+    fn admits(&self, from: std::net::SocketAddr, datagram: &[u8]) -> bool {
+        !matches!(
+            self.limiter.judge(from.ip(), self.port, datagram),
+            Judged::Drops(_)
+        )
+    }
+}
+
+/// The thread's own.
+struct Duty {
+    config: Xdp,
+    state_dir: PathBuf,
+    ports: Ports,
+    keys: CidKeys,
+    reload: Option<Reload>,
+    hash_key: [u64; 2],
+    /// There is one to ask. Else the limiter knows why not, and is not asked again, since it would say only that there is none.
+    has_helper: bool,
+    limiter: Arc<Fallback>,
+    alarm: Alarm,
+    witness: Witness,
+    /// The operator's lists, as the limiter has them.
+    lists: Rules,
+    gauge: Gauge,
+    shed: Shed,
+    load: Option<Load>,
+    figures: Figures,
+    last_mode: Mode,
+    /// Why nothing was attached at the start; none once anything was.
+    not_at_start: Option<String>,
+    ticks: u32,
+    shown: Shown,
+}
+
+impl Duty {
+    fn run(mut self, asked: &Receiver<Ask>, stop: &AtomicBool) {
+        self.begin();
+        let mut next = Instant::now();
+        while !stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            if now >= next {
+                self.tick(now);
+                // A tick that came late is not made up for.
+                next = (next + EVERY).max(now);
+            }
+            match asked.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(ask) => {
+                    let answer = self.answer(ask.verb);
+                    // Who asked may have left.
+                    let _ = ask.answer.send(answer);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // Before the last handle on the limiter goes, which endpoints may hold for longer.
+        if self.has_helper
+            && let Err(error) = self.limiter.disable()
+        {
+            tracing::warn!(%error, "the packet limiter's program was not given back in order; it ends with its helper");
+        }
+    }
+
+    /// Lists, and the program where that was confirmed.
+    fn begin(&mut self) {
+        let lists = policy::lists(&self.config);
+        if let Err(error) = self.put_lists(lists) {
+            tracing::error!(%error, "xdp.allow and xdp.deny do not hold in full");
+        }
+        self.note(self.limiter.beat(0));
+        let interface = self.interface().to_owned();
+        match self.attach_as_confirmed(&interface) {
+            Ok(held) => {
+                for finding in &held.passed_over {
+                    tracing::info!("xdp: {finding}");
+                }
+                tracing::info!(mode = %held.mode, %interface, "xdp: packets are judged before they reach the sockets");
+            }
+            Err(why) => {
+                tracing::warn!(
+                    %interface,
+                    "xdp: packets are judged at the sockets of listen.https, TCP is not: {why}"
+                );
+                self.not_at_start = Some(why);
+            }
+        }
+        self.last_mode = self.limiter.mode();
+    }
+
+    fn interface(&self) -> &str {
+        self.config.interface.as_deref().unwrap_or_default()
+    }
+
+    /// Attaches where exactly that was confirmed before.
+    fn attach_as_confirmed(&mut self, interface: &str) -> Result<Held, String> {
+        if !self.has_helper {
+            return Err(self.limiter.why_at_socket().unwrap_or_default());
+        }
+        let record = Record::load(&self.state_dir).map_err(|error| error.to_string())?;
+        let wish = wish(self.config.mode);
+        let report = self
+            .limiter
+            .with_helper(|helper| helper.probe(interface, wish))
+            .map_err(|error| error.to_string())?;
+        if report.would == Mode::UserSpace {
+            let reasons: Vec<String> = report.refusals(wish).map(ToString::to_string).collect();
+            return Err(reasons.join("; "));
+        }
+        let driver = report.facts.device.and_then(|device| device.driver);
+        let allowed = |mode: Mode, driver: Option<&str>| {
+            let now = Record::new(interface, mode, object_hash(), driver, SystemTime::now());
+            Record::allows(record.as_ref(), &now).map_err(|why| {
+                format!("{why} (`stoq-edge xdp enable`, then `xdp confirm` while you still reach this machine)")
+            })
+        };
+        allowed(report.would, driver.as_deref())?;
+        let held = self
+            .limiter
+            .enable(interface, wish, None)
+            .map_err(|error| error.to_string())?;
+        // What would be and what came of it differ where the driver refused at the last moment.
+        if let Err(why) = allowed(held.mode, held.driver.as_deref()) {
+            self.noted(self.limiter.disable());
+            return Err(why);
+        }
+        Ok(held)
+    }
+
+    /// Makes `lists` hold in place of those before.
+    fn put_lists(&mut self, lists: Rules) -> Result<(), LimiterError> {
+        let edits = edits(&self.lists, &lists);
+        let put = self.limiter.edit_rules(&edits);
+        self.lists = lists;
+        put
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if self.ticks.is_multiple_of(COUNT_EVERY) {
+            match self.limiter.counters() {
+                Ok(counters) => self.figures.counters = counters,
+                Err(error) => self.note(Err(error)),
+            }
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        let load = self.gauge.look(now, turned_away(&self.figures.counters));
+        self.shed.tick(now, &load);
+        self.load = Some(load);
+        self.alarm.set(self.shed.is_retrying());
+        let proven = self.witness.take_proven();
+        if !proven.is_empty() {
+            match self.limiter.validate(&proven, VALIDATED_FOR) {
+                Ok(refused) => {
+                    let entered = proven.len().saturating_sub(refused);
+                    self.figures.validated += entered as u64;
+                    self.figures.validated_refused += refused as u64;
+                }
+                Err(error) => self.note(Err(error)),
+            }
+        }
+        self.note(self.limiter.beat(self.shed.of_all()));
+        let mode = self.limiter.mode();
+        if mode == Mode::UserSpace && self.last_mode != Mode::UserSpace {
+            let why = self.limiter.why_at_socket().unwrap_or_default();
+            tracing::warn!("xdp: packets are judged at the sockets from now on: {why}");
+        }
+        self.last_mode = mode;
+        self.figures.mode = mode;
+        self.figures.shed = self.shed.level();
+        self.figures.retry = self.shed.is_retrying();
+        self.figures.pressure = load.pressure();
+        let mut figures = self.figures.clone();
+        figures.validated_refused += self.witness.missed();
+        *self.shown.0.lock() = figures;
+    }
+
+    /// Counts what the helper did not do. It is said where the mode changes, not ten times a second.
+    fn note(&mut self, done: Result<(), LimiterError>) {
+        match done {
+            Err(LimiterError::Helper(error)) => self.noted(Err(error)),
+            Err(error) => tracing::error!(%error, "xdp"),
+            Ok(()) => {}
+        }
+    }
+
+    fn noted(&mut self, done: Result<(), HelperError>) {
+        let Err(error) = done else {
+            return;
+        };
+        self.figures.helper_failures += 1;
+        match error {
+            HelperError::Gone | HelperError::Silent(_) | HelperError::Io(_) => {
+                self.has_helper = false;
+            }
+            HelperError::Refused(_) | HelperError::Malformed(_) => {}
+        }
+        tracing::debug!(%error, "xdp: the helper");
+    }
+
+    fn answer(&mut self, verb: Verb) -> Result<XdpReport, CallError> {
+        let done = match verb {
+            Verb::Status => None,
+            Verb::Enable { trial } => Some(self.enable(trial)?),
+            Verb::Confirm => Some(self.confirm()?),
+            Verb::Disable => Some(self.disable()?),
+            Verb::Reload => Some(self.reread()?),
+        };
+        self.report(done)
+    }
+
+    fn enable(&mut self, trial: Duration) -> Result<String, CallError> {
+        self.needs_helper()?;
+        let interface = self.interface().to_owned();
+        let enabled = self
+            .limiter
+            .enable(&interface, wish(self.config.mode), Some(trial));
+        let held = enabled.map_err(|error| self.refused(error))?;
+        self.note(self.limiter.beat(self.shed.of_all()));
+        self.last_mode = held.mode;
+        self.not_at_start = None;
+        tracing::info!(mode = %held.mode, %interface, ?trial, "xdp: enabled on trial");
+        let mut done = format!("enabled on {interface}: {}", held.mode);
+        for finding in &held.passed_over {
+            done.push_str(&format!("\n           {finding}"));
+        }
+        Ok(done)
+    }
+
+    fn confirm(&mut self) -> Result<String, CallError> {
+        self.needs_helper()?;
+        let confirmed = self.limiter.with_helper(Helper::confirm);
+        let held = confirmed.map_err(|error| self.refused(error))?;
+        let record = Record::new(
+            &held.interface,
+            held.mode,
+            object_hash(),
+            held.driver.as_deref(),
+            SystemTime::now(),
+        );
+        record.store(&self.state_dir).map_err(|error| {
+            CallError::Failed(format!(
+                "it stays as long as this process runs, but the next start will not attach: {error}"
+            ))
+        })?;
+        tracing::info!(mode = %held.mode, interface = %held.interface, "xdp: confirmed");
+        Ok("confirmed: it stays, and the next start attaches too".to_owned())
+    }
+
+    fn disable(&mut self) -> Result<String, CallError> {
+        // The record first: what fails afterwards is gone with the process, and does not come back with the next.
+        let forgotten = Record::remove(&self.state_dir);
+        if self.has_helper {
+            let disabled = self.limiter.disable();
+            // Where the helper did not answer it was ended, and that takes the program away as well.
+            self.noted(disabled);
+        }
+        self.last_mode = Mode::UserSpace;
+        self.not_at_start = None;
+        tracing::info!("xdp: disabled");
+        match forgotten {
+            Ok(()) => {
+                Ok("disabled: nothing is attached, and the next start does not attach".to_owned())
+            }
+            Err(error) => Err(CallError::Failed(format!(
+                "nothing is attached, but the next start will attach again: {error}"
+            ))),
+        }
+    }
+
+    /// Takes over what may change while the process runs.
+    fn reread(&mut self) -> Result<String, CallError> {
+        let Some(reload) = &self.reload else {
+            return Err(CallError::Absent(
+                "this node was not started from a file".to_owned(),
+            ));
+        };
+        let failed = |error: LimiterError| CallError::Failed(error.to_string());
+        let new = reload().map_err(CallError::Failed)?;
+        let restart: Vec<&str> = [
+            ("mode", new.mode != self.config.mode),
+            ("interface", new.interface != self.config.interface),
+            (
+                "keep_capabilities",
+                new.keep_capabilities != self.config.keep_capabilities,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect();
+        let new = Xdp {
+            mode: self.config.mode,
+            interface: self.config.interface.clone(),
+            keep_capabilities: self.config.keep_capabilities,
+            ..new
+        };
+        let policy = policy::policy(&new, &self.ports, &self.keys, self.hash_key);
+        self.limiter.apply(&policy).map_err(failed)?;
+        self.put_lists(policy::lists(&new)).map_err(failed)?;
+        self.config = new;
+        tracing::info!(?restart, "xdp: budgets and lists were read again");
+        let mut done = "budgets and lists are those of the file".to_owned();
+        if !restart.is_empty() {
+            done.push_str(&format!("; {} take a restart", restart.join(", ")));
+        }
+        Ok(done)
+    }
+
+    fn needs_helper(&self) -> Result<(), CallError> {
+        if self.has_helper {
+            return Ok(());
+        }
+        let why = self.why_at_socket().unwrap_or_default();
+        Err(CallError::Failed(format!(
+            "there is no helper to do it: {why}"
+        )))
+    }
+
+    fn refused(&mut self, error: HelperError) -> CallError {
+        let text = error.to_string();
+        let is_busy = matches!(&error, HelperError::Refused(refusal) if refusal.why == Why::Order);
+        self.noted(Err(error));
+        if is_busy {
+            CallError::Busy(text)
+        } else {
+            CallError::Failed(text)
+        }
+    }
+
+    fn report(&mut self, done: Option<String>) -> Result<XdpReport, CallError> {
+        let counters = self
+            .limiter
+            .counters()
+            .unwrap_or_else(|_| self.figures.counters.clone());
+        let status = self.status();
+        let samples = match self.limiter.mode() {
+            Mode::UserSpace => Vec::new(),
+            Mode::Native | Mode::Generic => {
+                self.limiter.with_helper(Helper::events).unwrap_or_default()
+            }
+        };
+        let mode = self.limiter.mode();
+        Ok(XdpReport {
+            ok: true,
+            done,
+            wish: wish(self.config.mode),
+            interface: self.interface().to_owned(),
+            mode,
+            why: self.why_at_socket().or_else(|| {
+                let held = status.as_ref()?.held.as_ref()?;
+                let findings: Vec<_> = held.passed_over.iter().map(ToString::to_string).collect();
+                (!findings.is_empty()).then(|| findings.join("; "))
+            }),
+            dry_run: self.config.dry_run,
+            trial_left_ms: status.and_then(|status| status.trial_left_ms),
+            confirmed: matches!(Record::load(&self.state_dir), Ok(Some(_))),
+            shed: self.shed.level(),
+            retry: self.shed.is_retrying(),
+            pressure: self.load.map_or(0.0, |load| load.pressure()),
+            counters,
+            samples,
+        })
+    }
+
+    /// Why packets are judged at the sockets, where they are.
+    fn why_at_socket(&self) -> Option<String> {
+        let why = self.limiter.why_at_socket()?;
+        Some(self.not_at_start.clone().unwrap_or(why))
+    }
+
+    /// What the helper holds, while it holds anything.
+    fn status(&mut self) -> Option<Status> {
+        if self.limiter.mode() == Mode::UserSpace {
+            return None;
+        }
+        match self.limiter.with_helper(Helper::status) {
+            Ok(status) => Some(status),
+            Err(error) => {
+                self.noted(Err(error));
+                None
+            }
+        }
+    }
+}
+
+/// Newcomers that were sent away for the load's sake, not for anything they did.
+fn turned_away(counters: &Counters) -> u64 {
+    [Reason::Shed, Reason::GlobalInitial, Reason::GlobalToken]
+        .into_iter()
+        .map(|reason| counters.of(reason).packets)
+        .fold(0, u64::saturating_add)
+}
