@@ -21,8 +21,8 @@ use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{At, RawConfig, Strings, strings},
     resolved::{
-        AdminAddr, Cache, Cluster, Config, DiskEngine, Limits, Listen, Log, LogFormat, Node,
-        PeerPolicy, Role, Scheme, Shield, Timeouts,
+        AdminAddr, Cache, Cluster, Config, DiskEngine, GeoFiles, Limits, Listen, Log, LogFormat,
+        Node, PeerPolicy, Role, Scheme, Shield, Timeouts,
     },
     source::{Position, Sources},
     units::{Count, Size, Time, format_duration, format_size},
@@ -197,6 +197,8 @@ impl Resolver<'_> {
             drain: time(&raw.node.drain, DRAIN),
             cdn_id,
             zone: self.zone(&raw.node.zone),
+            position: self.geo_position(&raw.node.position),
+            asn: self.network_number(&raw.node.asn),
             public: self.public(&raw.node.public),
         };
         let cache = Cache {
@@ -268,7 +270,7 @@ impl Resolver<'_> {
     }
 
     /// As [`list`](Self::list), of at most `max`.
-    fn at_most<T: PartialEq>(
+    pub(super) fn at_most<T: PartialEq>(
         &mut self,
         max: usize,
         value: &At<Strings>,
@@ -282,11 +284,6 @@ impl Resolver<'_> {
             list.truncate(max);
         }
         list
-    }
-
-    fn zone(&mut self, value: &At<String>) -> Option<String> {
-        let value = value.as_ref()?;
-        self.parsed(value, "node.zone", hosts::zone)
     }
 
     fn public(&mut self, value: &At<Strings>) -> Vec<String> {
@@ -467,6 +464,7 @@ impl Resolver<'_> {
             srv: None,
             advertise: Vec::new(),
             policy: PeerPolicy::default(),
+            geo: GeoFiles::default(),
         };
         let Some(table) = &raw.cluster else {
             return (role == Role::Shield).then(default);
@@ -521,6 +519,7 @@ impl Resolver<'_> {
                 PeerPolicy::default,
                 PeerPolicy::parse,
             ),
+            geo: self.geo(&table.geo),
         })
     }
 
