@@ -4,13 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use stoq::pool::Pool;
 use stoq_mesh::gossip::{Gossip, GossipConfig, Places, node_id, pool_config};
-use stoq_mesh::{Holders, Links, Membership as Member, Neighbours, Patience};
+use stoq_mesh::{
+    Bearings, Borders, GeoWatch, Holders, Links, Membership as Member, Neighbour, Neighbours,
+    Patience, Standing,
+};
 use stoq_node::Drain;
-use stoq_node::config::Config;
+use stoq_node::config::{Config, PeerPolicy};
 use stoq_routing::index::StoreError;
-use stoq_routing::{Health, Key, Membership, NodeState, Policy, View, Zone};
+use stoq_routing::{Health, Key, LOAD_MAX, Latency, Membership, NodeState, Policy, View, Zone};
 use tokio::time::interval;
 
 use crate::index::Providers;
@@ -20,6 +24,15 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Addresses that others are told: as many as they read.
 const ADDRESSES_MAX: usize = 8;
 
+/// How an edge does at a moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fares {
+    /// The part of its capacity that is taken: of its connections or of its workers' time, whichever is more. 0 to 1.
+    pub(crate) load: f64,
+    /// A volume of its cache does not work.
+    pub(crate) is_ailing: bool,
+}
+
 /// This edge in the mesh.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -27,6 +40,9 @@ pub(crate) struct Peers {
     places: Arc<Places>,
     neighbours: Arc<Neighbours>,
     providers: Providers,
+    bearings: Arc<Bearings>,
+    borders: Arc<Borders>,
+    geo: Option<Arc<GeoWatch>>,
     policy: Policy,
     member: Member,
 }
@@ -40,6 +56,8 @@ impl Peers {
         config: &Config,
         member: &Member,
         listens: &[SocketAddr],
+        geo: Option<Arc<GeoWatch>>,
+        borders: &Arc<Borders>,
         patience: Patience,
     ) -> Result<Option<Self>, StoreError> {
         let own = said(config, member, listens);
@@ -58,15 +76,27 @@ impl Peers {
                 ..GossipConfig::default()
             },
         );
+        let members: Arc<dyn Membership> = Arc::new(gossip.clone());
+        borders.among(Arc::clone(&members));
+        let bearings = Bearings::standing(members, Standing::of(config), geo.clone());
+        let bearings = Arc::new(bearings);
+        let here = bearings.whereabouts();
+        gossip.publish(&mut |own| here.tell(own));
+        let state_dir = &config.node.state_dir;
         Ok(Some(Self {
-            providers: Providers::open(&config.node.state_dir, &gossip, patience)?,
+            providers: Providers::open(state_dir, &gossip, &bearings, patience)?,
             gossip,
+            bearings,
+            borders: Arc::clone(borders),
+            geo,
             places: Places::new(cluster),
             // Half of the time is the index's, where that is asked first; what is left is for them to be reached.
             neighbours: Arc::new(
-                Neighbours::default().answering_within(patience.found_within * 2 / 5),
+                Neighbours::default()
+                    .answering_within(patience.found_within * 2 / 5)
+                    .within(Arc::clone(borders)),
             ),
-            policy: cluster.policy.as_str().parse().unwrap_or_default(),
+            policy: ranking(cluster.policy),
             member: member.clone(),
         }))
     }
@@ -84,7 +114,17 @@ impl Peers {
     /// Whom a miss asks for what they hold.
     pub(crate) fn holders(&self) -> Arc<dyn Holders> {
         let neighbours = Arc::clone(&self.neighbours);
-        self.providers.holders(neighbours, self.policy)
+        let borders = Arc::clone(&self.borders);
+        self.providers.holders(neighbours, self.policy, borders)
+    }
+
+    /// Puts how well it knows where it and the others are below `registry`.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        self.bearings.register(registry);
+        if let Some(geo) = &self.geo {
+            geo.register(registry);
+        }
+        self.providers.register(registry);
     }
 
     /// The connections for what nodes say to each other.
@@ -95,20 +135,33 @@ impl Peers {
         links.pool_with(self.member.identity().clone(), pool_config())
     }
 
-    /// Takes part in the mesh over these [connections](Self::pool), for as long as it is let; once the drain has begun others are told that it drains. `load` is the part of the edge's
-    /// capacity that is taken. For one worker of a process.
-    pub(crate) async fn run(&self, pool: Pool, drain: &Drain, load: impl Fn() -> f64) {
+    fn nearest(&self, view: &View) -> Vec<Neighbour> {
+        self.bearings
+            .with(|latency, now| nearest(view, latency, now))
+    }
+
+    /// Takes part in the mesh over these [connections](Self::pool), for as long as it is let; once the drain has begun others are told that it drains. `fares` says how the edge
+    /// does. For one worker of a process.
+    pub(crate) async fn run(&self, pool: Pool, drain: &Drain, fares: impl Fn() -> Fares) {
         let telling = async {
             let mut looks = interval(LOOK);
             loop {
                 looks.tick().await;
                 // In hundredths: who is seen to change is looked at anew by others.
-                let load = (load() * 100.0).round() / 100.0;
-                self.gossip.publish(&mut |own| own.load = load);
-                let view = self.gossip.view();
-                let rtt = |node: &Arc<NodeState>| Some((node.id, self.gossip.rtt(node)?));
-                let rtts = view.nodes().iter().filter_map(rtt);
-                self.providers.bearings().measured(rtts);
+                let Fares { load, is_ailing } = fares();
+                let load = (load * 100.0).round() / 100.0;
+                self.bearings.sound(&self.gossip);
+                let here = self.bearings.whereabouts();
+                // What is near changes with what was measured, and not only with who there is.
+                self.neighbours.set(self.nearest(&self.gossip.view()));
+                self.gossip.publish(&mut |own| {
+                    own.load = load;
+                    own.health = match is_ailing {
+                        true => Health::Degraded,
+                        false => Health::Well,
+                    };
+                    here.tell(own);
+                });
             }
         };
         let draining = async {
@@ -119,47 +172,73 @@ impl Peers {
             let mut view = self.gossip.view();
             self.providers.follow(None, &view);
             loop {
-                self.neighbours.set(nearest(&view));
+                self.neighbours.set(self.nearest(&view));
                 let next = self.gossip.changed(view.generation).await;
                 self.providers.follow(Some(&view), &next);
                 view = next;
             }
         };
         let gossip = self.gossip.run(pool, &self.places);
-        tokio::join!(gossip, telling, draining, following);
+        let geo = async {
+            if let Some(geo) = &self.geo {
+                geo.follow().await;
+            }
+        };
+        tokio::join!(gossip, telling, draining, following, geo);
     }
 }
 
-/// Where the others are that may be asked for what they hold: those of the same metro first, then those of the same region. Of equals each
-/// node begins with others, so that a large metro does not ask the same few.
-fn nearest(view: &View) -> Vec<SocketAddr> {
-    let zone = view.get(&view.me).map(|me| &me.zone);
-    let others = view
-        .nodes()
-        .iter()
-        .filter(|node| node.id != view.me && !node.draining && node.health != Health::Ill);
+/// Milliseconds of round trip that are not told apart among those who may be asked: what separates two machines of one metro.
+const ALIKE_MS: u128 = 2;
+
+/// The others that may be asked for what they hold, the nearest first, as far as that is known. Of those about as near each node begins with others, so that a large metro
+/// does not ask the same few.
+fn nearest(view: &View, latency: &Latency, now: Duration) -> Vec<Neighbour> {
+    let may_be_asked = |node: &&Arc<NodeState>| {
+        node.id != view.me && !node.draining && node.health != Health::Ill && node.load < LOAD_MAX
+    };
+    let others = view.nodes().iter().filter(may_be_asked);
     let mut others: Vec<_> = others
         .filter_map(|node| {
-            let is_metro = Some(&node.zone) == zone;
-            let is_region = Some(&node.zone.region) == zone.map(|zone| &zone.region);
+            let rtt = latency.to(view, &node.id, now);
+            let rtt = rtt.map_or(u128::MAX, |(rtt, _)| rtt.as_millis() / ALIKE_MS);
             let spread = node.id.distance(&Key(view.me.0));
-            Some(((!is_metro, !is_region, spread), *node.addresses.first()?))
+            let neighbour = Neighbour {
+                node: Some(stoq::identity::NodeId(node.id.0)),
+                addr: *node.addresses.first()?,
+            };
+            Some(((node.health == Health::Degraded, rtt, spread), neighbour))
         })
         .collect();
-    others.sort_unstable();
-    others.into_iter().map(|(_, addr)| addr).collect()
+    others.sort_unstable_by_key(|(order, _)| *order);
+    others.into_iter().map(|(_, neighbour)| neighbour).collect()
+}
+
+/// A policy of the configuration as ranking has it. Both are lists of their own: what is read from a file knows no ranking.
+const fn ranking(policy: PeerPolicy) -> Policy {
+    match policy {
+        PeerPolicy::Latency => Policy::Latency,
+        PeerPolicy::LeastLoaded => Policy::LeastLoaded,
+        PeerPolicy::Affinity => Policy::Affinity,
+        PeerPolicy::Geo => Policy::Geo,
+        PeerPolicy::RoundRobin => Policy::RoundRobin,
+    }
+}
+
+/// Bytes a second that the node gives to others at most, where its operator bounds that; 0, which is that nobody knows, where not.
+fn capacity(config: &Config) -> u64 {
+    let shape = &config.shape;
+    let bounds = [shape.rate, shape.fill.cap];
+    bounds.into_iter().flatten().min().unwrap_or(0)
 }
 
 /// What the edge says of itself when it starts.
 fn said(config: &Config, member: &Member, listens: &[SocketAddr]) -> NodeState {
     let identity = member.identity();
-    let zone = config
-        .node
-        .zone
-        .as_ref()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_else(Zone::unknown);
-    let mut own = NodeState::new(node_id(identity.node_id()), identity.name(), zone);
+    let id = node_id(identity.node_id());
+    let zone = Standing::of(config).zone.unwrap_or_else(Zone::unknown);
+    let mut own = NodeState::new(id, identity.name(), zone);
+    own.capacity = capacity(config);
     let advertised = config.cluster.iter().flat_map(|cluster| &cluster.advertise);
     own.addresses = advertised.copied().collect();
     if own.addresses.is_empty() {
@@ -197,6 +276,8 @@ mod tests {
         leaving.draining = true;
         let mut ill = node(8, "eu-fra");
         ill.health = Health::Ill;
+        let mut busy = node(10, "eu-fra");
+        busy.load = LOAD_MAX;
         let mut nowhere = node(9, "eu-fra");
         nowhere.addresses.clear();
         let nodes = [
@@ -208,16 +289,33 @@ mod tests {
             node(5, "eu-fra"),
             leaving,
             ill,
+            busy,
             nowhere,
         ];
         let view = View::new(NodeId([1; 32]), 1, true, nodes.map(Arc::new));
-        let order: Vec<u8> = nearest(&view)
-            .iter()
-            .map(|addr| match addr.ip() {
-                IpAddr::V4(ip) => ip.octets()[3],
-                IpAddr::V6(_) => 0,
-            })
-            .collect();
-        assert_eq!(order, [5, 4, 3, 2]);
+        let mut latency = Latency::new(NodeId([1; 32]));
+        let now = Duration::from_secs(1);
+        let order = |latency: &Latency| -> Vec<u8> {
+            nearest(&view, latency, now)
+                .iter()
+                .map(|neighbour| match neighbour.addr.ip() {
+                    IpAddr::V4(ip) => ip.octets()[3],
+                    IpAddr::V6(_) => 0,
+                })
+                .collect()
+        };
+        assert_eq!(order(&latency), [5, 4, 3, 2]);
+        // What was measured counts before what zones say.
+        latency.measured(NodeId([2; 32]), Duration::from_micros(300), now);
+        latency.measured(NodeId([4; 32]), Duration::from_millis(80), now);
+        assert_eq!(order(&latency), [2, 5, 3, 4]);
+    }
+
+    #[test]
+    fn each_policy_of_the_configuration_is_the_one_of_its_name() {
+        for policy in PeerPolicy::ALL {
+            assert_eq!(policy.as_str(), ranking(policy).name());
+        }
+        assert_eq!(PeerPolicy::ALL.len(), Policy::ALL.len());
     }
 }

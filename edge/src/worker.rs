@@ -4,18 +4,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join, join_all, join3, select};
+use futures_util::future::{BoxFuture, join, join_all, join4, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket};
 use stoq_cache::upstream::Upstream;
 use stoq_mesh::{
-    ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient,
+    ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient, Storage,
 };
 use stoq_node::config::Config;
 use stoq_node::memory::keep_within;
-use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
+use stoq_node::{Busy, Drain, Registry, StateDir, WorkerId, WorkerResult};
 use tokio_util::sync::CancellationToken;
 
 use crate::alt_svc::{AltSvc, Pace, probe_forever};
@@ -23,7 +23,7 @@ use crate::certificates::InUse;
 use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
 use crate::mesh::NodeListener;
-use crate::peers::Peers;
+use crate::peers::{Fares, Peers};
 use crate::serve::{self, AccessLog, AccessWriter, Serve};
 use crate::tls::ServerTls;
 
@@ -91,6 +91,9 @@ pub(crate) struct Plan {
     pub(crate) fills: Option<PeerFills>,
     /// Its part in the mesh, where others can reach it.
     pub(crate) peers: Option<Peers>,
+    /// How busy its workers are.
+    pub(crate) busy: Busy,
+    pub(crate) storage: Storage,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -179,17 +182,19 @@ impl Plan {
             let over = CancellationToken::new();
             let serving = async {
                 // None ends; whoever serves does.
-                let beside = join3(
+                let beside = join4(
                     self.certificates.renew(),
                     self.take_part(peers.as_ref()),
                     keep_within(self.config.limits.memory, &self.registry),
+                    self.busy.measure(id),
                 );
                 let _ = select(served, Box::pin(beside)).await;
                 over.cancel();
             };
             join(serving, self.keep_index(peers.as_ref(), &over)).await;
         } else {
-            served.await;
+            // Only the first ends.
+            let _ = select(served, Box::pin(self.busy.measure(id))).await;
         }
         // What is not closed by then is cut off with the runtime.
         let _ = tokio::time::timeout(CLOSING, origins.close()).await;
@@ -211,8 +216,11 @@ impl Plan {
     /// Takes part in the mesh. Never ends.
     async fn take_part(&self, peers: Option<&(&Peers, Pool)>) {
         if let Some((peers, pool)) = peers {
-            let load = || self.common.load();
-            peers.run(pool.clone(), &self.drain, load).await;
+            let fares = || Fares {
+                load: self.common.load().max(self.busy.share()),
+                is_ailing: self.storage.is_ailing(),
+            };
+            peers.run(pool.clone(), &self.drain, fares).await;
         }
         std::future::pending().await
     }
@@ -260,7 +268,8 @@ impl Plan {
         });
         let wait = self.config.limits.timeouts.origin_first_byte + SHIELD_GRACE;
         let nodes = Arc::clone(&self.shield);
-        let shield = Arc::new(ShieldClient::new(pool.clone(), nodes, ids, wait));
+        let shield = ShieldClient::new(pool.clone(), nodes, ids, wait);
+        let shield = Arc::new(shield.within(Arc::clone(&self.shared.borders)));
         Some(match &self.fills {
             Some(fills) => Arc::new(fills.over(pool, shield)),
             None => shield,

@@ -16,9 +16,10 @@ use stoq_routing::{
     Candidate as Ranked, Health, Key, NodeState, Policy, Residency, Source, View, Wish, rank,
 };
 
-use super::bearings::Bearings;
 use super::metrics::{By, IndexMetrics};
 use super::rpc::Asker;
+use crate::bearings::Bearings;
+use crate::borders::Borders;
 use crate::fill::{Candidate, Holders, Sought};
 
 /// Who is asked where the index cannot say.
@@ -31,6 +32,7 @@ pub struct IndexHolders {
     neighbours: Neighbourhood,
     policy: Policy,
     residency: Residency,
+    borders: Arc<Borders>,
     turn: AtomicU64,
     metrics: Arc<IndexMetrics>,
 }
@@ -59,9 +61,17 @@ impl IndexHolders {
             neighbours,
             policy,
             residency: Residency::default(),
+            borders: Arc::default(),
             turn: AtomicU64::new(0),
             metrics,
         }
+    }
+
+    /// What is held of a site whose bytes may not be everywhere only the neighbours within are asked: the index, whose owners are anywhere, is told nothing of it.
+    #[must_use]
+    pub fn within(mut self, borders: Arc<Borders>) -> Self {
+        self.borders = borders;
+        self
     }
 
     async fn search(&self, sought: Sought<'_>) -> (By, Vec<Candidate>) {
@@ -70,6 +80,13 @@ impl IndexHolders {
             0 => return (By::Nobody, Vec::new()),
             others => others <= REPLICAS,
         };
+        if self.borders.binds(sought.site) {
+            let said = self.neighbours.find(sought).await;
+            return match said.is_empty() {
+                true => (By::Nobody, said),
+                false => (By::Neighbours, said),
+            };
+        }
         let key = Key(*sought.key.as_bytes());
         let asker = Asker::over(sought.pool.clone());
         let mut finding = pin!(self.index.find_by(&asker, key));

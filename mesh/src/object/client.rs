@@ -30,6 +30,8 @@ use super::code::Code;
 use super::nodes::Node;
 use super::resume::{self, Again};
 use super::wire::{self, BodyMode, ChunksRequest, Head, ObjectRequest};
+use crate::borders::{Borders, Crossing};
+use crate::gossip::node_id;
 
 /// What is said where nothing else was found wrong.
 const NOBODY: &str = "no shield is configured";
@@ -44,6 +46,7 @@ pub struct ShieldClient {
     nodes: Arc<[Node]>,
     chunk_key_id: ChunkKeyIds,
     head_timeout: Duration,
+    borders: Arc<Borders>,
 }
 
 impl fmt::Debug for ShieldClient {
@@ -70,7 +73,15 @@ impl ShieldClient {
             nodes,
             chunk_key_id,
             head_timeout,
+            borders: Arc::default(),
         }
+    }
+
+    /// Of a site whose bytes may not be everywhere only nodes within are asked.
+    #[must_use]
+    pub fn within(mut self, borders: Arc<Borders>) -> Self {
+        self.borders = borders;
+        self
     }
 
     /// The nodes in the order in which they are asked about a URL: the same on every edge that has the same nodes, in whatever order.
@@ -87,6 +98,7 @@ impl ShieldClient {
     /// Starts an exchange on the first node that takes it.
     async fn exchange(
         &self,
+        site: &str,
         key: &CacheKey,
         kind: u16,
         control: &bytes::Bytes,
@@ -101,6 +113,10 @@ impl ShieldClient {
                         continue;
                     }
                 };
+                if let Err(outside) = self.stands_within(&conn, site) {
+                    last = outside;
+                    continue;
+                }
                 match conn.exchange(kind, control.clone(), None).await {
                     Ok(exchange) => return Ok(exchange),
                     Err(error) => last = format!("{addr}: {error}"),
@@ -114,17 +130,29 @@ impl ShieldClient {
     ///
     /// # Errors
     /// What was wrong with the last.
-    pub(crate) async fn connection(&self, key: &CacheKey) -> Result<PeerConn, String> {
+    pub(crate) async fn connection(&self, site: &str, key: &CacheKey) -> Result<PeerConn, String> {
         let mut last = NOBODY.to_owned();
         for node in self.ranked(key) {
             for addr in addresses(node, &mut last).await {
                 match self.pool.get(addr).await {
-                    Ok(conn) => return Ok(conn),
+                    Ok(conn) => match self.stands_within(&conn, site) {
+                        Ok(()) => return Ok(conn),
+                        Err(outside) => last = outside,
+                    },
                     Err(error) => last = error.to_string(),
                 }
             }
         }
         Err(last)
+    }
+
+    /// Whether the site's bytes may come from there; if not, what to say of it.
+    fn stands_within(&self, conn: &PeerConn, site: &str) -> Result<(), String> {
+        let node = conn.peer().identity.node_id;
+        match self.borders.admits(site, &node_id(node), Crossing::Ask) {
+            true => Ok(()),
+            false => Err(format!("{node} stands outside the zones of site {site:?}")),
+        }
     }
 
     /// As [`Upstream::fetch`], for one who can get the chunks of the manifest with this root elsewhere: where the object still is of that
@@ -223,7 +251,9 @@ impl ShieldClient {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Exchange { send, mut recv } = self.exchange(&key, wire::OBJECT, &control).await?;
+            let Exchange { send, mut recv } = self
+                .exchange(&message.site, &key, wire::OBJECT, &control)
+                .await?;
             let companion = self.send_body(send, body.take()).await;
             let Ok(head) = tokio::time::timeout(self.head_timeout, recv.next()).await else {
                 return Err(UpstreamError::Timeout(format!(
@@ -331,7 +361,8 @@ impl Upstream for ShieldClient {
             let control = message.encode().map_err(|error| UpstreamError::Refused {
                 reason: error.to_string(),
             })?;
-            let Exchange { send, recv } = self.exchange(&key, wire::CHUNKS, &control).await?;
+            let Exchange { send, recv } =
+                self.exchange(&site, &key, wire::CHUNKS, &control).await?;
             drop(send.finish().await);
             let pieces = exactly(total, body::plain(recv, None));
             let pieces = pieces.map(|piece| piece.map(|bytes| (bytes, Source::Shield)));
