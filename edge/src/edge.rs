@@ -368,11 +368,10 @@ impl Edge {
             peers.providers().announce(&cache);
             registry.with(|registry| {
                 let registry = registry.sub_registry_with_prefix("stoq");
-                peers.gossip().metrics().register(registry);
                 peers.register(registry);
             });
         }
-        let gossip = peers.as_ref().map(|peers| peers.gossip().clone());
+        let seen = peers.as_ref().map(|peers| peers.presence().seen());
         let shield = config
             .shield
             .as_ref()
@@ -433,8 +432,8 @@ impl Edge {
         let admin = admin
             .map(|admin| {
                 let calls = storage.calls(&cache);
-                let calls = match &gossip {
-                    Some(gossip) => gossip.calls(calls),
+                let calls = match seen {
+                    Some(seen) => seen.calls(calls),
                     None => calls,
                 };
                 admin.offering(match &membership {

@@ -209,6 +209,7 @@ fn concerns(before: &View, view: &View) -> bool {
             && one.addresses == other.addresses
             && one.draining == other.draining
             && one.health == other.health
+            && one.is_shield == other.is_shield
     };
     let (old, new) = (before.nodes(), view.nodes());
     before.complete != view.complete

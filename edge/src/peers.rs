@@ -1,50 +1,39 @@
-//! The edge among other edges: what it says of itself, and its part in the gossip by which they find each other.
+//! The edge among other edges: whom it asks for what they hold, and its part in what they know together.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use prometheus_client::registry::Registry;
 use stoq::pool::Pool;
-use stoq_mesh::gossip::{Gossip, GossipConfig, Places, node_id, pool_config};
+use stoq_mesh::gossip::Gossip;
 use stoq_mesh::{
-    Bearings, Borders, GeoWatch, Holders, Links, Membership as Member, Neighbour, Neighbours,
-    Patience, Standing,
+    Borders, Fares, GeoWatch, Holders, Leaving, Links, Membership as Member, Neighbour, Neighbours,
+    Patience, Presence,
 };
 use stoq_node::Drain;
-use stoq_node::config::{Config, PeerPolicy};
+use stoq_node::config::{Config, PeerPolicy, Role};
 use stoq_routing::index::StoreError;
-use stoq_routing::{Health, Key, LOAD_MAX, Latency, Membership, NodeState, Policy, View, Zone};
-use tokio::time::interval;
+use stoq_routing::{Health, Key, LOAD_MAX, Latency, Membership, NodeState, Policy, View};
+use tokio::time::timeout;
 
 use crate::index::Providers;
 
-/// How often the edge looks at how it fares, to say so where it matters.
+/// How often it is looked at who is nearest: it changes with what was measured, and not only with who there is.
 const LOOK: Duration = Duration::from_secs(2);
-/// Addresses that others are told: as many as they read.
-const ADDRESSES_MAX: usize = 8;
 
-/// How an edge does at a moment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fares {
-    /// The part of its capacity that is taken: of its connections or of its workers' time, whichever is more. 0 to 1.
-    pub(crate) load: f64,
-    /// A volume of its cache does not work.
-    pub(crate) is_ailing: bool,
-}
+/// What it is, for people.
+const SOFTWARE: &str = concat!("stoq-edge ", env!("CARGO_PKG_VERSION"));
 
 /// This edge in the mesh.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    gossip: Gossip,
-    places: Arc<Places>,
+    presence: Presence,
     neighbours: Arc<Neighbours>,
     providers: Providers,
-    bearings: Arc<Bearings>,
     borders: Arc<Borders>,
-    geo: Option<Arc<GeoWatch>>,
     policy: Policy,
-    member: Member,
 }
 
 impl Peers {
@@ -60,50 +49,34 @@ impl Peers {
         borders: &Arc<Borders>,
         patience: Patience,
     ) -> Result<Option<Self>, StoreError> {
-        let own = said(config, member, listens);
-        let Some(cluster) = config
-            .cluster
-            .as_ref()
-            .filter(|_| !own.addresses.is_empty())
-        else {
+        let presence = Presence::new(config, Role::Edge, member, listens, geo, borders, SOFTWARE);
+        let (Some(presence), Some(cluster)) = (presence, &config.cluster) else {
             return Ok(None);
         };
-        let gossip = Gossip::new(
-            member.identity(),
-            own,
-            GossipConfig {
-                state_dir: Some(config.node.state_dir.clone()),
-                ..GossipConfig::default()
-            },
-        );
-        let members: Arc<dyn Membership> = Arc::new(gossip.clone());
-        borders.among(Arc::clone(&members));
-        let bearings = Bearings::standing(members, Standing::of(config), geo.clone());
-        let bearings = Arc::new(bearings);
-        let here = bearings.whereabouts();
-        gossip.publish(&mut |own| here.tell(own));
         let state_dir = &config.node.state_dir;
+        let (gossip, bearings) = (presence.gossip(), presence.bearings());
         Ok(Some(Self {
-            providers: Providers::open(state_dir, &gossip, &bearings, patience)?,
-            gossip,
-            bearings,
-            borders: Arc::clone(borders),
-            geo,
-            places: Places::new(cluster),
+            providers: Providers::open(state_dir, gossip, bearings, patience)?,
+            presence,
             // Half of the time is the index's, where that is asked first; what is left is for them to be reached.
             neighbours: Arc::new(
                 Neighbours::default()
                     .answering_within(patience.found_within * 2 / 5)
                     .within(Arc::clone(borders)),
             ),
+            borders: Arc::clone(borders),
             policy: ranking(cluster.policy),
-            member: member.clone(),
         }))
     }
 
     /// Who is in the mesh.
     pub(crate) const fn gossip(&self) -> &Gossip {
-        &self.gossip
+        self.presence.gossip()
+    }
+
+    /// The node in the mesh.
+    pub(crate) const fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Its part in the provider index, kept up to date while the edge [takes part](Self::run).
@@ -118,12 +91,23 @@ impl Peers {
         self.providers.holders(neighbours, self.policy, borders)
     }
 
-    /// Puts how well it knows where it and the others are below `registry`.
+    /// Whether what listens there for other nodes is a shield that leaves or is ill, as it says itself.
+    pub(crate) fn leaving(&self) -> Leaving {
+        let gossip = self.presence.gossip().clone();
+        Arc::new(move |addr| {
+            let view = gossip.view();
+            let mut nodes = view.nodes().iter();
+            nodes.any(|node| {
+                node.is_shield
+                    && (node.draining || node.health == Health::Ill)
+                    && node.addresses.contains(addr)
+            })
+        })
+    }
+
+    /// Puts the figures of all of it below `registry`.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        self.bearings.register(registry);
-        if let Some(geo) = &self.geo {
-            geo.register(registry);
-        }
+        self.presence.register(registry);
         self.providers.register(registry);
     }
 
@@ -132,59 +116,28 @@ impl Peers {
     /// # Errors
     /// No socket can be had.
     pub(crate) fn pool(&self, links: &Links) -> std::io::Result<Pool> {
-        links.pool_with(self.member.identity().clone(), pool_config())
-    }
-
-    fn nearest(&self, view: &View) -> Vec<Neighbour> {
-        self.bearings
-            .with(|latency, now| nearest(view, latency, now))
+        self.presence.pool(links)
     }
 
     /// Takes part in the mesh over these [connections](Self::pool), for as long as it is let; once the drain has begun others are told that it drains. `fares` says how the edge
     /// does. For one worker of a process.
     pub(crate) async fn run(&self, pool: Pool, drain: &Drain, fares: impl Fn() -> Fares) {
-        let telling = async {
-            let mut looks = interval(LOOK);
-            loop {
-                looks.tick().await;
-                // In hundredths: who is seen to change is looked at anew by others.
-                let Fares { load, is_ailing } = fares();
-                let load = (load * 100.0).round() / 100.0;
-                self.bearings.sound(&self.gossip);
-                let here = self.bearings.whereabouts();
-                // What is near changes with what was measured, and not only with who there is.
-                self.neighbours.set(self.nearest(&self.gossip.view()));
-                self.gossip.publish(&mut |own| {
-                    own.load = load;
-                    own.health = match is_ailing {
-                        true => Health::Degraded,
-                        false => Health::Well,
-                    };
-                    here.tell(own);
-                });
-            }
-        };
-        let draining = async {
-            drain.begun().await;
-            self.gossip.publish(&mut |own| own.draining = true);
-        };
         let following = async {
-            let mut view = self.gossip.view();
+            let gossip = self.presence.gossip();
+            let mut view = gossip.view();
             self.providers.follow(None, &view);
             loop {
-                self.neighbours.set(self.nearest(&view));
-                let next = self.gossip.changed(view.generation).await;
-                self.providers.follow(Some(&view), &next);
-                view = next;
+                let bearings = self.presence.bearings();
+                let near = bearings.with(|latency, now| nearest(&view, latency, now));
+                self.neighbours.set(near);
+                let changed = timeout(LOOK, gossip.changed(view.generation)).await;
+                if let Ok(next) = changed {
+                    self.providers.follow(Some(&view), &next);
+                    view = next;
+                }
             }
         };
-        let gossip = self.gossip.run(pool, &self.places);
-        let geo = async {
-            if let Some(geo) = &self.geo {
-                geo.follow().await;
-            }
-        };
-        tokio::join!(gossip, telling, draining, following, geo);
+        join(self.presence.run(pool, drain, fares), following).await;
     }
 }
 
@@ -194,9 +147,8 @@ const ALIKE_MS: u128 = 2;
 /// The others that may be asked for what they hold, the nearest first, as far as that is known. Of those about as near each node begins with others, so that a large metro
 /// does not ask the same few.
 fn nearest(view: &View, latency: &Latency, now: Duration) -> Vec<Neighbour> {
-    let may_be_asked = |node: &&Arc<NodeState>| {
-        node.id != view.me && !node.draining && node.health != Health::Ill && node.load < LOAD_MAX
-    };
+    let may_be_asked =
+        |node: &&Arc<NodeState>| node.id != view.me && node.shares_work() && node.load < LOAD_MAX;
     let others = view.nodes().iter().filter(may_be_asked);
     let mut others: Vec<_> = others
         .filter_map(|node| {
@@ -225,38 +177,10 @@ const fn ranking(policy: PeerPolicy) -> Policy {
     }
 }
 
-/// Bytes a second that the node gives to others at most, where its operator bounds that; 0, which is that nobody knows, where not.
-fn capacity(config: &Config) -> u64 {
-    let shape = &config.shape;
-    let bounds = [shape.rate, shape.fill.cap];
-    bounds.into_iter().flatten().min().unwrap_or(0)
-}
-
-/// What the edge says of itself when it starts.
-fn said(config: &Config, member: &Member, listens: &[SocketAddr]) -> NodeState {
-    let identity = member.identity();
-    let id = node_id(identity.node_id());
-    let zone = Standing::of(config).zone.unwrap_or_else(Zone::unknown);
-    let mut own = NodeState::new(id, identity.name(), zone);
-    own.capacity = capacity(config);
-    let advertised = config.cluster.iter().flat_map(|cluster| &cluster.advertise);
-    own.addresses = advertised.copied().collect();
-    if own.addresses.is_empty() {
-        let reachable = listens.iter().filter(|addr| !addr.ip().is_unspecified());
-        own.addresses = reachable.copied().take(ADDRESSES_MAX).collect();
-    }
-    for text in &config.node.public {
-        match text.parse::<IpAddr>() {
-            Ok(ip) => own.public_addresses.push(ip),
-            Err(_) => own.public_names.push(text.clone()),
-        }
-    }
-    own.software = concat!("stoq-edge ", env!("CARGO_PKG_VERSION")).to_owned();
-    own
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use stoq_routing::NodeId;
 
     use super::*;
@@ -278,6 +202,8 @@ mod tests {
         ill.health = Health::Ill;
         let mut busy = node(10, "eu-fra");
         busy.load = LOAD_MAX;
+        let mut shield = node(11, "eu-fra");
+        shield.is_shield = true;
         let mut nowhere = node(9, "eu-fra");
         nowhere.addresses.clear();
         let nodes = [
@@ -290,6 +216,7 @@ mod tests {
             leaving,
             ill,
             busy,
+            shield,
             nowhere,
         ];
         let view = View::new(NodeId([1; 32]), 1, true, nodes.map(Arc::new));

@@ -11,7 +11,8 @@ use stoq::pool::Pool;
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket};
 use stoq_cache::upstream::Upstream;
 use stoq_mesh::{
-    ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient, Storage,
+    ChunkKeyIds, Exchanges, Fares, Links, Membership, Node, Origins, PeerFills, ShieldClient,
+    Storage,
 };
 use stoq_node::config::Config;
 use stoq_node::memory::keep_within;
@@ -23,7 +24,7 @@ use crate::certificates::InUse;
 use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
 use crate::mesh::NodeListener;
-use crate::peers::{Fares, Peers};
+use crate::peers::Peers;
 use crate::serve::{self, AccessLog, AccessWriter, Serve};
 use crate::tls::ServerTls;
 
@@ -269,7 +270,11 @@ impl Plan {
         let wait = self.config.limits.timeouts.origin_first_byte + SHIELD_GRACE;
         let nodes = Arc::clone(&self.shield);
         let shield = ShieldClient::new(pool.clone(), nodes, ids, wait);
-        let shield = Arc::new(shield.within(Arc::clone(&self.shared.borders)));
+        let shield = shield.within(Arc::clone(&self.shared.borders));
+        let shield = Arc::new(match &self.peers {
+            Some(peers) => shield.sparing(peers.leaving()),
+            None => shield,
+        });
         Some(match &self.fills {
             Some(fills) => Arc::new(fills.over(pool, shield)),
             None => shield,

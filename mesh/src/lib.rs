@@ -15,6 +15,7 @@ mod metrics;
 mod object;
 mod origins;
 mod paths;
+mod presence;
 mod query;
 mod storage;
 mod store;
@@ -32,12 +33,13 @@ pub use links::{Links, NodeDoors, NodeServers, NodeTls, WorkerDoor};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
-    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Manifests,
+    AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Leaving, Manifests,
     ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, Provenance,
     Refusal, ShieldClient, SiteNames, Stored, Voucher, VoucherError, WithVoucher, wire, withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
+pub use presence::{Fares, Presence};
 pub use query::query_rules;
 pub use storage::Storage;
 pub use store::{StoreError, StoreVerb, store};
-pub use transport::{EXCHANGES_MAX, between_nodes, between_nodes_of, limits_of, object_kinds};
+pub use transport::{EXCHANGES_MAX, between_nodes, between_nodes_of, limits_of};

@@ -12,9 +12,7 @@ use futures_util::future::BoxFuture;
 use stoq::identity::NodeId;
 use stoq_cache::content::ManifestId;
 use stoq_routing::index::{Finding, Index, Provider, REPLICAS, WHOLE};
-use stoq_routing::{
-    Candidate as Ranked, Health, Key, NodeState, Policy, Residency, Source, View, Wish, rank,
-};
+use stoq_routing::{Candidate as Ranked, Key, Policy, Residency, Source, View, Wish, rank};
 
 use super::metrics::{By, IndexMetrics};
 use super::rpc::Asker;
@@ -171,10 +169,9 @@ impl IndexHolders {
 
 /// The other nodes that may own keys.
 fn others(view: &View) -> usize {
-    let able = |node: &NodeState| !node.draining && node.health != Health::Ill;
     let nodes = view.nodes().iter();
     nodes
-        .filter(|node| node.id != view.me && able(node))
+        .filter(|node| node.id != view.me && node.shares_work())
         .count()
 }
 

@@ -5,6 +5,7 @@
 //! be reached or certainly saw nothing of the request. A body that breaks off midway is gone on with from the next if it has a strong validator; else what fails
 //! is the answer.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,6 +40,9 @@ const NOBODY: &str = "no shield is configured";
 /// How the keys of a site's chunks are told apart: a fingerprint per site, the same on both sides when the secret and the dedupe domain are.
 pub type ChunkKeyIds = Arc<dyn Fn(&str) -> [u8; 16] + Send + Sync>;
 
+/// Whether the node at an address is known to leave, or to be ill.
+pub type Leaving = Arc<dyn Fn(&SocketAddr) -> bool + Send + Sync>;
+
 /// An [`Upstream`] over STOQ. Cheap to clone.
 #[derive(Clone)]
 pub struct ShieldClient {
@@ -47,6 +51,7 @@ pub struct ShieldClient {
     chunk_key_id: ChunkKeyIds,
     head_timeout: Duration,
     borders: Arc<Borders>,
+    leaving: Leaving,
 }
 
 impl fmt::Debug for ShieldClient {
@@ -74,7 +79,15 @@ impl ShieldClient {
             chunk_key_id,
             head_timeout,
             borders: Arc::default(),
+            leaving: Arc::new(|_| false),
         }
+    }
+
+    /// Asks nodes of which this says that they leave only when no other can be reached.
+    #[must_use]
+    pub fn sparing(mut self, leaving: Leaving) -> Self {
+        self.leaving = leaving;
+        self
     }
 
     /// Of a site whose bytes may not be everywhere only nodes within are asked.
@@ -95,6 +108,13 @@ impl ShieldClient {
         ranked.into_iter().map(|(_, node)| node)
     }
 
+    fn turns(&self, key: &CacheKey) -> Turns<'_> {
+        Turns {
+            nodes: self.ranked(key).collect(),
+            leaving: VecDeque::new(),
+        }
+    }
+
     /// Starts an exchange on the first node that takes it.
     async fn exchange(
         &self,
@@ -104,8 +124,9 @@ impl ShieldClient {
         control: &bytes::Bytes,
     ) -> Result<Exchange, UpstreamError> {
         let mut last = NOBODY.to_owned();
-        for node in self.ranked(key) {
-            for addr in addresses(node, &mut last).await {
+        let mut turns = self.turns(key);
+        while let Some(addresses) = turns.next(&self.leaving, &mut last).await {
+            for addr in addresses {
                 let conn = match self.pool.get(addr).await {
                     Ok(conn) => conn,
                     Err(error) => {
@@ -132,8 +153,9 @@ impl ShieldClient {
     /// What was wrong with the last.
     pub(crate) async fn connection(&self, site: &str, key: &CacheKey) -> Result<PeerConn, String> {
         let mut last = NOBODY.to_owned();
-        for node in self.ranked(key) {
-            for addr in addresses(node, &mut last).await {
+        let mut turns = self.turns(key);
+        while let Some(addresses) = turns.next(&self.leaving, &mut last).await {
+            for addr in addresses {
                 match self.pool.get(addr).await {
                     Ok(conn) => match self.stands_within(&conn, site) {
                         Ok(()) => return Ok(conn),
@@ -324,6 +346,27 @@ async fn upload(mut send: SendHalf, mut body: BodyStream) {
     drop(send.finish().await);
 }
 
+/// Nodes in the order in which they are asked.
+struct Turns<'a> {
+    nodes: VecDeque<&'a Node>,
+    /// The addresses of those that leave, which come last.
+    leaving: VecDeque<Vec<SocketAddr>>,
+}
+
+impl Turns<'_> {
+    /// Where the next one is; none, and why in `last`, where that is not known.
+    async fn next(&mut self, leaves: &Leaving, last: &mut String) -> Option<Vec<SocketAddr>> {
+        while let Some(node) = self.nodes.pop_front() {
+            let addresses = addresses(node, last).await;
+            if addresses.is_empty() || !addresses.iter().all(|addr| leaves(addr)) {
+                return Some(addresses);
+            }
+            self.leaving.push_back(addresses);
+        }
+        self.leaving.pop_front()
+    }
+}
+
 /// Where a node is; none, and why in `last`, where that is not known.
 async fn addresses(node: &Node, last: &mut String) -> Vec<SocketAddr> {
     match node.addresses().await {
@@ -397,4 +440,24 @@ fn exactly(total: u64, body: BodyStream) -> BodyStream {
             }
         },
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nodes_that_leave_come_last_and_in_their_order() {
+        let nodes: Vec<_> = (1..5).map(|port| Node::new("127.0.0.1", port)).collect();
+        let mut turns = Turns {
+            nodes: nodes.iter().collect(),
+            leaving: VecDeque::new(),
+        };
+        let leaves: Leaving = Arc::new(|addr| matches!(addr.port(), 1 | 3));
+        let (mut ports, mut last) = (Vec::new(), String::new());
+        while let Some(addresses) = turns.next(&leaves, &mut last).await {
+            ports.extend(addresses.iter().map(SocketAddr::port));
+        }
+        assert_eq!(ports, [2, 4, 1, 3]);
+    }
 }
