@@ -47,7 +47,12 @@ pub struct Object {
     rests_until: AtomicU64,
     /// How often it was hit, as far as that is counted.
     hits: AtomicU8,
+    /// Whether its site has others told of it: [`TOLD`], [`PRIVATE`], or 0 where that is not known, as of what was read from disk.
+    told: AtomicU8,
 }
+
+const TOLD: u8 = 1;
+const PRIVATE: u8 = 2;
 
 /// `Age` and `Cache-Status` of a hit in one second.
 #[derive(Debug)]
@@ -81,6 +86,7 @@ impl Object {
             marks: ArcSwapOption::empty(),
             rests_until: AtomicU64::new(0),
             hits: AtomicU8::new(0),
+            told: AtomicU8::new(0),
         }
     }
 
@@ -89,6 +95,26 @@ impl Object {
     pub(crate) fn after(self, before: &Self) -> Self {
         self.hits.store(before.hits(), Ordering::Relaxed);
         self
+    }
+
+    /// Notes whether others are told of it.
+    pub(crate) fn tell(&self, told: bool) {
+        let told = if told { TOLD } else { PRIVATE };
+        // Hits of many threads end here, and what is not written stays in all their caches.
+        if self.told.load(Ordering::Relaxed) != told {
+            self.told.store(told, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether others are told of it. Not before that is known.
+    pub(crate) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed) == TOLD
+    }
+
+    /// Whether it is known that others are not to be told of it.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.told.load(Ordering::Relaxed) == PRIVATE
     }
 
     /// How often it was hit, as far as that is counted.
@@ -133,6 +159,7 @@ impl Object {
             marks: ArcSwapOption::empty(),
             rests_until: AtomicU64::new(0),
             hits: AtomicU8::new(self.hits()),
+            told: AtomicU8::new(self.told.load(Ordering::Relaxed)),
         }
     }
 

@@ -20,10 +20,13 @@ use stoq_cache::time::Timestamp;
 use stoq_ebpf::helper::{Helper, HelperError};
 use stoq_mesh::gossip::GOSSIP;
 use stoq_mesh::index::INDEX;
-use stoq_mesh::{Exchanges, Holders, Links, Membership, Node, Origins, Patience, Storage};
+use stoq_mesh::{
+    Borders, Exchanges, GeoWatch, Holders, Links, Membership, Node, Origins, Patience, Storage,
+};
 use stoq_node::config::{AdminAddr, Config, ConfigError, XdpMode};
 use stoq_node::{
-    Admin, AdminHandle, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError, Workers,
+    Admin, AdminHandle, Busy, Drain, Readiness, Registry, StateDir, StateDirError, WorkerError,
+    Workers,
 };
 use stoq_routing::index::StoreError;
 use tokio::time::Instant;
@@ -100,6 +103,8 @@ pub struct Prepared {
     certificates: Certificates,
     origins: Origins,
     cdn_id: CdnId,
+    borders: Arc<Borders>,
+    geo: Option<Arc<GeoWatch>>,
     holders: Option<Arc<dyn Holders>>,
     patience: Patience,
     warnings: Vec<String>,
@@ -147,12 +152,16 @@ impl Prepared {
         let mut warnings = Vec::new();
         let certificates = Certificates::load(&config, &mut warnings)?;
         let origins = Origins::new(&config).map_err(StartError::Config)?;
+        let borders = Borders::of(&config).map_err(StartError::Config)?;
+        let geo = GeoWatch::open(&config, &mut warnings).map_err(StartError::Config)?;
         Ok(Self {
             config,
             membership,
             certificates,
             origins,
             cdn_id,
+            borders: Arc::new(borders),
+            geo,
             holders: None,
             patience: Patience::default(),
             warnings,
@@ -348,6 +357,8 @@ impl Bound {
             certificates,
             origins,
             cdn_id,
+            borders,
+            geo,
             holders,
             patience,
             warnings: _,
@@ -399,6 +410,7 @@ impl Bound {
             let registry = registry.sub_registry_with_prefix("stoq");
             cache.register(registry);
             storage.register(registry);
+            borders.register(registry);
             for (position, servers) in origins.servers() {
                 let site = config
                     .sites
@@ -422,6 +434,7 @@ impl Bound {
         let shared = Arc::new(serve::Shared {
             node: config.node.name.clone(),
             hosts: SiteTable::new(config.sites.iter().map(|site| site.hosts.as_slice())),
+            borders: Arc::clone(&borders),
             sites: config
                 .sites
                 .iter()
@@ -455,7 +468,7 @@ impl Bound {
             .as_ref()
             .map_or_else(Vec::new, NodeListener::local_addrs);
         let peers = match &membership {
-            Some(member) => Peers::new(&config, member, &stoq, patience)?,
+            Some(member) => Peers::new(&config, member, &stoq, geo, &borders, patience)?,
             None => None,
         };
         let found = || Some(peers.as_ref()?.holders());
@@ -475,11 +488,10 @@ impl Bound {
             peers.providers().announce(&cache);
             registry.with(|registry| {
                 let registry = registry.sub_registry_with_prefix("stoq");
-                peers.gossip().metrics().register(registry);
-                peers.providers().register(registry);
+                peers.register(registry);
             });
         }
-        let gossip = peers.as_ref().map(|peers| peers.gossip().clone());
+        let seen = peers.as_ref().map(|peers| peers.presence().seen());
         let shield = config
             .shield
             .as_ref()
@@ -520,6 +532,8 @@ impl Bound {
             exchanges: Arc::new(exchanges),
             fills,
             peers,
+            busy: Busy::new(count),
+            storage: storage.clone(),
             certificates,
             tls,
             origins,
@@ -544,8 +558,8 @@ impl Bound {
                     Some(keeper) => keeper.calls(calls),
                     None => calls,
                 };
-                let calls = match &gossip {
-                    Some(gossip) => gossip.calls(calls),
+                let calls = match seen {
+                    Some(seen) => seen.calls(calls),
                     None => calls,
                 };
                 admin.offering(match &membership {
@@ -683,6 +697,7 @@ fn cache_site(cache: &Cache, site: &stoq_node::config::Site) -> Arc<stoq_cache::
         stale_if_unreachable: site.stale_if_unreachable,
         query: stoq_mesh::query_rules(site),
         normal_accept_encoding: site.normal_accept_encoding,
+        told: site.residency.is_empty(),
         ..SitePolicy::default()
     };
     cache.site(&site.name, Some(&site.dedupe_domain), policy)

@@ -12,10 +12,8 @@ use stoq::peer::Handler;
 use stoq::pool::Pool;
 use stoq_cache::engine::Cache;
 use stoq_mesh::gossip::{Gossip, Papers};
-use stoq_mesh::index::{
-    Announcer, Asker, Bearings, IndexHolders, IndexMetrics, IndexServer, Neighbourhood,
-};
-use stoq_mesh::{Holders, Patience};
+use stoq_mesh::index::{Announcer, Asker, IndexHolders, IndexMetrics, IndexServer, Neighbourhood};
+use stoq_mesh::{Bearings, Borders, Holders, Patience};
 use stoq_routing::index::{
     HolderLimits, Index, LookupLimits, Parts, Store, StoreError, StoreTerms, TableLimits, Worth,
     report,
@@ -54,6 +52,7 @@ impl Providers {
     pub(crate) fn open(
         state_dir: &Path,
         gossip: &Gossip,
+        bearings: &Arc<Bearings>,
         patience: Patience,
     ) -> Result<Self, StoreError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -70,9 +69,8 @@ impl Providers {
         };
         let opened = Store::open(&state_dir.join(FILE), &terms)?;
         report(&opened);
-        let bearings = Arc::new(Bearings::new(Arc::new(gossip.clone())));
         let rtt = {
-            let bearings = Arc::clone(&bearings);
+            let bearings = Arc::clone(bearings);
             Box::new(move |node: &_| bearings.to(node).map(|(rtt, _)| rtt))
         };
         let asker = Asker::default();
@@ -103,7 +101,7 @@ impl Providers {
             index,
             asker,
             papers: gossip.papers().clone(),
-            bearings,
+            bearings: Arc::clone(bearings),
             metrics,
         })
     }
@@ -118,20 +116,21 @@ impl Providers {
         self.metrics.register(&self.index, registry);
     }
 
-    /// How far other nodes are.
-    pub(crate) const fn bearings(&self) -> &Arc<Bearings> {
-        &self.bearings
-    }
-
     /// Who holds what, ordered by `policy`; the neighbours where the index does not know.
-    pub(crate) fn holders(&self, neighbours: Neighbourhood, policy: Policy) -> Arc<dyn Holders> {
-        Arc::new(IndexHolders::new(
+    pub(crate) fn holders(
+        &self,
+        neighbours: Neighbourhood,
+        policy: Policy,
+        borders: Arc<Borders>,
+    ) -> Arc<dyn Holders> {
+        let holders = IndexHolders::new(
             Arc::clone(&self.index),
             Arc::clone(&self.bearings),
             neighbours,
             policy,
             Arc::clone(&self.metrics),
-        ))
+        );
+        Arc::new(holders.within(borders))
     }
 
     /// Announces from now on what this cache stores.
@@ -210,6 +209,7 @@ fn concerns(before: &View, view: &View) -> bool {
             && one.addresses == other.addresses
             && one.draining == other.draining
             && one.health == other.health
+            && one.is_shield == other.is_shield
     };
     let (old, new) = (before.nodes(), view.nodes());
     before.complete != view.complete
@@ -219,7 +219,6 @@ fn concerns(before: &View, view: &View) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use stoq_node::config::PeerPolicy;
     use stoq_routing::NodeId;
 
     use super::*;
@@ -251,11 +250,5 @@ mod tests {
         for other in &others {
             assert!(concerns(&before, other), "{other:?}");
         }
-    }
-
-    #[test]
-    fn each_policy_of_the_configuration_is_one_of_ranking() {
-        let names = PeerPolicy::ALL.map(PeerPolicy::as_str);
-        assert_eq!(names, Policy::ALL.map(Policy::name));
     }
 }

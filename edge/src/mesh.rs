@@ -35,7 +35,8 @@ pub(crate) fn exchanges(shared: &Arc<Shared>, registry: &Registry) -> Exchanges 
     let metrics = Arc::new(ObjectMetrics::default());
     registry.with(|registry| metrics.register(registry.sub_registry_with_prefix("stoq")));
     let source = Arc::new(EdgeSource::new(Arc::clone(shared)));
-    let server: Arc<dyn Handler> = Arc::new(ObjectServer::new(source, metrics));
+    let server = ObjectServer::new(source, metrics).within(Arc::clone(&shared.borders));
+    let server: Arc<dyn Handler> = Arc::new(server);
     Exchanges::default().answering(
         [wire::CHUNKS, wire::HOLDINGS, wire::MANIFESTS, wire::VOUCHED],
         &[Role::Edge, Role::Shield],
@@ -58,7 +59,7 @@ pub(crate) fn fills(
     });
     let cache = shared.cache.clone();
     let has = Arc::new(move |id: &_| cache.store().contains(id));
-    PeerFills::new(holders, keys, has, metrics)
+    PeerFills::new(holders, keys, has, metrics).within(Arc::clone(&shared.borders))
 }
 
 /// The sockets of `listen.stoq`, bound, and what is shown on them. Each worker takes its own.

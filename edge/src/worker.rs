@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join, join_all, join3, select};
+use futures_util::future::{BoxFuture, join, join_all, join4, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
@@ -13,11 +13,12 @@ use stoq::quic::{
 };
 use stoq_cache::upstream::Upstream;
 use stoq_mesh::{
-    ChunkKeyIds, Exchanges, Links, Membership, Node, Origins, PeerFills, ShieldClient,
+    ChunkKeyIds, Exchanges, Fares, Links, Membership, Node, Origins, PeerFills, ShieldClient,
+    Storage,
 };
 use stoq_node::config::Config;
 use stoq_node::memory::keep_within;
-use stoq_node::{Drain, Registry, StateDir, WorkerId, WorkerResult};
+use stoq_node::{Busy, Drain, Registry, StateDir, WorkerId, WorkerResult};
 use tokio_util::sync::CancellationToken;
 
 use crate::alt_svc::{AltSvc, Pace, probe_forever};
@@ -94,6 +95,9 @@ pub(crate) struct Plan {
     pub(crate) fills: Option<PeerFills>,
     /// Its part in the mesh, where others can reach it.
     pub(crate) peers: Option<Peers>,
+    /// How busy its workers are.
+    pub(crate) busy: Busy,
+    pub(crate) storage: Storage,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -184,17 +188,19 @@ impl Plan {
             let over = CancellationToken::new();
             let serving = async {
                 // None ends; whoever serves does.
-                let beside = join3(
+                let beside = join4(
                     self.certificates.renew(),
                     self.take_part(peers.as_ref()),
                     keep_within(self.config.limits.memory, &self.registry),
+                    self.busy.measure(id),
                 );
                 let _ = select(served, Box::pin(beside)).await;
                 over.cancel();
             };
             join(serving, self.keep_index(peers.as_ref(), &over)).await;
         } else {
-            served.await;
+            // Only the first ends.
+            let _ = select(served, Box::pin(self.busy.measure(id))).await;
         }
         // What is not closed by then is cut off with the runtime.
         let _ = tokio::time::timeout(CLOSING, origins.close()).await;
@@ -216,8 +222,11 @@ impl Plan {
     /// Takes part in the mesh. Never ends.
     async fn take_part(&self, peers: Option<&(&Peers, Pool)>) {
         if let Some((peers, pool)) = peers {
-            let load = || self.common.load();
-            peers.run(pool.clone(), &self.drain, load).await;
+            let fares = || Fares {
+                load: self.common.load().max(self.busy.share()),
+                is_ailing: self.storage.is_ailing(),
+            };
+            peers.run(pool.clone(), &self.drain, fares).await;
         }
         std::future::pending().await
     }
@@ -271,7 +280,12 @@ impl Plan {
         });
         let wait = self.config.limits.timeouts.origin_first_byte + SHIELD_GRACE;
         let nodes = Arc::clone(&self.shield);
-        let shield = Arc::new(ShieldClient::new(pool.clone(), nodes, ids, wait));
+        let shield = ShieldClient::new(pool.clone(), nodes, ids, wait);
+        let shield = shield.within(Arc::clone(&self.shared.borders));
+        let shield = Arc::new(match &self.peers {
+            Some(peers) => shield.sparing(peers.leaving()),
+            None => shield,
+        });
         Some(match &self.fills {
             Some(fills) => Arc::new(fills.over(pool, shield)),
             None => shield,

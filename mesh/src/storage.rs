@@ -140,6 +140,13 @@ impl Storage {
         self.disk.as_ref()
     }
 
+    /// Whether a volume takes no writes or answers no reads.
+    #[must_use]
+    pub fn is_ailing(&self) -> bool {
+        let mut ailments = self.disk.iter().flat_map(|disk| disk.ailments());
+        ailments.any(|(_, ailments)| ailments.writes.is_some() || ailments.reads.is_some())
+    }
+
     /// Adds the counters of the volumes to a registry.
     pub fn register(&self, registry: &mut Registry) {
         if let Some(disk) = &self.disk {

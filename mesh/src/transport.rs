@@ -3,14 +3,10 @@
 use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
-use stoq::identity::Role;
 use stoq::path::WindowBounds;
-use stoq::peer::KindRules;
 use stoq::quic::TransportConfig;
 use stoq::shape::{ClassLimits, Limits, Rate};
 use stoq_node::config::{Shape, ShapeClass, Stoq};
-
-use crate::wire;
 
 /// Exchanges on one connection, which is one worker's to one node. 1,024 × about 60 B of stream limits = 60 KiB a connection; a miss
 /// beyond that waits for a stream. As many as an origin is sent at once by default, so that what nobody may share does not queue
@@ -63,15 +59,6 @@ pub fn limits_of(shape: &Shape) -> Limits {
         fill: class(&shape.fill),
         replicate: class(&shape.replicate),
     }
-}
-
-/// Which roles may ask which kind of exchange where objects are given: what is not named here is for nobody.
-#[must_use]
-pub fn object_kinds() -> KindRules {
-    let askers = [Role::Edge, Role::Shield];
-    KindRules::closed()
-        .permit(wire::OBJECT, askers.clone())
-        .permit(wire::CHUNKS, askers)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! A leaf: it knows no transport, no cache and no HTTP of its callers; it speaks in sizes, durations, addresses and strings.
 
 mod admin;
+mod busy;
 mod calls;
 pub mod config;
 mod drain;
@@ -16,6 +17,7 @@ mod workers;
 
 pub use self::{
     admin::{Admin, AdminHandle, Readiness},
+    busy::Busy,
     calls::{AskError, CallError, Calls, ask},
     config::{Config, ConfigError, ConfigErrors, Env, Role},
     drain::{Drain, DrainOutcome, Signals, Tracked},

@@ -9,22 +9,24 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::select;
+use futures_util::future::{join3, select};
 use stoq::early::{TicketConfig, Tickets};
 use stoq::hello::RoleRule;
 use stoq::identity::{IdentityError, Role as NodeRole};
-use stoq::peer::{Handler, KindRules};
+use stoq::peer::Handler;
 use stoq_cache::engine::{Cache, CacheConfig, CacheSite};
 use stoq_cache::http::policy::SitePolicy;
+use stoq_mesh::gossip::GOSSIP;
 use stoq_mesh::{
-    Links, Membership, NodeDoors, NodeTls, ObjectMetrics, ObjectServer, Origins, Storage,
-    object_kinds,
+    Borders, Exchanges, Fares, GeoWatch, Links, Membership, NodeDoors, NodeTls, ObjectMetrics,
+    ObjectServer, Origins, Presence, Storage, wire,
 };
-use stoq_node::config::{AdminAddr, Config, ConfigError};
+use stoq_node::config::{AdminAddr, Config, ConfigError, Role};
 use stoq_node::memory::keep_within;
 use stoq_node::metrics::Registry;
 use stoq_node::{
-    Admin, AdminHandle, Drain, Readiness, StateDir, StateDirError, WorkerId, WorkerResult, Workers,
+    Admin, AdminHandle, Busy, Drain, Readiness, StateDir, StateDirError, WorkerId, WorkerResult,
+    Workers,
 };
 use tokio::time::Instant;
 
@@ -32,6 +34,9 @@ use crate::source::{ShieldSite, ShieldSource};
 
 /// What is left to workers beyond the drain's own deadline to close their connections: 2 s.
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// What it is, for people.
+const SOFTWARE: &str = concat!("stoq-shield ", env!("CARGO_PKG_VERSION"));
 
 /// Why a shield did not start. All but [`StartError::Runtime`] are the operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +80,9 @@ pub struct Prepared {
     tickets: Arc<Tickets>,
     tls: NodeTls,
     origins: Origins,
+    borders: Arc<Borders>,
+    geo: Option<Arc<GeoWatch>>,
+    warnings: Vec<String>,
 }
 
 impl fmt::Debug for Prepared {
@@ -113,12 +121,18 @@ impl Prepared {
         let tls = NodeTls::new(identity, &tickets)?;
         Storage::check(&config).map_err(|error| StartError::Config(vec![error]))?;
         let origins = Origins::new(&config).map_err(StartError::Config)?;
+        let borders = Borders::of(&config).map_err(StartError::Config)?;
+        let mut warnings = Vec::new();
+        let geo = GeoWatch::open(&config, &mut warnings).map_err(StartError::Config)?;
         Ok(Self {
             config,
             membership,
             tickets,
             tls,
             origins,
+            borders: Arc::new(borders),
+            geo,
+            warnings,
         })
     }
 
@@ -163,7 +177,13 @@ impl Shield {
             tickets,
             tls,
             origins,
+            borders,
+            geo,
+            warnings,
         } = prepared;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
         let state = StateDir::open(&config.node.state_dir)?;
         membership.begin()?;
         let secret = *membership.identity().cluster_secret();
@@ -212,11 +232,31 @@ impl Shield {
 
         let drain = Drain::new(config.node.drain);
         let readiness = Readiness::new(drain.clone());
-        let stoq = doors.iter().map(NodeDoors::local_addr).collect();
+        let stoq: Vec<_> = doors.iter().map(NodeDoors::local_addr).collect();
+        let presence = Presence::new(
+            &config,
+            Role::Shield,
+            &membership,
+            &stoq,
+            geo,
+            &borders,
+            SOFTWARE,
+        );
+        registry.with(|registry| {
+            let registry = registry.sub_registry_with_prefix("stoq");
+            borders.register(registry);
+            if let Some(presence) = &presence {
+                presence.register(registry);
+            }
+        });
+        let seen = presence.as_ref().map(Presence::seen);
         let shared = Arc::new(Shared {
             sites: sites(&config, &cache),
             links,
-            kinds: Arc::new(object_kinds()),
+            presence,
+            busy: Busy::new(count),
+            borders,
+            storage: storage.clone(),
             _state: state,
             doors,
             membership: membership.clone(),
@@ -240,7 +280,14 @@ impl Shield {
         })
         .map_err(StartError::Runtime)?;
         let admin = admin
-            .map(|admin| admin.offering(membership.calls(storage.calls(&cache))))
+            .map(|admin| {
+                let calls = storage.calls(&cache);
+                let calls = match seen {
+                    Some(seen) => seen.calls(calls),
+                    None => calls,
+                };
+                admin.offering(membership.calls(calls))
+            })
             .map(|admin| admin.serve(registry.clone(), readiness.clone()))
             .transpose()
             .map_err(StartError::Runtime)?;
@@ -338,7 +385,12 @@ struct Shared {
     doors: Vec<NodeDoors>,
     membership: Membership,
     tls: NodeTls,
-    kinds: Arc<KindRules>,
+    /// Its part in the mesh, where others can reach it.
+    presence: Option<Presence>,
+    /// How busy its workers are.
+    busy: Busy,
+    borders: Arc<Borders>,
+    storage: Storage,
     origins: Origins,
     sites: Vec<(Arc<stoq_node::config::Site>, Arc<CacheSite>)>,
     cache: Cache,
@@ -365,22 +417,35 @@ impl Shared {
                 upstream: Arc::clone(upstream),
             });
         let source = Arc::new(ShieldSource::new(self.cache.clone(), sites.collect()));
-        let server = ObjectServer::new(source, Arc::clone(&self.metrics));
-        let handler: Arc<dyn Handler> =
-            Arc::new(server.vouching(self.membership.identity().clone()));
-        let accept = RoleRule::AnyOf(vec![NodeRole::Edge, NodeRole::Shield]);
+        let server = ObjectServer::new(source, Arc::clone(&self.metrics))
+            .vouching(self.membership.identity().clone())
+            .within(Arc::clone(&self.borders));
+        let server: Arc<dyn Handler> = Arc::new(server);
+        let roles = [NodeRole::Edge, NodeRole::Shield];
+        let mut exchanges =
+            Exchanges::default().answering([wire::OBJECT, wire::CHUNKS], &roles, &server);
+        if let Some(presence) = &self.presence {
+            exchanges = exchanges.answering([GOSSIP], &roles, &presence.gossip().handler());
+        }
+        let kinds = exchanges.rules();
+        let handler: Arc<dyn Handler> = Arc::new(exchanges);
+        let accept = RoleRule::AnyOf(roles.to_vec());
         let doors = self.doors.iter().filter_map(|doors| doors.take(id.0));
-        let servers =
-            self.links
-                .serve(doors.collect(), &self.tls, &accept, &self.kinds, &handler)?;
+        let servers = self
+            .links
+            .serve(doors.collect(), &self.tls, &accept, &kinds, &handler)?;
         let _tracked = self.drain.track();
         let served = servers.serve_until_drained(&self.drain);
         if id.0 == 0 {
+            let beside = join3(
+                keep_within(self.memory_bytes, &self.registry),
+                self.take_part(),
+                self.busy.measure(id),
+            );
             // The second never ends.
-            let memory = pin!(keep_within(self.memory_bytes, &self.registry));
-            let _ = select(pin!(served), memory).await;
+            let _ = select(pin!(served), pin!(beside)).await;
         } else {
-            served.await;
+            let _ = select(pin!(served), pin!(self.busy.measure(id))).await;
         }
         // Nodes first: what breaks off since this one ends they ask of another, but not what an origin broke off.
         let closing = async {
@@ -390,6 +455,23 @@ impl Shared {
         // What is not closed by then is cut off with the runtime.
         drop(tokio::time::timeout(CLOSING / 2, closing).await);
         Ok(())
+    }
+}
+
+impl Shared {
+    /// Takes part in the mesh. Never ends.
+    async fn take_part(&self) {
+        if let Some(presence) = &self.presence {
+            let fares = || Fares {
+                load: self.busy.share(),
+                is_ailing: self.storage.is_ailing(),
+            };
+            match presence.pool(&self.links) {
+                Ok(pool) => presence.run(pool, &self.drain, fares).await,
+                Err(error) => tracing::error!(%error, "other nodes are not looked for"),
+            }
+        }
+        std::future::pending().await
     }
 }
 

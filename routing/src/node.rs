@@ -147,6 +147,8 @@ pub struct NodeState {
     pub health: Health,
     /// Whether it is being emptied: nothing new is asked of it.
     pub draining: bool,
+    /// Whether it serves as a shield: it is seen by others, and has no part in what edges do for each other. It only takes work from itself by saying so; what a node may do its certificate says.
+    pub is_shield: bool,
     /// Its version, for people.
     pub software: String,
     /// The version of what it publishes.
@@ -176,10 +178,19 @@ impl NodeState {
             capacity: 0,
             health: Health::Well,
             draining: false,
+            is_shield: false,
             software: String::new(),
             schema: Self::SCHEMA,
             purge_marks: Vec::new(),
         }
+    }
+}
+
+impl NodeState {
+    /// Whether other edges may leave work to it: it is an edge that serves and stays.
+    #[must_use]
+    pub fn shares_work(&self) -> bool {
+        !self.is_shield && !self.draining && self.health != Health::Ill
     }
 }
 

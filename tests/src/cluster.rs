@@ -33,6 +33,8 @@ pub struct Cluster {
     site: String,
     edge_site: String,
     tables: String,
+    zones: Vec<String>,
+    shield_zone: Option<String>,
     hosts: String,
 }
 
@@ -60,6 +62,8 @@ impl Cluster {
             edge_site: String::new(),
             tables: String::new(),
             hosts: "[\"*\"]".to_owned(),
+            zones: Vec::new(),
+            shield_zone: None,
         }
     }
 
@@ -108,6 +112,20 @@ impl Cluster {
     #[must_use]
     pub fn edges(mut self, edges: usize) -> Self {
         self.edges = edges;
+        self
+    }
+
+    /// `node.zone` of the edges, in their order.
+    #[must_use]
+    pub fn zones(mut self, zones: &[&str]) -> Self {
+        self.zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
+        self
+    }
+
+    /// `node.zone` of the shield, through which edges find each other then, so that it is one of the mesh.
+    #[must_use]
+    pub fn shield_zone(mut self, zone: &str) -> Self {
+        self.shield_zone = Some(zone.to_owned());
         self
     }
 
@@ -184,7 +202,7 @@ impl Cluster {
             let name = format!("shield-{number}");
             let text = format!(
                 "{}[listen]\nstoq = [\"127.0.0.1:0\"]\n{}{}",
-                self.head(&name),
+                self.head(&name, self.shield_zone.as_ref()),
                 Self::cluster(&name),
                 self.tail()
             );
@@ -203,7 +221,8 @@ impl Cluster {
         };
         let nodes: Vec<_> = addrs.iter().map(|addr| format!("\"{addr}\"")).collect();
         let nodes = nodes.join(", ");
-        let mut seed = None;
+        let meets = self.shield_zone.is_some();
+        let mut seed = addrs.first().copied().filter(|_| meets);
         let edges = (1..=self.edges).map(|number| {
             let name = format!("edge-{number}");
             let behind = if nodes.is_empty() {
@@ -214,14 +233,15 @@ impl Cluster {
             };
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
             let stoq = if self.peers { "stoq = [\"127.0.0.1:0\"]\n" } else { "" };
-            let text = format!("{}{listen}{stoq}{behind}{}{}", self.head(&name), self.tail(), self.edge_site);
+            let text = format!("{}{listen}{stoq}{behind}{}{}", self.head(&name, self.zones.get(number - 1)), self.tail(), self.edge_site);
             let edge = start_edge(dir.path(), text);
             seed = seed.or_else(|| edge.stoq());
             edge
         });
         let edges: Vec<_> = edges.collect();
         if self.peers {
-            see_each_other(&edges).await;
+            let all = edges.len() + if meets { shields.len() } else { 0 };
+            see_all(&edges, all).await;
         }
         Running {
             edges,
@@ -230,12 +250,13 @@ impl Cluster {
         }
     }
 
-    fn head(&self, name: &str) -> String {
+    fn head(&self, name: &str, zone: Option<&String>) -> String {
+        let zone = zone.map_or_else(String::new, |zone| format!("zone = \"{zone}\"\n"));
         let disk = self.disk.as_ref().map_or_else(String::new, |size| {
             format!("disk = [{{ path = \"disk-{name}\", size = \"{size}\" }}]\n")
         });
         format!(
-            "[node]\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nworkers = {}\ncdn_id = \"test-cdn\"\n{}[cache]\nram = \"{}\"\n{disk}",
+            "[node]\nname = \"{name}\"\nstate_dir = \"state-{name}\"\nworkers = {}\ncdn_id = \"test-cdn\"\n{zone}{}[cache]\nram = \"{}\"\n{disk}",
             self.workers, self.node, self.ram
         )
     }
@@ -287,8 +308,13 @@ fn start_edge(dir: &Path, text: String) -> EdgeNode {
 
 /// Waits until each of these edges knows of all.
 async fn see_each_other(edges: &[EdgeNode]) {
+    see_all(edges, edges.len()).await;
+}
+
+/// Waits until each of these edges knows of so many nodes.
+async fn see_all(edges: &[EdgeNode], all: usize) {
     for (place, edge) in edges.iter().enumerate() {
-        let all = edges.len() as f64;
+        let all = all as f64;
         let found = || edge.metric("stoq_gossip_nodes", &[]) >= all;
         until(&format!("edge {place} sees all"), found).await;
     }

@@ -254,7 +254,7 @@ impl<'a> Ask<'a> {
                     .inner
                     .index
                     .watch()
-                    .hit(&request.key, &hit.object);
+                    .hit(&request.key, &hit.object, &request.site.policy);
                 Looked::Answer(answer)
             }
             Err(error) => {

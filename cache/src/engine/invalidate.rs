@@ -197,6 +197,7 @@ impl Cache {
         begun: &Begun,
     ) -> bool {
         let index = &self.inner.index;
+        object.tell(request.site.policy.told);
         let stored = index.insert(request.key, object, displaced, || begun.is_current());
         if stored {
             self.inner.searches.learn(request, &object.head.headers);

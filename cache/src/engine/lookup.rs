@@ -84,7 +84,7 @@ impl Cache {
         }
         let details = Details::default();
         let reply = self.ready(facts, &hit, CacheStatus::Hit, &details, wanted)?;
-        self.inner.index.watch().hit(key, &hit.object);
+        self.inner.index.watch().hit(key, &hit.object, policy);
         let metrics = &self.inner.metrics;
         metrics.requests(CacheStatus::Hit).inc();
         if !matches!(reply.body, ReplyBody::Empty) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::Cache;
-use crate::{content::ManifestId, key::CacheKey, object::Object};
+use crate::{content::ManifestId, http::policy::SitePolicy, key::CacheKey, object::Object};
 
 /// Hits of an object that are counted, and told: the first 8.
 pub const HITS_TOLD: u8 = 8;
@@ -60,14 +60,24 @@ fn seen(key: &CacheKey, object: &Object, hits: u8) -> Seen {
 
 impl Watch {
     pub(super) fn stored(&self, key: &CacheKey, object: &Object) {
-        if let Some(watcher) = self.0.get() {
-            watcher.stored(&seen(key, object, object.hits()));
+        let Some(watcher) = self.0.get() else {
+            return;
+        };
+        match object.is_told() {
+            true => watcher.stored(&seen(key, object, object.hits())),
+            // What was told of another variant holds no longer.
+            false => watcher.gone(key),
         }
     }
 
     /// Counts a hit: one look at a counter once the object has been hit often.
-    pub(super) fn hit(&self, key: &CacheKey, object: &Object) {
-        if let Some(watcher) = self.0.get()
+    pub(super) fn hit(&self, key: &CacheKey, object: &Object, policy: &SitePolicy) {
+        let Some(watcher) = self.0.get() else {
+            return;
+        };
+        // It may have been read from disk, where that is not written.
+        object.tell(policy.told);
+        if policy.told
             && let Some(hits) = object.hit()
         {
             watcher.hit(&seen(key, object, hits));

@@ -33,6 +33,8 @@ pub struct SitePolicy {
     pub query: QueryRules,
     /// Whether upstreams are sent `Accept-Encoding` in its normal form, so that they see few. Default: no, as the client wrote it.
     pub normal_accept_encoding: bool,
+    /// Whether others are told what is stored ([`Cache::watched_by`](crate::engine::Cache::watched_by)). Default: yes.
+    pub told: bool,
 }
 
 impl Default for SitePolicy {
@@ -47,6 +49,7 @@ impl Default for SitePolicy {
             hit_for_miss: Duration::from_secs(60),
             query: QueryRules::default(),
             normal_accept_encoding: false,
+            told: true,
         }
     }
 }

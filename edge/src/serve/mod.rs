@@ -35,6 +35,7 @@ use stoq_cache::key::CacheKey;
 use stoq_cache::reply::Reply;
 use stoq_cache::time::Timestamp;
 use stoq_cache::upstream::{FetchRequest, Upstream};
+use stoq_mesh::{Borders, Crossing};
 
 pub(crate) use admit::Bounds;
 pub(crate) use cdn_loop::CdnId;
@@ -60,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) cache: Cache,
     /// Host to position in `sites`.
     pub(crate) hosts: SiteTable,
+    /// Which of them may be served where this node stands.
+    pub(crate) borders: Arc<Borders>,
     /// The sites, as the cache knows them.
     pub(crate) sites: Vec<Arc<CacheSite>>,
     /// What requests are measured against.
@@ -140,6 +143,9 @@ impl Serve {
             return Err(Refusal::UnknownSite);
         }
         let site = self.shared.sites.get(place).ok_or(Refusal::UnknownSite)?;
+        if !self.shared.borders.is_home(&site.name) {
+            return Err(Refusal::Elsewhere);
+        }
         let key = key::key(site, request.scheme, &admitted);
         Ok(Opened {
             admitted,
@@ -269,6 +275,9 @@ impl Service for Serve {
             let reply = match self.answer(&head, body, interim, &mut site).await {
                 Ok(reply) => reply,
                 Err(trouble) => {
+                    if trouble == Trouble::Refused(Refusal::Elsewhere) {
+                        self.shared.borders.refused(Crossing::Serve);
+                    }
                     tracing::debug!(%trouble, method = %head.method, "no answer");
                     rescue(&trouble, &head.method, &self.shared.node)
                 }

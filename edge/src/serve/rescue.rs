@@ -45,6 +45,9 @@ pub(crate) enum Refusal {
     /// No site has this host.
     #[error("no site here answers for this host")]
     UnknownSite,
+    /// The site's bytes may not be where this node stands.
+    #[error("this node stands outside the site's zones")]
+    Elsewhere,
 }
 
 /// Why a request has no answer of its own.
@@ -113,6 +116,11 @@ fn judge(trouble: &Trouble) -> Verdict {
                 S::MISDIRECTED_REQUEST,
                 "unknown-site",
                 "no site here answers for this host",
+            ),
+            Refusal::Elsewhere => verdict(
+                S::MISDIRECTED_REQUEST,
+                "outside-zones",
+                "this host is not served from here",
             ),
         },
         Trouble::Failed(failure) => match failure {
@@ -294,6 +302,11 @@ mod tests {
                 refused(Refusal::UnknownSite),
                 421,
                 "edge-1; detail=unknown-site",
+            ),
+            (
+                refused(Refusal::Elsewhere),
+                421,
+                "edge-1; detail=outside-zones",
             ),
             (
                 upstream(UpstreamError::Unreachable(text())),

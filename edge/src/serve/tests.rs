@@ -79,6 +79,7 @@ fn serve(origin: &Arc<Origin>) -> Arc<Serve> {
     let hosts = [HostPattern::Exact("a.test".to_owned())];
     let shared = Shared {
         node: "edge-1".to_owned(),
+        borders: Arc::default(),
         sites: vec![cache.site("a", None, SitePolicy::default())],
         cache,
         hosts: SiteTable::new([&hosts[..]]),

@@ -39,6 +39,9 @@ pub(super) enum AskError {
     /// Its certificate names neither the role edge nor shield.
     #[error("{0} is neither an edge nor a shield")]
     Role(NodeId),
+    /// It stands outside the site's zones.
+    #[error("{0} stands outside the zones of the site")]
+    Outside(NodeId),
     /// It sent wrong bytes not long ago.
     #[error("{0} is in quarantine")]
     Quarantined(NodeId),
@@ -62,7 +65,7 @@ pub(super) enum Way {
     /// Another edge.
     Peer(Candidate),
     /// The shield, whichever node of it is there for this URL.
-    Shield(Arc<ShieldClient>, CacheKey),
+    Shield(Arc<ShieldClient>, Arc<str>, CacheKey),
 }
 
 impl Way {
@@ -73,8 +76,9 @@ impl Way {
         quarantine: &Quarantine,
     ) -> Result<PeerConn, AskError> {
         match self {
-            Self::Shield(shield, key) => {
-                shield.connection(key).await.map_err(AskError::Unreachable)
+            Self::Shield(shield, site, key) => {
+                let conn = shield.connection(site, key).await;
+                conn.map_err(AskError::Unreachable)
             }
             Self::Peer(candidate) => {
                 let mut last = AskError::Unreachable("it has no address".to_owned());

@@ -26,7 +26,7 @@ mod vouched;
 pub use holder::{Offer, Patience, Tier};
 pub use holders::{Candidate, Holders, Sought};
 pub use metrics::FillMetrics;
-pub use neighbours::Neighbours;
+pub use neighbours::{Neighbour, Neighbours};
 pub use quarantine::Quarantine;
 pub use swarm::{End, HOLDERS_MAX, HolderId, Step, Swarm, Trouble};
 pub use upstream::{PeerFill, PeerFills, SiteKeys};

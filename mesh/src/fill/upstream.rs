@@ -36,6 +36,8 @@ use super::metrics::{Fault, FillMetrics};
 use super::quarantine::Quarantine;
 use super::swarm::HOLDERS_MAX;
 use super::vouched::{self, Vouched};
+use crate::borders::{Borders, Crossing};
+use crate::gossip::node_id;
 use crate::object::{ShieldClient, VoucherError};
 use crate::wire::ObjectRequest;
 
@@ -59,6 +61,7 @@ pub struct PeerFills {
     budget: Arc<Budget>,
     patience: Patience,
     identity: Option<Identity>,
+    borders: Arc<Borders>,
 }
 
 impl fmt::Debug for PeerFills {
@@ -87,6 +90,7 @@ impl PeerFills {
             budget: Arc::default(),
             patience: Patience::default(),
             identity: None,
+            borders: Arc::default(),
         }
     }
 
@@ -94,6 +98,13 @@ impl PeerFills {
     #[must_use]
     pub fn judging_as(mut self, identity: Identity) -> Self {
         self.identity = Some(identity);
+        self
+    }
+
+    /// Of a site whose bytes may not be everywhere only those within are asked.
+    #[must_use]
+    pub fn within(mut self, borders: Arc<Borders>) -> Self {
+        self.borders = borders;
         self
     }
 
@@ -149,6 +160,11 @@ impl PeerFill {
             one.node
                 .is_none_or(|node| !self.fills.quarantine.holds(&node, now))
         });
+        let borders = &self.fills.borders;
+        found.retain(|one| match one.node {
+            Some(node) => borders.admits(site, &node_id(node), Crossing::Ask),
+            None => !borders.binds(site),
+        });
         if found.is_empty() {
             metrics.not_found.inc();
         } else {
@@ -199,12 +215,13 @@ impl PeerFill {
     /// These peers, and the shield behind them.
     fn members(
         &self,
+        site: &Arc<str>,
         key: CacheKey,
         candidates: Vec<Candidate>,
         wanted: Option<ManifestId>,
     ) -> Vec<Member> {
         let shield = Member {
-            way: Way::Shield(Arc::clone(&self.shield), key),
+            way: Way::Shield(Arc::clone(&self.shield), Arc::clone(site), key),
             offer: Offer {
                 tier: Tier::Shield,
                 whole: true,
@@ -228,7 +245,7 @@ impl PeerFill {
         };
         let mut response = self.shield.fetch_without(request, root).await?;
         if let FetchBody::Chunked(events) = response.body {
-            let members = self.members(key, candidates, Some(root));
+            let members = self.members(&site, key, candidates, Some(root));
             let line = self.line(&site, key, chunk_key);
             let has = Some(Arc::clone(&self.fills.has));
             response.body = FetchBody::Chunked(body::body(events, members, line, has, share));
@@ -343,7 +360,7 @@ impl PeerFill {
             .map(|(id, len)| Ok(ChunkEvent::Held { id, len }));
         let events: ChunkStream = Box::pin(stream::iter(named));
         // Of which version they are is not known, so each is asked which of them it holds.
-        let members = self.members(key, found, None);
+        let members = self.members(&site, key, found, None);
         let line = self.line(&site, key, chunk_key);
         // Whoever asks by name has looked here already.
         let events = body::body(events, members, line, None, share);

@@ -228,13 +228,6 @@ impl Gossip {
         paths.find_map(|health| health?.path)
     }
 
-    /// The round trip to a node, where one was measured.
-    #[must_use]
-    pub fn rtt(&self, node: &NodeState) -> Option<Duration> {
-        let path = self.path(node)?;
-        Some(path.rtt).filter(|rtt| !rtt.is_zero())
-    }
-
     /// Takes part in the mesh, on the runtime of `pool`. Never ends; dropped, this node falls silent, and the view stays as it was. To be run once at a time.
     pub async fn run(&self, pool: Pool, places: &Places) {
         *self.0.pool.lock() = Some(pool.clone());

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -9,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use stoq_node::config::Config;
 use stoq_node::{AskError, CallError, Calls, ask};
 use stoq_routing::membership::{Change, Membership};
-use stoq_routing::{NodeId, NodeState};
+use stoq_routing::{NodeId, NodeState, Source};
 
 use super::engine::Gossip;
+use crate::bearings::Bearings;
 
 const PATH: &str = "/v1/cluster";
 
@@ -57,8 +59,20 @@ pub struct NodeReport {
     pub load: f64,
     /// Its version.
     pub software: String,
-    /// The round trip to it from the node that sees it, milliseconds, where it has a connection.
+    /// Whether it serves as a shield.
+    #[serde(default)]
+    pub is_shield: bool,
+    /// Where it is on the globe, degrees of latitude and longitude, where it says so.
+    #[serde(default)]
+    pub position: Option<[f64; 2]>,
+    /// The number of its network, where it says so.
+    #[serde(default)]
+    pub asn: Option<u32>,
+    /// The round trip to it from the node that sees it, milliseconds, where that is known.
     pub rtt_ms: Option<f64>,
+    /// How that is known: `path` where it was measured within 5 min, `coordinates`, `geography` or `zones` where it was not.
+    #[serde(default)]
+    pub rtt_source: Option<String>,
 }
 
 /// A change.
@@ -106,13 +120,19 @@ pub async fn cluster(config: &Config) -> Result<ClusterReport, ClusterError> {
     serde_json::from_value(answer).map_err(ClusterError::Answer)
 }
 
-impl Gossip {
+/// The mesh as this node sees it, to be asked for again and again.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub(crate) gossip: Gossip,
+    pub(crate) bearings: Arc<Bearings>,
+}
+
+impl Seen {
     /// Adds what the admin listener answers about the mesh.
     #[must_use]
-    pub fn calls(&self, calls: Calls) -> Calls {
-        let gossip = self.clone();
+    pub fn calls(self, calls: Calls) -> Calls {
         calls.get(PATH, move || {
-            let report = serde_json::to_value(ClusterReport::of(&gossip));
+            let report = serde_json::to_value(ClusterReport::of(&self));
             let report = report.map_err(|error| CallError::Failed(error.to_string()));
             std::future::ready(report)
         })
@@ -128,14 +148,15 @@ fn milliseconds(rtt: Duration) -> f64 {
 }
 
 impl ClusterReport {
-    /// What `gossip` sees now.
+    /// What is seen now.
     #[must_use]
-    pub fn of(gossip: &Gossip) -> Self {
+    pub fn of(seen: &Seen) -> Self {
+        let Seen { gossip, bearings } = seen;
         let view = gossip.view();
         let mut nodes: Vec<_> = view
             .nodes()
             .iter()
-            .map(|node| NodeReport::of(node, gossip.rtt(node)))
+            .map(|node| NodeReport::of(node, bearings.to(&node.id)))
             .collect();
         nodes.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         Self {
@@ -210,7 +231,11 @@ impl ClusterReport {
         if node.name == self.seen_by {
             remarks.push("this node".to_owned());
         }
-        remarks.extend(node.rtt_ms.map(|rtt| format!("{rtt} ms away")));
+        if node.is_shield {
+            remarks.push("shield".to_owned());
+        }
+        remarks.extend(node.distance());
+        remarks.extend(node.place());
         remarks
     }
 
@@ -256,7 +281,7 @@ impl ClusterReport {
                         out,
                         "      {} [label={}{style}];",
                         quoted(&node.id),
-                        quoted(&node.name)
+                        quoted(&node.labels())
                     );
                 }
                 out.push_str("    }\n");
@@ -265,8 +290,8 @@ impl ClusterReport {
         }
         if let Some(me) = self.nodes.iter().find(|node| node.name == self.seen_by) {
             for node in &self.nodes {
-                if let Some(rtt) = node.rtt_ms {
-                    let label = quoted(&format!("{rtt} ms"));
+                if let Some(rtt) = node.distance() {
+                    let label = quoted(&rtt);
                     let _ = writeln!(
                         out,
                         "  {} -- {} [label={label}];",
@@ -282,7 +307,9 @@ impl ClusterReport {
 }
 
 impl NodeReport {
-    fn of(node: &NodeState, rtt: Option<Duration>) -> Self {
+    fn of(node: &NodeState, rtt: Option<(Duration, Source)>) -> Self {
+        // How far a node is from itself is no news.
+        let rtt = rtt.filter(|(_, source)| *source != Source::Itself);
         let names = node.public_names.iter().cloned();
         let addresses = node.public_addresses.iter().map(ToString::to_string);
         Self {
@@ -296,8 +323,36 @@ impl NodeReport {
             draining: node.draining,
             load: node.load,
             software: node.software.clone(),
-            rtt_ms: rtt.map(milliseconds),
+            is_shield: node.is_shield,
+            position: node.position.map(|at| [at.latitude, at.longitude]),
+            asn: node.asn,
+            rtt_ms: rtt.map(|(rtt, _)| milliseconds(rtt)),
+            rtt_source: rtt.map(|(_, source)| source.to_string()),
         }
+    }
+
+    /// How far it is, and how that is known where it was not measured.
+    fn distance(&self) -> Option<String> {
+        let rtt = self.rtt_ms?;
+        Some(match self.rtt_source.as_deref() {
+            None | Some("path") => format!("{rtt} ms"),
+            Some(source) => format!("{rtt} ms by {source}"),
+        })
+    }
+
+    /// Where it is on the globe.
+    fn place(&self) -> Option<String> {
+        let [latitude, longitude] = self.position?;
+        let north = if latitude < 0.0 { 'S' } else { 'N' };
+        let east = if longitude < 0.0 { 'W' } else { 'E' };
+        let (latitude, longitude) = (latitude.abs(), longitude.abs());
+        Some(format!("{latitude:.2}{north} {longitude:.2}{east}"))
+    }
+
+    /// Its name and where it is, for a graph.
+    fn labels(&self) -> String {
+        let place = self.place().map(|place| format!(" {place}"));
+        format!("{}{}", self.name, place.unwrap_or_default())
     }
 
     fn zone(&self) -> String {
@@ -364,8 +419,7 @@ impl fmt::Display for ClusterReport {
                 node.zone(),
                 health,
                 format!("{:.0} %", node.load * 100.0),
-                node.rtt_ms
-                    .map_or_else(|| "-".to_owned(), |rtt| format!("{rtt} ms")),
+                node.distance().unwrap_or_else(|| "-".to_owned()),
                 node.addresses.join(","),
                 node.id.chars().take(8).collect(),
             ]
@@ -407,7 +461,11 @@ mod tests {
             draining: false,
             load: 0.25,
             software: "x".to_owned(),
+            is_shield: false,
+            position: (name == "b").then_some([40.71, -74.01]),
+            asn: None,
             rtt_ms: (name != "a").then_some(1.5),
+            rtt_source: (name != "a").then(|| "coordinates".to_owned()),
         }
     }
 
@@ -446,7 +504,7 @@ mod tests {
         let report = report(vec![node("a", ("eu", "fra")), node("b", ("us", "nyc"))]);
         let table = report.to_string();
         assert!(
-            table.contains("a*    eu-fra  well    25 %  -       192.0.2.1:7443"),
+            table.contains("a*    eu-fra  well    25 %  -                      192.0.2.1:7443"),
             "{table}"
         );
         assert!(
@@ -456,14 +514,15 @@ mod tests {
         let tree = report.tree();
         assert!(
             tree.starts_with(
-                "eu\n  fra\n    a  well, this node\nus\n  nyc\n    b  well, 1.5 ms away\n"
+                "eu\n  fra\n    a  well, this node\nus\n  nyc\n    b  well, 1.5 ms by coordinates, 40.71N 74.01W\n"
             ),
             "{tree}"
         );
         let dot = report.dot();
         assert_eq!(dot.matches('{').count(), dot.matches('}').count());
         assert!(dot.contains("subgraph \"cluster_us_nyc\""), "{dot}");
-        assert!(dot.contains("[label=\"1.5 ms\"]"), "{dot}");
+        assert!(dot.contains("[label=\"1.5 ms by coordinates\"]"), "{dot}");
+        assert!(dot.contains("[label=\"b 40.71N 74.01W\"]"), "{dot}");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             serde_json::from_value::<ClusterReport>(json).unwrap(),

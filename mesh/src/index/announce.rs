@@ -75,6 +75,8 @@ impl<R: Rpc> Announcer<R> {
             let announced = variants
                 .iter()
                 .find(|object| *object.manifest.root().as_bytes() == record.manifest);
+            // Its site may have been bound to zones since.
+            let announced = announced.filter(|object| !object.is_private());
             match announced.map_or(0, |object| fraction(cache, &object.manifest)) {
                 0 => self.withdraw(&key),
                 fraction => self.provide(key, record.manifest, fraction),

@@ -12,13 +12,12 @@ use futures_util::future::BoxFuture;
 use stoq::identity::NodeId;
 use stoq_cache::content::ManifestId;
 use stoq_routing::index::{Finding, Index, Provider, REPLICAS, WHOLE};
-use stoq_routing::{
-    Candidate as Ranked, Health, Key, NodeState, Policy, Residency, Source, View, Wish, rank,
-};
+use stoq_routing::{Candidate as Ranked, Key, Policy, Residency, Source, View, Wish, rank};
 
-use super::bearings::Bearings;
 use super::metrics::{By, IndexMetrics};
 use super::rpc::Asker;
+use crate::bearings::Bearings;
+use crate::borders::Borders;
 use crate::fill::{Candidate, Holders, Sought};
 
 /// Who is asked where the index cannot say.
@@ -31,6 +30,7 @@ pub struct IndexHolders {
     neighbours: Neighbourhood,
     policy: Policy,
     residency: Residency,
+    borders: Arc<Borders>,
     turn: AtomicU64,
     metrics: Arc<IndexMetrics>,
 }
@@ -59,9 +59,17 @@ impl IndexHolders {
             neighbours,
             policy,
             residency: Residency::default(),
+            borders: Arc::default(),
             turn: AtomicU64::new(0),
             metrics,
         }
+    }
+
+    /// What is held of a site whose bytes may not be everywhere only the neighbours within are asked: the index, whose owners are anywhere, is told nothing of it.
+    #[must_use]
+    pub fn within(mut self, borders: Arc<Borders>) -> Self {
+        self.borders = borders;
+        self
     }
 
     async fn search(&self, sought: Sought<'_>) -> (By, Vec<Candidate>) {
@@ -70,6 +78,13 @@ impl IndexHolders {
             0 => return (By::Nobody, Vec::new()),
             others => others <= REPLICAS,
         };
+        if self.borders.binds(sought.site) {
+            let said = self.neighbours.find(sought).await;
+            return match said.is_empty() {
+                true => (By::Nobody, said),
+                false => (By::Neighbours, said),
+            };
+        }
         let key = Key(*sought.key.as_bytes());
         let asker = Asker::over(sought.pool.clone());
         let mut finding = pin!(self.index.find_by(&asker, key));
@@ -154,10 +169,9 @@ impl IndexHolders {
 
 /// The other nodes that may own keys.
 fn others(view: &View) -> usize {
-    let able = |node: &NodeState| !node.draining && node.health != Health::Ill;
     let nodes = view.nodes().iter();
     nodes
-        .filter(|node| node.id != view.me && able(node))
+        .filter(|node| node.id != view.me && node.shares_work())
         .count()
 }
 

@@ -5,14 +5,12 @@
 //! | `rpc` | asks other nodes: one exchange of kind [`INDEX`] each, on a connection that is held to the node's id |
 //! | `server` | answers them, and tells the audit of what no honest node says |
 //! | `announce` | what the cache holds, announced and taken back |
-//! | `bearings` | how far other nodes are |
 //! | `holders` | who holds an object, the best first, for [fills](crate::PeerFills) |
 //! | `metrics` | what it comes to |
 //!
 //! What is said and what follows from it is `stoq_routing::index`; nothing here decides more than whom to believe and whom to ask first.
 
 mod announce;
-mod bearings;
 mod holders;
 mod metrics;
 mod rpc;
@@ -21,7 +19,6 @@ mod server;
 mod tests;
 
 pub use announce::Announcer;
-pub use bearings::Bearings;
 pub use holders::{IndexHolders, Neighbourhood};
 pub use metrics::IndexMetrics;
 pub use rpc::Asker;

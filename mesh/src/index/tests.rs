@@ -30,10 +30,10 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::metrics::IndexMetrics;
-use super::{Announcer, Asker, Bearings, INDEX, IndexHolders, IndexServer};
-use crate::Exchanges;
+use super::{Announcer, Asker, INDEX, IndexHolders, IndexServer};
 use crate::fill::{Candidate, Holders, Sought};
 use crate::gossip::{Papers, node_id};
+use crate::{Bearings, Exchanges};
 
 /// What was audited.
 #[derive(Debug, Default)]

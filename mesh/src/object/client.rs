@@ -5,6 +5,7 @@
 //! be reached or certainly saw nothing of the request. A body that breaks off midway is gone on with from the next if it has a strong validator; else what fails
 //! is the answer.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,12 +31,17 @@ use super::code::Code;
 use super::nodes::Node;
 use super::resume::{self, Again};
 use super::wire::{self, BodyMode, ChunksRequest, Head, ObjectRequest};
+use crate::borders::{Borders, Crossing};
+use crate::gossip::node_id;
 
 /// What is said where nothing else was found wrong.
 const NOBODY: &str = "no shield is configured";
 
 /// How the keys of a site's chunks are told apart: a fingerprint per site, the same on both sides when the secret and the dedupe domain are.
 pub type ChunkKeyIds = Arc<dyn Fn(&str) -> [u8; 16] + Send + Sync>;
+
+/// Whether the node at an address is known to leave, or to be ill.
+pub type Leaving = Arc<dyn Fn(&SocketAddr) -> bool + Send + Sync>;
 
 /// An [`Upstream`] over STOQ. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +50,8 @@ pub struct ShieldClient {
     nodes: Arc<[Node]>,
     chunk_key_id: ChunkKeyIds,
     head_timeout: Duration,
+    borders: Arc<Borders>,
+    leaving: Leaving,
 }
 
 impl fmt::Debug for ShieldClient {
@@ -70,7 +78,23 @@ impl ShieldClient {
             nodes,
             chunk_key_id,
             head_timeout,
+            borders: Arc::default(),
+            leaving: Arc::new(|_| false),
         }
+    }
+
+    /// Asks nodes of which this says that they leave only when no other can be reached.
+    #[must_use]
+    pub fn sparing(mut self, leaving: Leaving) -> Self {
+        self.leaving = leaving;
+        self
+    }
+
+    /// Of a site whose bytes may not be everywhere only nodes within are asked.
+    #[must_use]
+    pub fn within(mut self, borders: Arc<Borders>) -> Self {
+        self.borders = borders;
+        self
     }
 
     /// The nodes in the order in which they are asked about a URL: the same on every edge that has the same nodes, in whatever order.
@@ -84,16 +108,25 @@ impl ShieldClient {
         ranked.into_iter().map(|(_, node)| node)
     }
 
+    fn turns(&self, key: &CacheKey) -> Turns<'_> {
+        Turns {
+            nodes: self.ranked(key).collect(),
+            leaving: VecDeque::new(),
+        }
+    }
+
     /// Starts an exchange on the first node that takes it.
     async fn exchange(
         &self,
+        site: &str,
         key: &CacheKey,
         kind: u16,
         control: &bytes::Bytes,
     ) -> Result<Exchange, UpstreamError> {
         let mut last = NOBODY.to_owned();
-        for node in self.ranked(key) {
-            for addr in addresses(node, &mut last).await {
+        let mut turns = self.turns(key);
+        while let Some(addresses) = turns.next(&self.leaving, &mut last).await {
+            for addr in addresses {
                 let conn = match self.pool.get(addr).await {
                     Ok(conn) => conn,
                     Err(error) => {
@@ -101,6 +134,10 @@ impl ShieldClient {
                         continue;
                     }
                 };
+                if let Err(outside) = self.stands_within(&conn, site) {
+                    last = outside;
+                    continue;
+                }
                 match conn.exchange(kind, control.clone(), None).await {
                     Ok(exchange) => return Ok(exchange),
                     Err(error) => last = format!("{addr}: {error}"),
@@ -114,17 +151,30 @@ impl ShieldClient {
     ///
     /// # Errors
     /// What was wrong with the last.
-    pub(crate) async fn connection(&self, key: &CacheKey) -> Result<PeerConn, String> {
+    pub(crate) async fn connection(&self, site: &str, key: &CacheKey) -> Result<PeerConn, String> {
         let mut last = NOBODY.to_owned();
-        for node in self.ranked(key) {
-            for addr in addresses(node, &mut last).await {
+        let mut turns = self.turns(key);
+        while let Some(addresses) = turns.next(&self.leaving, &mut last).await {
+            for addr in addresses {
                 match self.pool.get(addr).await {
-                    Ok(conn) => return Ok(conn),
+                    Ok(conn) => match self.stands_within(&conn, site) {
+                        Ok(()) => return Ok(conn),
+                        Err(outside) => last = outside,
+                    },
                     Err(error) => last = error.to_string(),
                 }
             }
         }
         Err(last)
+    }
+
+    /// Whether the site's bytes may come from there; if not, what to say of it.
+    fn stands_within(&self, conn: &PeerConn, site: &str) -> Result<(), String> {
+        let node = conn.peer().identity.node_id;
+        match self.borders.admits(site, &node_id(node), Crossing::Ask) {
+            true => Ok(()),
+            false => Err(format!("{node} stands outside the zones of site {site:?}")),
+        }
     }
 
     /// As [`Upstream::fetch`], for one who can get the chunks of the manifest with this root elsewhere: where the object still is of that
@@ -223,7 +273,9 @@ impl ShieldClient {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Exchange { send, mut recv } = self.exchange(&key, wire::OBJECT, &control).await?;
+            let Exchange { send, mut recv } = self
+                .exchange(&message.site, &key, wire::OBJECT, &control)
+                .await?;
             let companion = self.send_body(send, body.take()).await;
             let Ok(head) = tokio::time::timeout(self.head_timeout, recv.next()).await else {
                 return Err(UpstreamError::Timeout(format!(
@@ -294,6 +346,27 @@ async fn upload(mut send: SendHalf, mut body: BodyStream) {
     drop(send.finish().await);
 }
 
+/// Nodes in the order in which they are asked.
+struct Turns<'a> {
+    nodes: VecDeque<&'a Node>,
+    /// The addresses of those that leave, which come last.
+    leaving: VecDeque<Vec<SocketAddr>>,
+}
+
+impl Turns<'_> {
+    /// Where the next one is; none, and why in `last`, where that is not known.
+    async fn next(&mut self, leaves: &Leaving, last: &mut String) -> Option<Vec<SocketAddr>> {
+        while let Some(node) = self.nodes.pop_front() {
+            let addresses = addresses(node, last).await;
+            if addresses.is_empty() || !addresses.iter().all(|addr| leaves(addr)) {
+                return Some(addresses);
+            }
+            self.leaving.push_back(addresses);
+        }
+        self.leaving.pop_front()
+    }
+}
+
 /// Where a node is; none, and why in `last`, where that is not known.
 async fn addresses(node: &Node, last: &mut String) -> Vec<SocketAddr> {
     match node.addresses().await {
@@ -331,7 +404,8 @@ impl Upstream for ShieldClient {
             let control = message.encode().map_err(|error| UpstreamError::Refused {
                 reason: error.to_string(),
             })?;
-            let Exchange { send, recv } = self.exchange(&key, wire::CHUNKS, &control).await?;
+            let Exchange { send, recv } =
+                self.exchange(&site, &key, wire::CHUNKS, &control).await?;
             drop(send.finish().await);
             let pieces = exactly(total, body::plain(recv, None));
             let pieces = pieces.map(|piece| piece.map(|bytes| (bytes, Source::Shield)));
@@ -366,4 +440,24 @@ fn exactly(total: u64, body: BodyStream) -> BodyStream {
             }
         },
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nodes_that_leave_come_last_and_in_their_order() {
+        let nodes: Vec<_> = (1..5).map(|port| Node::new("127.0.0.1", port)).collect();
+        let mut turns = Turns {
+            nodes: nodes.iter().collect(),
+            leaving: VecDeque::new(),
+        };
+        let leaves: Leaving = Arc::new(|addr| matches!(addr.port(), 1 | 3));
+        let (mut ports, mut last) = (Vec::new(), String::new());
+        while let Some(addresses) = turns.next(&leaves, &mut last).await {
+            ports.extend(addresses.iter().map(SocketAddr::port));
+        }
+        assert_eq!(ports, [2, 4, 1, 3]);
+    }
 }

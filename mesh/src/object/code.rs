@@ -22,6 +22,8 @@ pub enum Code {
     ChunkMissing,
     /// Nothing of the object is stored here that others may believe.
     NotHeld,
+    /// The asker, or the node that is asked, stands outside the zones of the site.
+    Residency,
     /// The holder's own upstream could not be reached.
     Unreachable,
     /// The holder's own upstream did not answer in time.
@@ -41,7 +43,7 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [(Self, u32); 16] = [
+    const ALL: [(Self, u32); 17] = [
         (Self::Malformed, 1),
         (Self::UnknownKind, 2),
         (Self::KeyMismatch, 3),
@@ -50,6 +52,7 @@ impl Code {
         (Self::Role, 6),
         (Self::ChunkMissing, 7),
         (Self::NotHeld, 8),
+        (Self::Residency, 9),
         (Self::Unreachable, 16),
         (Self::Timeout, 17),
         (Self::Protocol, 18),
@@ -86,7 +89,8 @@ impl Code {
             Self::Unreachable => UpstreamError::Unreachable(text),
             Self::Timeout => UpstreamError::Timeout(text),
             Self::Protocol | Self::Body | Self::Internal => UpstreamError::Protocol(text),
-            Self::Shutdown | Self::Overloaded => UpstreamError::ShieldDown(text),
+            // Another way may be open: another node of the shield, or the origin.
+            Self::Shutdown | Self::Overloaded | Self::Residency => UpstreamError::ShieldDown(text),
             Self::RequestBody => UpstreamError::RequestBody(BodyError::Client(text)),
             Self::Malformed
             | Self::UnknownKind

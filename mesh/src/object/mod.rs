@@ -13,7 +13,7 @@ pub mod wire;
 mod withhold;
 
 pub use ask::SiteNames;
-pub use client::{ChunkKeyIds, ShieldClient};
+pub use client::{ChunkKeyIds, Leaving, ShieldClient};
 pub use code::Code;
 pub use nodes::Node;
 pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal, WithVoucher};

@@ -23,6 +23,8 @@ use super::wire::{
     self, BodyMode, ChunksRequest, DecodeError, Head, Holdings, HoldingsRequest, Manifests,
     ManifestsRequest, ObjectRequest, Provenance,
 };
+use crate::borders::{Borders, Crossing};
+use crate::gossip::node_id;
 use crate::metrics::{ObjectMetrics, Outcome};
 
 /// How long an answered CHUNKS waits for more to be asked for before it is ended: 60 s. An asker ends it sooner.
@@ -151,6 +153,7 @@ pub struct ObjectServer {
     source: Arc<dyn ObjectSource>,
     metrics: Arc<ObjectMetrics>,
     vouches_as: Option<Identity>,
+    borders: Arc<Borders>,
 }
 
 impl fmt::Debug for ObjectServer {
@@ -187,7 +190,15 @@ impl ObjectServer {
             source,
             metrics,
             vouches_as: None,
+            borders: Arc::default(),
         }
+    }
+
+    /// Of a site whose bytes may not be everywhere only those within are answered.
+    #[must_use]
+    pub fn within(mut self, borders: Arc<Borders>) -> Self {
+        self.borders = borders;
+        self
     }
 
     /// Vouches for what it relays whole, as this node, which must have the role for it.
@@ -211,11 +222,11 @@ impl ObjectServer {
                 "the certificate has neither the role edge nor shield",
             )
             .into()),
-            wire::OBJECT => self.object(&control, body, &mut reply).await,
-            wire::CHUNKS => self.chunks(&control, body, &mut reply).await,
-            wire::HOLDINGS => self.holdings(&control, &mut reply).await,
-            wire::MANIFESTS => self.manifests(&control, &mut reply).await,
-            wire::VOUCHED => self.vouched(&control, &mut reply).await,
+            wire::OBJECT => self.object(peer, &control, body, &mut reply).await,
+            wire::CHUNKS => self.chunks(peer, &control, body, &mut reply).await,
+            wire::HOLDINGS => self.holdings(peer, &control, &mut reply).await,
+            wire::MANIFESTS => self.manifests(peer, &control, &mut reply).await,
+            wire::VOUCHED => self.vouched(peer, &control, &mut reply).await,
             other => Err(Refusal::new(
                 Code::UnknownKind,
                 format!("exchange kind {other} is unknown"),
@@ -238,13 +249,28 @@ impl ObjectServer {
         self.metrics.answered(kind, outcome);
     }
 
+    /// Whether the bytes of a site may go to this peer.
+    fn admit(&self, peer: &PeerInfo, site: &str) -> Result<(), Refusal> {
+        let node = node_id(peer.identity.node_id);
+        if self.borders.admits(site, &node, Crossing::Give) {
+            return Ok(());
+        }
+        let text = format!(
+            "\"{}\" or this node stands outside the zones of site {site:?}, or is not seen in the mesh",
+            peer.identity.name
+        );
+        Err(Refusal::new(Code::Residency, text))
+    }
+
     async fn object(
         &self,
+        peer: &PeerInfo,
         control: &[u8],
         body: RecvHalf,
         reply: &mut SendHalf,
     ) -> Result<(), Stop> {
         let request = ObjectRequest::decode(control).map_err(|error| malformed(&error))?;
+        self.admit(peer, &request.site)?;
         let bodiless = matches!(request.method, Method::GET | Method::HEAD);
         let body = (!bodiless).then(|| body::plain(body, None));
         let asked = self.asked(&request);
@@ -374,8 +400,14 @@ impl ObjectServer {
     }
 
     /// What is stored here that a shield has vouched for: its names, no chunks.
-    async fn vouched(&self, control: &[u8], reply: &mut SendHalf) -> Result<(), Stop> {
+    async fn vouched(
+        &self,
+        peer: &PeerInfo,
+        control: &[u8],
+        reply: &mut SendHalf,
+    ) -> Result<(), Stop> {
         let request = ObjectRequest::decode(control).map_err(|error| malformed(&error))?;
+        self.admit(peer, &request.site)?;
         let Some((voucher, manifest)) = self.source.vouched(&request).await? else {
             let text = "nothing is stored here for which anybody vouches";
             return Err(Refusal::new(Code::NotHeld, text).into());
@@ -394,12 +426,14 @@ impl ObjectServer {
     /// Sends what is asked for, and then whatever more is, until the asker has done.
     async fn chunks(
         &self,
+        peer: &PeerInfo,
         control: &[u8],
         mut body: RecvHalf,
         reply: &mut SendHalf,
     ) -> Result<(), Stop> {
         let mut request = ChunksRequest::decode(control).map_err(|error| malformed(&error))?;
         loop {
+            self.admit(peer, &request.site)?;
             for (id, len) in &request.chunks {
                 match self.source.chunk(&request, *id).await? {
                     Some(chunk) if chunk.len() as u64 == u64::from(*len) => {
@@ -431,15 +465,27 @@ impl ObjectServer {
         }
     }
 
-    async fn holdings(&self, control: &[u8], reply: &mut SendHalf) -> Result<(), Stop> {
+    async fn holdings(
+        &self,
+        peer: &PeerInfo,
+        control: &[u8],
+        reply: &mut SendHalf,
+    ) -> Result<(), Stop> {
         let request = HoldingsRequest::decode(control).map_err(|error| malformed(&error))?;
+        self.admit(peer, &request.site)?;
         let answer = self.source.holdings(&request)?.encode();
         let answer = answer.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
         Ok(reply.head(answer).await?)
     }
 
-    async fn manifests(&self, control: &[u8], reply: &mut SendHalf) -> Result<(), Stop> {
+    async fn manifests(
+        &self,
+        peer: &PeerInfo,
+        control: &[u8],
+        reply: &mut SendHalf,
+    ) -> Result<(), Stop> {
         let request = ManifestsRequest::decode(control).map_err(|error| malformed(&error))?;
+        self.admit(peer, &request.site)?;
         let answer = self.source.manifests(&request).await?.encode();
         let answer = answer.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
         Ok(reply.head(answer).await?)

@@ -112,9 +112,10 @@ fn others_can_be_found(config: &Config, role: Role, errors: &mut ConfigErrors) {
     ];
     let written = keys.iter().find(|(_, set)| *set).map(|(key, _)| *key);
     match (role, written) {
-        (Role::Shield, Some(key)) => {
-            let message = "edges find each other, and are told where shields are (remove it; it belongs in the edges' file)";
-            errors.push(config.error(key, message));
+        (Role::Shield, _) if cluster.policy != PeerPolicy::default() => {
+            let message =
+                "a shield asks no edges for objects (remove it; it belongs in the edges' file)";
+            errors.push(config.error("cluster.policy", message));
         }
         (Role::Edge, Some(key)) if config.listen.stoq.is_empty() => {
             let message =
@@ -128,11 +129,7 @@ fn others_can_be_found(config: &Config, role: Role, errors: &mut ConfigErrors) {
         .stoq
         .iter()
         .all(|addr| addr.ip().is_unspecified());
-    if role == Role::Edge
-        && cluster.looks_for_others()
-        && only_wildcards
-        && cluster.advertise.is_empty()
-    {
+    if cluster.looks_for_others() && only_wildcards && cluster.advertise.is_empty() {
         let message = "says to no other node where this one is (write an address of this machine, or cluster.advertise = [\"192.0.2.7:7443\"])";
         if !config.listen.stoq.is_empty() {
             errors.push(config.error("listen.stoq", message));

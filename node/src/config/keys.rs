@@ -16,17 +16,18 @@ use toml::{
 use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{
-        RawCache, RawCertificate, RawClass, RawCluster, RawConfig, RawLimits, RawListen, RawLog,
-        RawNode, RawOriginTable, RawQueryTable, RawRates, RawRule, RawShape, RawShield, RawSite,
-        RawStoq, RawTimeouts, RawTls, RawVolume, RawXdp,
+        RawCache, RawCertificate, RawClass, RawCluster, RawConfig, RawGeo, RawLimits, RawListen,
+        RawLog, RawNode, RawOriginTable, RawPosition, RawQueryTable, RawRates, RawRule, RawShape,
+        RawShield, RawSite, RawStoq, RawTimeouts, RawTls, RawVolume, RawXdp,
     },
     source::Sources,
 };
 
 /// Every table, by its path without indices. A new table in `raw.rs` is added here; a test finds one that was forgotten.
-pub(super) const TABLES: [&[&str]; 26] = [
+pub(super) const TABLES: [&[&str]; 28] = [
     &[],
     &["node"],
+    &["node", "position"],
     &["listen"],
     &["limits"],
     &["limits", "timeouts"],
@@ -36,6 +37,7 @@ pub(super) const TABLES: [&[&str]; 26] = [
     &["tls", "certificates"],
     &["log"],
     &["cluster"],
+    &["cluster", "geo"],
     &["stoq"],
     &["shape"],
     &["shape", "serve"],
@@ -58,6 +60,7 @@ pub(super) fn keys_of(path: &[&str]) -> Option<&'static [&'static str]> {
     Some(match path {
         [] => field_names::<RawConfig>(),
         ["node"] => field_names::<RawNode>(),
+        ["node", "position"] => field_names::<RawPosition>(),
         ["listen"] => field_names::<RawListen>(),
         ["limits"] => field_names::<RawLimits>(),
         ["limits", "timeouts"] => field_names::<RawTimeouts>(),
@@ -67,6 +70,7 @@ pub(super) fn keys_of(path: &[&str]) -> Option<&'static [&'static str]> {
         ["tls", "certificates"] => field_names::<RawCertificate>(),
         ["log"] => field_names::<RawLog>(),
         ["cluster"] => field_names::<RawCluster>(),
+        ["cluster", "geo"] => field_names::<RawGeo>(),
         ["stoq"] => field_names::<RawStoq>(),
         ["shape"] => field_names::<RawShape>(),
         ["shape", "serve" | "fill" | "replicate"] => field_names::<RawClass>(),

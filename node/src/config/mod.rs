@@ -27,6 +27,7 @@ mod keys;
 mod links;
 mod merge;
 mod origins;
+mod places;
 mod problem;
 mod query;
 mod raw;
@@ -60,9 +61,9 @@ pub use self::{
     problem::{ConfigError, ConfigErrors},
     query::{PathRule, Query, Take},
     resolved::{
-        AdminAddr, Cache, Certificate, Cluster, Config, DiskEngine, HostPattern, HttpOrigin,
-        Limits, Listen, Log, LogFormat, Node, NodeAddr, OriginSpec, PeerPolicy, Role, Scheme,
-        Shield, Site, Timeouts, Tls, Volume,
+        AdminAddr, Cache, Certificate, Cluster, Config, DiskEngine, GeoFiles, GeoPosition,
+        HostPattern, HttpOrigin, Limits, Listen, Log, LogFormat, Node, NodeAddr, OriginSpec,
+        PeerPolicy, Role, Scheme, Shield, Site, Timeouts, Tls, Volume,
     },
     source::Position,
     units::{

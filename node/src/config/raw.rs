@@ -40,7 +40,20 @@ pub(super) struct RawNode {
     pub(super) drain: At<Time>,
     pub(super) cdn_id: At<String>,
     pub(super) zone: At<String>,
+    pub(super) position: At<RawPosition>,
+    pub(super) asn: At<i64>,
     pub(super) public: At<Strings>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table such as { latitude = 50.11, longitude = 8.68 }"
+)]
+pub(super) struct RawPosition {
+    pub(super) latitude: At<f64>,
+    pub(super) longitude: At<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -143,6 +156,18 @@ pub(super) struct RawCluster {
     pub(super) srv: At<String>,
     pub(super) advertise: At<Strings>,
     pub(super) policy: At<String>,
+    pub(super) geo: RawGeo,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a table such as { city = \"GeoLite2-City.mmdb\", asn = \"GeoLite2-ASN.mmdb\" }"
+)]
+pub(super) struct RawGeo {
+    pub(super) city: At<String>,
+    pub(super) asn: At<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -223,6 +248,7 @@ pub(super) struct RawSite {
     pub(super) stale_if_unreachable: At<Time>,
     pub(super) shield_fallback: At<bool>,
     pub(super) dedupe_domain: At<String>,
+    pub(super) residency: At<Strings>,
     pub(super) normal_accept_encoding: At<bool>,
     pub(super) query: At<RawQuery>,
     pub(super) rule: Vec<Spanned<RawRule>>,

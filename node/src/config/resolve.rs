@@ -21,8 +21,8 @@ use super::{
     problem::{ConfigError, ConfigErrors},
     raw::{At, RawConfig, Strings, strings},
     resolved::{
-        AdminAddr, Cache, Cluster, Config, DiskEngine, Limits, Listen, Log, LogFormat, Node,
-        PeerPolicy, Role, Scheme, Shield, Timeouts,
+        AdminAddr, Cache, Cluster, Config, DiskEngine, GeoFiles, Limits, Listen, Log, LogFormat,
+        Node, PeerPolicy, Role, Scheme, Shield, Timeouts,
     },
     source::{Position, Sources},
     units::{Count, Size, Time, format_duration, format_size},
@@ -197,6 +197,8 @@ impl Resolver<'_> {
             drain: time(&raw.node.drain, DRAIN),
             cdn_id,
             zone: self.zone(&raw.node.zone),
+            position: self.geo_position(&raw.node.position),
+            asn: self.network_number(&raw.node.asn),
             public: self.public(&raw.node.public),
         };
         let cache = Cache {
@@ -283,11 +285,6 @@ impl Resolver<'_> {
             list.truncate(max);
         }
         list
-    }
-
-    fn zone(&mut self, value: &At<String>) -> Option<String> {
-        let value = value.as_ref()?;
-        self.parsed(value, "node.zone", hosts::zone)
     }
 
     fn public(&mut self, value: &At<Strings>) -> Vec<String> {
@@ -468,6 +465,7 @@ impl Resolver<'_> {
             srv: None,
             advertise: Vec::new(),
             policy: PeerPolicy::default(),
+            geo: GeoFiles::default(),
         };
         let Some(table) = &raw.cluster else {
             return (role == Role::Shield).then(default);
@@ -522,6 +520,7 @@ impl Resolver<'_> {
                 PeerPolicy::default,
                 PeerPolicy::parse,
             ),
+            geo: self.geo(&table.geo),
         })
     }
 

@@ -100,10 +100,37 @@ pub struct Node {
     pub drain: Duration,
     /// This CDN in `CDN-Loop` (RFC 8586): a request that carries it already went through here. Default: the cluster's name, else the node's.
     pub cdn_id: String,
-    /// Where it stands, `region-metro`. None: it says nothing of it.
+    /// Where it stands, `region-metro`. None: what it measures.
     pub zone: Option<String>,
+    /// Where it is on the globe. None: what `cluster.geo` knows of its addresses.
+    pub position: Option<GeoPosition>,
+    /// The number of the network it is in (autonomous system). None: what `cluster.geo` knows of its addresses.
+    pub asn: Option<u32>,
     /// Names and addresses clients reach it under, at most 8 of each; IP addresses in their one spelling.
     pub public: Vec<String>,
+}
+
+/// A place on the globe, to a millionth of a degree: 11 cm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GeoPosition {
+    /// Millionths of a degree, -90,000,000 to 90,000,000.
+    pub latitude_e6: i32,
+    /// Millionths of a degree, -180,000,000 to 180,000,000.
+    pub longitude_e6: i32,
+}
+
+impl GeoPosition {
+    /// Degrees, -90 to 90.
+    #[must_use]
+    pub fn latitude(self) -> f64 {
+        f64::from(self.latitude_e6) / 1e6
+    }
+
+    /// Degrees, -180 to 180.
+    #[must_use]
+    pub fn longitude(self) -> f64 {
+        f64::from(self.longitude_e6) / 1e6
+    }
 }
 
 /// `[listen]`: the addresses of this process.
@@ -372,6 +399,17 @@ pub struct Cluster {
     pub advertise: Vec<SocketAddr>,
     /// Which of the edges that hold an object is asked first. Default [`PeerPolicy::Latency`].
     pub policy: PeerPolicy,
+    /// `cluster.geo`
+    pub geo: GeoFiles,
+}
+
+/// `cluster.geo`: databases in MaxMind's format that say where addresses are, followed while the node runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GeoFiles {
+    /// Positions and cities ("City"). Default: none.
+    pub city: Option<PathBuf>,
+    /// Numbers of networks ("ASN"). Default: none.
+    pub asn: Option<PathBuf>,
 }
 
 /// By what the edges that hold an object are ordered. Whoever is ill, drains or is nearly full is asked under none of them.
@@ -486,6 +524,8 @@ pub struct Site {
     pub shield_fallback: bool,
     /// Sites of one domain share chunks. Default: the site's name, so nothing is shared.
     pub dedupe_domain: Arc<str>,
+    /// Patterns of the zones in which its bytes may be. Default: none, and they may be anywhere.
+    pub residency: Vec<String>,
     /// Whether the origin is sent `Accept-Encoding` in one spelling for all that ask alike. Default false.
     pub normal_accept_encoding: bool,
     /// What of the query takes part in the key and reaches the origin; the same on every node. Default: all of it.

@@ -23,6 +23,14 @@ impl Config {
         if let Some(zone) = &self.node.zone {
             out.key("zone", quoted(zone));
         }
+        if let Some(at) = self.node.position {
+            let (latitude, longitude) = (at.latitude(), at.longitude());
+            let table = format!("{{ latitude = {latitude:?}, longitude = {longitude:?} }}");
+            out.key("position", table);
+        }
+        if let Some(asn) = self.node.asn {
+            out.key("asn", asn);
+        }
         out.key("public", list(&self.node.public));
 
         out.table("[listen]");
@@ -101,6 +109,14 @@ impl Config {
             }
             out.key("advertise", list(&cluster.advertise));
             out.key("policy", quoted(cluster.policy.as_str()));
+            let geo = [("city", &cluster.geo.city), ("asn", &cluster.geo.asn)];
+            let geo: Vec<String> = geo
+                .into_iter()
+                .filter_map(|(key, file)| Some(format!("{key} = {}", path(file.as_ref()?))))
+                .collect();
+            if !geo.is_empty() {
+                out.key("geo", format!("{{ {} }}", geo.join(", ")));
+            }
         }
         out.table("[stoq]");
         out.key("adapt", self.stoq.adapt);
@@ -176,6 +192,9 @@ impl Config {
             out.key("stale_if_unreachable", time(site.stale_if_unreachable));
             out.key("shield_fallback", site.shield_fallback);
             out.key("dedupe_domain", quoted(&site.dedupe_domain));
+            if !site.residency.is_empty() {
+                out.key("residency", list(&site.residency));
+            }
             out.key("normal_accept_encoding", site.normal_accept_encoding);
             out.key("query", &site.query);
             for rule in &site.rules {

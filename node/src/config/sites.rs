@@ -156,6 +156,7 @@ impl Resolver<'_> {
             stale_if_unreachable: time(&site.stale_if_unreachable, STALE_IF_UNREACHABLE),
             shield_fallback: flag(&site.shield_fallback),
             dedupe_domain: domain.into(),
+            residency: self.residency(&site.residency, &key("residency")),
             normal_accept_encoding: site
                 .normal_accept_encoding
                 .as_ref()

@@ -204,3 +204,17 @@ pub(super) fn networks(built: u64) -> Vec<u8> {
         .insert("192.0.2.0/25", &network(64_496, "Example Networks"))
         .finish()
 }
+
+#[test]
+fn the_files_that_tests_of_other_crates_read_are_these() {
+    for (name, bytes) in [("places.mmdb", places(1)), ("networks.mmdb", networks(1))] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("testdata")
+            .join(name);
+        // STOQ_WRITE_TESTDATA=1 writes them anew.
+        if std::env::var_os("STOQ_WRITE_TESTDATA").is_some() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "{name}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Health, Key, NodeId, NodeState, View,
+    Key, NodeId, NodeState, View,
     geo::{names_metro, names_region},
 };
 
@@ -29,7 +29,7 @@ impl Level {
 
 /// A view with its nodes in the order that makes owners cheap to find: some 32 bytes a node and level.
 ///
-/// A node that drains or is ill owns nothing, so that what it knows is with others before it leaves.
+/// A shield owns nothing. Nor does a node that drains or is ill, so that what it knows is with others before it leaves.
 #[derive(Debug)]
 pub struct Owners {
     view: Arc<View>,
@@ -44,7 +44,7 @@ impl Owners {
     #[must_use]
     pub fn of(view: Arc<View>) -> Self {
         let zone = view.get(&view.me).map(|me| me.zone.clone());
-        let able = |node: &&Arc<NodeState>| !node.draining && node.health != Health::Ill;
+        let able = |node: &&Arc<NodeState>| node.shares_work();
         let ids = |is_in: &dyn Fn(&NodeState) -> bool| {
             let nodes = view.nodes().iter().filter(able);
             nodes
@@ -172,7 +172,9 @@ mod tests {
         let mut leaving = node(id(5), "eu", "fra");
         leaving.draining = true;
         let mut ill = node(id(6), "eu", "fra");
-        ill.health = Health::Ill;
+        ill.health = crate::Health::Ill;
+        let mut shield = node(id(7), "eu", "fra");
+        shield.is_shield = true;
         let nodes = [
             node(id(1), "eu", "fra"),
             node(id(2), "eu", "ams"),
@@ -180,6 +182,7 @@ mod tests {
             node(id(4), "eu", "fra"),
             leaving,
             ill,
+            shield,
         ];
         let owners = Owners::of(view(id(1), true, nodes));
         assert_eq!(owners.members(Level::Metro), [id(1), id(4)]);

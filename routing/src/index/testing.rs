@@ -25,6 +25,7 @@ pub(crate) fn node(id: NodeId, region: &str, metro: &str) -> NodeState {
         capacity: 0,
         health: Health::Well,
         draining: false,
+        is_shield: false,
         software: String::new(),
         schema: 1,
         purge_marks: Vec::new(),

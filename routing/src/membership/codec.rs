@@ -76,6 +76,7 @@ mod tag {
     pub(super) const SOFTWARE: u8 = 14;
     pub(super) const SCHEMA: u8 = 15;
     pub(super) const PURGE_MARKS: u8 = 16;
+    pub(super) const SHIELD: u8 = 17;
 }
 
 /// Writes a state.
@@ -164,6 +165,9 @@ pub fn encode(state: &NodeState) -> Result<Vec<u8>, StateError> {
     field(tag::SCHEMA, &state.schema.to_be_bytes())?;
     if !state.purge_marks.is_empty() {
         field(tag::PURGE_MARKS, &state.purge_marks)?;
+    }
+    if state.is_shield {
+        field(tag::SHIELD, &[])?;
     }
     // What it allows is stated once, by who reads.
     decode(&out)?;
@@ -299,6 +303,7 @@ pub fn decode(bytes: &[u8]) -> Result<NodeState, StateError> {
                 }
             }
             tag::DRAINING => state.draining = true,
+            tag::SHIELD => state.is_shield = true,
             tag::SOFTWARE => state.software = field.text("software")?,
             tag::SCHEMA => state.schema = u32::from_be_bytes(field.array()?),
             tag::PURGE_MARKS => {
@@ -460,7 +465,7 @@ mod tests {
             position in prop::option::of((-90_000_000i32..=90_000_000, -180_000_000i32..=180_000_000)),
             coordinates in prop::option::of((prop::array::uniform3(-60_000f32..60_000.0), 0f32..60_000.0, 0f32..10.0)),
             (asn, load, capacity) in (any::<Option<u32>>(), 0u16..=10_000, any::<u64>()),
-            (health, draining, schema) in (0u8..3, any::<bool>(), any::<u32>()),
+            (health, draining, is_shield, schema) in (0u8..3, any::<bool>(), any::<bool>(), any::<u32>()),
             purge_marks in prop::collection::vec(any::<u8>(), 0..300),
         ) -> NodeState {
             NodeState {
@@ -488,6 +493,7 @@ mod tests {
                 capacity,
                 health: [Health::Well, Health::Degraded, Health::Ill][usize::from(health)],
                 draining,
+                is_shield,
                 software,
                 schema,
                 purge_marks,

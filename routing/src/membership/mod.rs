@@ -30,7 +30,7 @@ pub use codec::{
     NAME_BYTES_MAX, PLACES_MAX, PUBLIC_NAME_BYTES_MAX, PURGE_MARKS_BYTES_MAX, STATE_BYTES_MAX,
     StateError, decode, encode,
 };
-pub use publish::{DRIFT_EVERY, Due, URGENT_EVERY, due};
+pub use publish::{DRIFT_EVERY, Due, URGENT_EVERY, due, have_moved};
 pub use roster::{Looked, NODES_MAX, REMEMBERED_MAX, Roster};
 pub use statement::{Order, STATEMENT_BYTES_MAX, Statement, StatementError};
 

@@ -16,8 +16,8 @@ pub const DRIFT_EVERY: Duration = Duration::from_secs(10);
 const LOAD_STEP: f64 = 0.05;
 /// Coordinates move when their vector or height does by this many milliseconds,
 const COORDINATE_STEP_MS: f64 = 2.0;
-/// or their error by this.
-const ERROR_STEP: f64 = 0.1;
+/// or their error by this: small enough that an error of 0.25 is not published as one above 0.3, from which on they are not trusted.
+const ERROR_STEP: f64 = 0.05;
 /// Capacity moves when it does by a tenth.
 const CAPACITY_STEP: f64 = 0.1;
 
@@ -65,10 +65,12 @@ fn drifted(published: &NodeState, wanted: &NodeState) -> bool {
     let step = capacity(published) * CAPACITY_STEP;
     (published.load - wanted.load).abs() >= LOAD_STEP
         || (capacity(published) - capacity(wanted)).abs() > step
-        || moved(published.coordinates, wanted.coordinates)
+        || have_moved(published.coordinates, wanted.coordinates)
 }
 
-fn moved(from: Option<Coordinates>, to: Option<Coordinates>) -> bool {
+/// Whether coordinates differ by something that changes a choice: 2 ms along the vector or of height, or 0.05 of the error.
+#[must_use]
+pub fn have_moved(from: Option<Coordinates>, to: Option<Coordinates>) -> bool {
     match (from, to) {
         (None, None) => false,
         (Some(from), Some(to)) => {

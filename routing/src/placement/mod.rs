@@ -67,8 +67,7 @@ impl Placement {
         let zone = view.get(&view.me).map(|me| &me.zone);
         let keeps = |node: &&Arc<NodeState>| {
             let is_near = zone.is_some_and(|zone| *zone == node.zone);
-            let serves = node.health != Health::Ill && !node.draining;
-            is_near && serves && Some(&node.id) != leaving
+            is_near && node.shares_work() && Some(&node.id) != leaving
         };
         let serving = || view.nodes().iter().filter(keeps);
         let is_any_well = serving().any(|node| node.health == Health::Well);

@@ -119,6 +119,7 @@ fn state(at: usize, id: NodeId, matrix: &Matrix) -> NodeState {
         capacity: 1 << 30,
         health: Health::Well,
         draining: false,
+        is_shield: false,
         software: String::new(),
         schema: 1,
         purge_marks: Vec::new(),
