@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use http::uri::Scheme;
 use http::{HeaderValue, StatusCode};
 use stoq::peer::{Exchange, ExchangeError, Part, PeerConn, RecvHalf, SendHalf};
-use stoq::pool::Pool;
+use stoq::pool::{Pool, PoolError};
 use stoq_cache::content::{ChunkId, ManifestId};
 use stoq_cache::http::validator::Validators;
 use stoq_cache::key::CacheKey;
@@ -30,6 +30,10 @@ use super::code::Code;
 use super::nodes::Node;
 use super::resume::{self, Again};
 use super::wire::{self, BodyMode, ChunksRequest, Head, ObjectRequest};
+
+/// How long a miss waits for a shield whose last dial failed: 300 ms, some round trips. While a shield is dead each miss pays that, instead of the time of a
+/// dial, at the most; once it is back the first that waits reaches it.
+const PROBED_WITHIN: Duration = Duration::from_millis(300);
 
 /// What is said where nothing else was found wrong.
 const NOBODY: &str = "no shield is configured";
@@ -84,6 +88,22 @@ impl ShieldClient {
         ranked.into_iter().map(|(_, node)| node)
     }
 
+    /// A connection to a node there. One that did not answer the last dial is not waited for as long as another: the dial goes on by itself, and whoever asks
+    /// after it finds the connection.
+    async fn reach(&self, addr: SocketAddr) -> Result<PeerConn, PoolError> {
+        let health = self.pool.health(addr);
+        let reached = self.pool.get(addr);
+        if !health.is_some_and(|health| health.failing && health.connections == 0) {
+            return reached.await;
+        }
+        match tokio::time::timeout(PROBED_WITHIN, reached).await {
+            Ok(reached) => reached,
+            Err(_) => Err(PoolError::Unanswering {
+                retry_in: Duration::ZERO,
+            }),
+        }
+    }
+
     /// Starts an exchange on the first node that takes it.
     async fn exchange(
         &self,
@@ -94,7 +114,7 @@ impl ShieldClient {
         let mut last = NOBODY.to_owned();
         for node in self.ranked(key) {
             for addr in addresses(node, &mut last).await {
-                let conn = match self.pool.get(addr).await {
+                let conn = match self.reach(addr).await {
                     Ok(conn) => conn,
                     Err(error) => {
                         last = error.to_string();
@@ -118,7 +138,7 @@ impl ShieldClient {
         let mut last = NOBODY.to_owned();
         for node in self.ranked(key) {
             for addr in addresses(node, &mut last).await {
-                match self.pool.get(addr).await {
+                match self.reach(addr).await {
                     Ok(conn) => return Ok(conn),
                     Err(error) => last = error.to_string(),
                 }
