@@ -21,16 +21,18 @@ mod transport;
 
 pub use exchanges::Exchanges;
 pub use fill::{
-    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbours, Offer, Patience,
-    PeerFill, PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
+    BeforeOrigin, Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, MayAnswer,
+    Neighbours, Offer, Patience, PeerFill, PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm,
+    Tier, Trouble,
 };
 pub use links::{Links, NodeDoors, NodeServers, NodeTls, WorkerDoor};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
     AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Manifests,
-    ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, Provenance,
-    Refusal, ShieldClient, SiteNames, Stored, Voucher, VoucherError, WithVoucher, wire, withhold,
+    ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, OwnWord,
+    Provenance, Refusal, ShieldClient, SiteNames, Stored, Voucher, VoucherError, WithVoucher, wire,
+    withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use query::query_rules;
