@@ -21,7 +21,8 @@ use stoq_ebpf::helper::{Helper, HelperError};
 use stoq_mesh::gossip::GOSSIP;
 use stoq_mesh::index::INDEX;
 use stoq_mesh::{
-    Borders, Exchanges, GeoWatch, Holders, Links, Membership, Node, Origins, Patience, Storage,
+    Borders, Exchanges, GeoWatch, Holders, Links, Membership, Node, Origins, OwnWord, Patience,
+    Storage,
 };
 use stoq_node::config::{AdminAddr, Config, ConfigError, XdpMode};
 use stoq_node::{
@@ -150,6 +151,7 @@ impl Prepared {
         state::read_secret(&config.node.state_dir)?;
         Storage::check(&config).map_err(|error| StartError::Config(vec![error]))?;
         let mut warnings = Vec::new();
+        warnings.extend(unvouched(&config, membership.as_ref()));
         let certificates = Certificates::load(&config, &mut warnings)?;
         let origins = Origins::new(&config).map_err(StartError::Config)?;
         let borders = Borders::of(&config).map_err(StartError::Config)?;
@@ -459,6 +461,15 @@ impl Bound {
             Some(_) => mesh::exchanges(&shared, &registry),
             None => Exchanges::default(),
         };
+        if let Some(member) = &membership {
+            let word = OwnWord::of(member.identity().clone());
+            if config.sites.iter().any(|site| word.may(&site.name)) {
+                registry.with(|registry| {
+                    word.register(registry.sub_registry_with_prefix("stoq"));
+                });
+                cache.vouched_for_by(Arc::new(word));
+            }
+        }
         let dev_tls = certificates.dev().cloned();
         let (https_addrs, http_addrs) = (
             https.iter().map(|sockets| sockets.addr).collect(),
@@ -685,6 +696,25 @@ impl Running {
         self.drain.begin();
         self.wait().await
     }
+}
+
+/// What is lost on an edge that fetches from origins itself, listens for others, and may not vouch for what it fetched.
+fn unvouched(config: &Config, membership: Option<&Membership>) -> Option<String> {
+    let member =
+        membership.filter(|_| config.shield.is_none() && !config.listen.stoq.is_empty())?;
+    let word = OwnWord::of(member.identity().clone());
+    let sites = config.sites.iter().map(|site| &*site.name);
+    let without: Vec<_> = sites.filter(|site| !word.may(site)).collect();
+    let roles = without.iter().map(|site| format!("fetch:{site}"));
+    let roles: Vec<_> = roles.collect();
+    (!without.is_empty()).then(|| {
+        format!(
+            "other edges take nothing of {} from this one, since it has no role to vouch for what it fetches: issue its identity with `--node {}:edge,{}`",
+            without.join(", "),
+            member.identity().name(),
+            roles.join(",")
+        )
+    })
 }
 
 fn cache_site(cache: &Cache, site: &stoq_node::config::Site) -> Arc<stoq_cache::engine::CacheSite> {

@@ -11,10 +11,12 @@ use stoq::pool::Pool;
 use stoq::quic::{
     Alarm, CidKeys, Endpoint, EndpointConfig, TlsServer, TransportConfig, WorkerSocket,
 };
+use stoq_cache::engine::CacheSite;
+use stoq_cache::time::Timestamp;
 use stoq_cache::upstream::Upstream;
 use stoq_mesh::{
-    ChunkKeyIds, Exchanges, Fares, Links, Membership, Node, Origins, PeerFills, ShieldClient,
-    Storage,
+    ChunkKeyIds, Exchanges, Fares, Links, MayAnswer, Membership, Node, Origins, PeerFills,
+    ShieldClient, Storage,
 };
 use stoq_node::config::Config;
 use stoq_node::memory::keep_within;
@@ -128,10 +130,14 @@ impl Plan {
     pub(crate) async fn work(&self, id: WorkerId) -> WorkerResult {
         let origins = self.origins.for_worker();
         let pool = self.pool()?;
-        let shield = pool.and_then(|pool| self.shield_client(pool));
+        let shield = pool.clone().and_then(|pool| self.shield_client(pool));
         let upstreams = origins.upstreams.iter().zip(&self.shield_fallback);
         let upstreams = upstreams
-            .map(|(origin, fallback)| serve::choose(shield.as_ref(), *fallback, origin))
+            .zip(&self.shared.sites)
+            .map(|((origin, fallback), site)| {
+                let origin = self.before_origin(pool.as_ref(), site, origin);
+                serve::choose(shield.as_ref(), *fallback, &origin)
+            })
             .collect();
         let Some(doors) = self.doors.lock().get_mut(id.0).and_then(Option::take) else {
             return Err(format!("worker {id} was started twice").into());
@@ -266,6 +272,23 @@ impl Plan {
             return Ok(None);
         };
         Ok(Some(self.links.pool(membership.identity().clone())?))
+    }
+
+    /// What a site's misses are sent to where there is no shield: the origin, with peers before it where they are known.
+    fn before_origin(
+        &self,
+        pool: Option<&Pool>,
+        site: &Arc<CacheSite>,
+        origin: &Arc<dyn Upstream>,
+    ) -> Arc<dyn Upstream> {
+        let (Some(fills), Some(pool), true) = (&self.fills, pool, self.shield.is_empty()) else {
+            return Arc::clone(origin);
+        };
+        let (cache, site) = (self.shared.cache.clone(), Arc::clone(site));
+        let may_answer: MayAnswer = Arc::new(move |request, status, response, said_ms| {
+            cache.would_answer(&site, request, status, response, Timestamp(said_ms))
+        });
+        Arc::new(fills.before(pool.clone(), Arc::clone(origin), may_answer))
     }
 
     /// This worker's client of the shield, if there is one, with peers before it where they are known.

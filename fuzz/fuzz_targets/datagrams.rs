@@ -1,4 +1,4 @@
-//! libFuzzer on [`stoq_fuzz::datagrams`].
+//! libFuzzer on [`stoq_fuzz::transport::datagrams`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::datagrams(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::transport::datagrams(input));

@@ -1,4 +1,4 @@
-//! libFuzzer on [`stoq_fuzz::frames`].
+//! libFuzzer on [`stoq_fuzz::transport::frames`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::frames(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::transport::frames(input));

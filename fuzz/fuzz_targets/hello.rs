@@ -1,4 +1,4 @@
-//! libFuzzer on [`stoq_fuzz::hello`].
+//! libFuzzer on [`stoq_fuzz::transport::hello`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::hello(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::transport::hello(input));

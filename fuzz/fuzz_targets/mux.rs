@@ -1,4 +1,4 @@
-//! libFuzzer on [`stoq_fuzz::mux`].
+//! libFuzzer on [`stoq_fuzz::transport::mux`].
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::mux(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::transport::mux(input));

@@ -26,16 +26,18 @@ pub use bearings::{Bearings, GeoWatch, Standing, Whereabouts};
 pub use borders::{Borders, Crossing};
 pub use exchanges::Exchanges;
 pub use fill::{
-    Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, Neighbour, Neighbours, Offer,
-    Patience, PeerFill, PeerFills, Quarantine, SiteKeys, Sought, Step, Swarm, Tier, Trouble,
+    BeforeOrigin, Candidate, End, FillMetrics, HOLDERS_MAX, HolderId, Holders, MayAnswer,
+    Neighbour, Neighbours, Offer, Patience, PeerFill, PeerFills, Quarantine, SiteKeys, Sought,
+    Step, Swarm, Tier, Trouble,
 };
 pub use links::{Links, NodeDoors, NodeServers, NodeTls, WorkerDoor};
 pub use membership::{CertError, CertReport, CertVerb, Membership, cert};
 pub use metrics::{ObjectMetrics, Outcome};
 pub use object::{
     AnswerBody, ChunkKeyIds, ChunksRequest, Code, Holdings, HoldingsRequest, Leaving, Manifests,
-    ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, Provenance,
-    Refusal, ShieldClient, SiteNames, Stored, Voucher, VoucherError, WithVoucher, wire, withhold,
+    ManifestsRequest, Node, ObjectAnswer, ObjectRequest, ObjectServer, ObjectSource, OwnWord,
+    Provenance, Refusal, ShieldClient, SiteNames, Stored, Voucher, VoucherError, WithVoucher, wire,
+    withhold,
 };
 pub use origins::{Origins, WorkerOrigins};
 pub use presence::{Fares, Presence};

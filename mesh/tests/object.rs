@@ -16,6 +16,7 @@ use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 use stoq::peer::{PeerServer, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig};
+use stoq::transport::memory::{Conditions, Network};
 use stoq_cache::content::{ChunkId, ManifestId, Profile};
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
@@ -372,4 +373,68 @@ async fn a_shield_that_is_not_there_is_down_and_not_an_origin_error() {
         .await
         .unwrap_err();
     assert!(matches!(error, UpstreamError::ShieldDown(_)), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_shield_is_dead_one_miss_waits_for_a_dial_and_the_others_hardly_at_all() {
+    const SOON: Duration = Duration::from_millis(310);
+    let edge_addr = SocketAddr::from(([10, 0, 0, 1], 1));
+    let shield_addr = SocketAddr::from(([10, 0, 0, 2], 7443));
+    let network = Network::new(1);
+    network.set_default(Conditions {
+        latency: Duration::from_millis(10),
+        ..Conditions::default()
+    });
+    let validity = Validity::starting(rustls_pki_types::UnixTime::now(), Duration::from_secs(7200));
+    let root = ClusterRoot::generate("demo", validity).unwrap();
+    let pool = Pool::new(
+        network.client(edge_addr).unwrap(),
+        identity(&root, "edge-1", Role::Edge),
+        PoolConfig {
+            seed: 1,
+            ..PoolConfig::default()
+        },
+    );
+    let client = ShieldClient::new(
+        pool,
+        [shield_addr.into()].into(),
+        Arc::new(|_| [7; 16]),
+        Duration::from_secs(10),
+    );
+    let miss = async || {
+        let began = tokio::time::Instant::now();
+        let answer = client.fetch(request(Method::GET, None)).await;
+        (answer.is_ok(), began.elapsed())
+    };
+    let (is_answered, first) = miss().await;
+    assert!(!is_answered && first >= Duration::from_secs(3), "{first:?}");
+    for _ in 0..60 {
+        let (is_answered, took) = miss().await;
+        assert!(!is_answered && took <= SOON, "{took:?}");
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    // It is back.
+    let shield = identity(&root, "shield-1", Role::Shield);
+    let tls = shield.server_config(stoq::identity::ALPN).unwrap();
+    let place = network
+        .server(shield_addr, tls, TransportConfig::default())
+        .unwrap();
+    let source = Scripted(Box::new(|_, _| {
+        Box::pin(std::future::ready(Ok(answer(AnswerBody::Empty))))
+    }));
+    let handler = ObjectServer::new(Arc::new(source), Arc::new(ObjectMetrics::default()));
+    let server = PeerServer::new(place, shield, Arc::new(handler), ServeConfig::default());
+    let served = tokio::spawn(async move { server.serve().await });
+    let back = tokio::time::Instant::now();
+    loop {
+        let (is_answered, took) = miss().await;
+        assert!(took <= SOON, "{took:?}");
+        if is_answered {
+            break;
+        }
+        // The longest rest between two dials, and a dial that was begun too early.
+        assert!(back.elapsed() <= Duration::from_secs(14));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    served.abort();
 }

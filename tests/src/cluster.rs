@@ -26,6 +26,7 @@ pub struct Cluster {
     shield_at: Option<SocketAddr>,
     peers: bool,
     edges: usize,
+    edge_roles: Vec<NodeRole>,
     workers: usize,
     ram: String,
     disk: Option<String>,
@@ -54,6 +55,7 @@ impl Cluster {
             shield_at: None,
             peers: false,
             edges: 1,
+            edge_roles: vec![NodeRole::Edge],
             workers: 2,
             ram: "64MiB".to_owned(),
             disk: None,
@@ -129,6 +131,13 @@ impl Cluster {
         self
     }
 
+    /// A role of the edges' certificates beside `edge`.
+    #[must_use]
+    pub fn edge_role(mut self, role: NodeRole) -> Self {
+        self.edge_roles.push(role);
+        self
+    }
+
     /// So many workers in each process.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
@@ -195,7 +204,7 @@ impl Cluster {
     /// When anything does not start: the reason is in the message.
     pub async fn start(self) -> Running {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        if self.shields > 0 {
+        if self.shields > 0 || self.peers {
             self.identities(dir.path());
         }
         let shields = (1..=self.shields).map(|number| {
@@ -222,15 +231,19 @@ impl Cluster {
         let nodes: Vec<_> = addrs.iter().map(|addr| format!("\"{addr}\"")).collect();
         let nodes = nodes.join(", ");
         let meets = self.shield_zone.is_some();
-        let mut seed = addrs.first().copied().filter(|_| meets);
+        let mut seed: Option<SocketAddr> = addrs.first().copied().filter(|_| meets);
         let edges = (1..=self.edges).map(|number| {
             let name = format!("edge-{number}");
-            let behind = if nodes.is_empty() {
-                String::new()
-            } else {
-                let seeds = seed.map_or_else(String::new, |addr: SocketAddr| format!("seeds = [\"{addr}\"]\n"));
-                format!("{}{seeds}[shield]\nnodes = [{nodes}]\n", Self::cluster(&name))
-            };
+            let mut behind = String::new();
+            if self.peers || !nodes.is_empty() {
+                behind = Self::cluster(&name);
+                if let Some(seed) = seed {
+                    behind += &format!("seeds = [\"{seed}\"]\n");
+                }
+            }
+            if !nodes.is_empty() {
+                behind += &format!("[shield]\nnodes = [{nodes}]\n");
+            }
             let listen = "[listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
             let stoq = if self.peers { "stoq = [\"127.0.0.1:0\"]\n" } else { "" };
             let text = format!("{}{listen}{stoq}{behind}{}{}", self.head(&name, self.zones.get(number - 1)), self.tail(), self.edge_site);
@@ -277,11 +290,12 @@ impl Cluster {
         let validity = || Validity::starting(UnixTime::now(), Duration::from_secs(24 * 3600));
         let root = ClusterRoot::generate("test", validity()).expect("a root");
         std::fs::write(dir.join("root.pem"), root.to_pem_cert()).expect("root.pem is written");
-        let edges = (1..=self.edges).map(|number| (format!("edge-{number}"), NodeRole::Edge));
+        let edges =
+            (1..=self.edges).map(|number| (format!("edge-{number}"), self.edge_roles.clone()));
         let shields =
-            (1..=self.shields).map(|number| (format!("shield-{number}"), NodeRole::Shield));
-        for (name, role) in edges.chain(shields) {
-            let file = root.issue(&name, &[role], validity()).expect("an identity");
+            (1..=self.shields).map(|number| (format!("shield-{number}"), vec![NodeRole::Shield]));
+        for (name, roles) in edges.chain(shields) {
+            let file = root.issue(&name, &roles, validity()).expect("an identity");
             file.save(&dir.join(format!("{name}.pem")))
                 .expect("an identity is written");
         }

@@ -153,18 +153,20 @@ impl Cache {
                 false,
             ),
         };
+        let via = newer.response.via;
+        let voucher = self.vouch(request, status, &headers, &held.manifest, &freshness, via);
         let object = Object::new(
             Arc::new(StoredHead::new(status, headers)),
             Arc::clone(&held.manifest),
             freshness,
             selector,
-            newer.response.via,
+            via,
             newer.response.upstream_cache_status.clone(),
         )
         .in_groups(membership)
         .after(held)
-        // It says how the response was when it came, which is older and not wrong.
-        .vouched(held.voucher.clone());
+        // The held one says how the response was when it came, which is older and not wrong.
+        .vouched(voucher.or_else(|| held.voucher.clone()));
         Freshened { object, storable }
     }
 }

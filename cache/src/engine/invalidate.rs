@@ -63,7 +63,7 @@ impl Change {
 }
 
 /// The name of a URI's origin. Two URIs have the same where keys would not tell their schemes, hosts and ports apart.
-fn origin(site: &str, scheme: &str, authority: &str) -> CacheKey {
+pub(super) fn origin(site: &str, scheme: &str, authority: &str) -> CacheKey {
     CacheKey::of(site, scheme, authority, "/")
 }
 
@@ -124,6 +124,7 @@ impl Cache {
             Some(own) => self.inner.marks.outdate_others(own),
             None => self.inner.marks.outdate(&key),
         };
+        self.inner.vouching.invalidated(key, self.now());
         let _applying = self.inner.marks.mark_url(key);
         let mut found: Vec<Arc<Object>> = Vec::new();
         self.inner.index.change_all(key, |object| {

@@ -458,6 +458,11 @@ impl Fetch {
             header::CONTENT_LENGTH,
             HeaderValue::from(manifest.total_len()),
         );
+        let voucher = voucher.or_else(|| {
+            let (status, freshness) = (filling.head.status, &filling.freshness);
+            self.cache
+                .vouch(&self.request, status, &headers, &manifest, freshness, via)
+        });
         let object = Object::new(
             Arc::new(StoredHead::new(filling.head.status, headers)),
             manifest,

@@ -26,6 +26,7 @@ mod recall;
 mod relay;
 mod searches;
 mod serve;
+mod vouch;
 mod watch;
 
 use std::{fmt, io, sync::Arc, time::Duration};
@@ -42,6 +43,7 @@ pub use self::{
     census::{Census, CensusError, Checked, Swept},
     persist::{Journal, JournalError, PersistMetrics},
     relay::Relay,
+    vouch::{CLOCKS_APART, Fetched, Vouches},
     watch::{HITS_TOLD, Seen, Watcher},
 };
 use self::{
@@ -286,6 +288,7 @@ struct Inner {
     budget: Arc<Budget>,
     fills: census::OpenFills,
     partials: partials::Partials,
+    vouching: vouch::Vouching,
     /// Writes the marks; `None` where they end with the process.
     keeper: Option<Keeper>,
     metrics: Arc<Metrics>,
@@ -377,6 +380,7 @@ impl Cache {
             collapse: Collapse::new(),
             budget: Budget::new(config.fill_bytes),
             fills: census::OpenFills::default(),
+            vouching: vouch::Vouching::default(),
             keeper,
             metrics,
             tasks: TaskTracker::new(),

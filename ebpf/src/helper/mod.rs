@@ -19,6 +19,8 @@ mod serve;
 mod socket;
 mod wire;
 
+#[doc(hidden)]
+pub use self::wire::reread;
 pub use self::{
     client::{ANSWER_WITHIN, Helper, HelperError, LOAD_WITHIN},
     serve::{ServeError, serve, serve_stdin},

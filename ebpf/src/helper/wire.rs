@@ -269,6 +269,23 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(u64, T), Wire
     }
 }
 
+/// For the fuzz targets: reads a message of either side and says it again.
+///
+/// # Errors
+/// It is none, in words.
+#[doc(hidden)]
+pub fn reread(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let _ = id_of(bytes);
+    let said = match decode::<Request>(bytes) {
+        Ok((id, request)) => encode(id, request),
+        Err(_) => {
+            let (id, answer) = decode::<Answer>(bytes).map_err(|error| error.to_string())?;
+            encode(id, answer)
+        }
+    };
+    said.map_err(|error| error.to_string())
+}
+
 /// The version that a message says it has, whatever else it says.
 fn version_of(bytes: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]

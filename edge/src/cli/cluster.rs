@@ -45,7 +45,8 @@ pub(super) struct Init {
     /// The cluster's name, the same in every node's `[cluster]`.
     #[arg(long)]
     name: String,
-    /// A node and its roles, such as `edge-1:edge` or `shield-1:shield`. Repeat it for each node.
+    /// A node and its roles, such as `edge-1:edge`, `shield-1:shield`, or `edge-2:edge,fetch:example.com` for one that fetches from a site's origin itself. Repeat it
+    /// for each node.
     #[arg(long = "node", value_name = "NAME:ROLE[,ROLE]", required = true)]
     nodes: Vec<String>,
     /// Where the files go.
@@ -177,7 +178,9 @@ pub(super) fn parse(text: &str) -> anyhow::Result<(String, Vec<Role>)> {
     );
     let roles = roles.split(',').map(|role| {
         role.parse::<Role>().map_err(|error| {
-            anyhow::anyhow!("--node {text}: {error}; roles are edge, shield, admin")
+            anyhow::anyhow!(
+                "--node {text}: {error}; roles are edge, shield, admin and fetch:<site>"
+            )
         })
     });
     Ok((name.to_owned(), roles.collect::<anyhow::Result<_>>()?))

@@ -21,7 +21,7 @@ const CLOSING: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
-    /// The node that may join and its roles, such as `edge-7:edge`.
+    /// The node that may join and its roles, such as `edge-7:edge` or `edge-7:edge,fetch:example.com`.
     #[arg(long, value_name = "NAME:ROLE[,ROLE]")]
     node: String,
     /// Where the node reaches this machine (UDP). Port 0: any that is free.

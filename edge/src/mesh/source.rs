@@ -1,5 +1,5 @@
-//! What the edge gives to other nodes: chunks it holds, of sites it serves. It fetches nothing for them, and vouches for nothing:
-//! what a shield has said of an object it passes on.
+//! What the edge gives to other nodes: chunks it holds, of sites it serves. It fetches nothing for them, and what is said of an object, by a shield or by who fetched it
+//! (which may be this edge), it passes on as it was written then.
 
 use std::fmt;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::holder::Tier;
+use crate::object::VoucherError;
 
 /// Counters of one label.
 type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
@@ -40,6 +41,20 @@ impl Fault {
     }
 }
 
+/// The word for why what is said of an object is not believed.
+const fn doubt(why: &VoucherError) -> &'static str {
+    match why {
+        VoucherError::Decode(_) => "malformed",
+        VoucherError::Papers(_) => "certificate",
+        VoucherError::Role(..) => "role",
+        VoucherError::Signature(_) => "signature",
+        VoucherError::Manifest => "manifest",
+    }
+}
+
+/// All of those words.
+const DOUBTS: [&str; 5] = ["malformed", "certificate", "role", "signature", "manifest"];
+
 /// Counters of the asking side of a node.
 #[derive(Debug, Default)]
 pub struct FillMetrics {
@@ -48,6 +63,11 @@ pub struct FillMetrics {
     /// sent.
     pub wasted_bytes: Counter,
     faults: Labelled,
+    disbelieved: Labelled,
+    /// Fresh objects that came from other edges, by the word of who had fetched them, so that their origins were not asked.
+    pub spared: Counter,
+    /// Of those, bodies that other edges broke off and the origin went on with.
+    pub mended: Counter,
     /// Fills under way.
     pub open: Gauge,
     /// Fills that ended with every chunk.
@@ -87,6 +107,14 @@ impl FillMetrics {
             "What holders did that they should not have",
             self.faults.clone(),
         );
+        for why in DOUBTS {
+            drop(self.disbelieved.get_or_create(&[("why", why)]));
+        }
+        registry.register(
+            "vouchers_refused",
+            "What was said of objects and not believed",
+            self.disbelieved.clone(),
+        );
         registry.register(
             "open",
             "Fills from several holders under way",
@@ -112,6 +140,16 @@ impl FillMetrics {
                 "kept",
                 "Objects put together from other edges while no shield answered",
                 &self.kept,
+            ),
+            (
+                "spared",
+                "Fresh objects that came from other edges, so that their origins were not asked",
+                &self.spared,
+            ),
+            (
+                "mended",
+                "Bodies that other edges broke off and the origin went on with",
+                &self.mended,
             ),
             (
                 "refused",
@@ -141,6 +179,11 @@ impl FillMetrics {
         };
         let counter = self.chunk_bytes.get_or_create(&[("source", source)]);
         counter.inc_by(bytes as u64);
+    }
+
+    pub(super) fn disbelieved(&self, why: &VoucherError) {
+        let counter = self.disbelieved.get_or_create(&[("why", doubt(why))]);
+        counter.inc();
     }
 
     pub(super) fn fault(&self, fault: Fault) {

@@ -14,32 +14,31 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
-use http::uri::Scheme;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{Method, header};
 use stoq::identity::Identity;
 use stoq::pool::Pool;
-use stoq_cache::content::{ChunkId, ChunkKey, Entry, ManifestId};
+use stoq_cache::content::{ChunkId, ChunkKey, ManifestId};
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
     BodyError, ChunkEvent, ChunkStream, FetchBody, FetchRequest, FetchResponse, PieceStream,
-    Source, Upstream, UpstreamError,
+    Upstream, UpstreamError,
 };
 use tokio::time::timeout;
 
-use super::ask::{AskError, Way};
+use super::ask::Way;
+use super::before_origin::{BeforeOrigin, MayAnswer};
 use super::body::{self, Has, Member};
 use super::budget::{Budget, Share};
 use super::feed::Line;
 use super::holder::{Offer, Patience, Tier};
 use super::holders::{self, Candidate, Holders, Sought};
-use super::metrics::{Fault, FillMetrics};
+use super::kept::Asking;
+use super::metrics::FillMetrics;
 use super::quarantine::Quarantine;
 use super::swarm::HOLDERS_MAX;
-use super::vouched::{self, Vouched};
 use crate::borders::{Borders, Crossing};
 use crate::gossip::node_id;
-use crate::object::{ShieldClient, VoucherError};
-use crate::wire::ObjectRequest;
+use crate::object::ShieldClient;
 
 /// Peers of one fill: the swarm's bound, but one place for the shield.
 const PEERS_MAX: usize = HOLDERS_MAX - 1;
@@ -53,15 +52,15 @@ pub type SiteKeys = Arc<dyn Fn(&str) -> Option<ChunkKey> + Send + Sync>;
 /// What the fills of all workers of an edge share.
 #[derive(Clone)]
 pub struct PeerFills {
-    holders: Arc<dyn Holders>,
-    keys: SiteKeys,
-    has: Has,
-    metrics: Arc<FillMetrics>,
-    quarantine: Arc<Quarantine>,
-    budget: Arc<Budget>,
-    patience: Patience,
-    identity: Option<Identity>,
-    borders: Arc<Borders>,
+    pub(super) holders: Arc<dyn Holders>,
+    pub(super) keys: SiteKeys,
+    pub(super) has: Has,
+    pub(super) metrics: Arc<FillMetrics>,
+    pub(super) quarantine: Arc<Quarantine>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) patience: Patience,
+    pub(super) identity: Option<Identity>,
+    pub(super) borders: Arc<Borders>,
 }
 
 impl fmt::Debug for PeerFills {
@@ -125,24 +124,45 @@ impl PeerFills {
     #[must_use]
     pub fn over(&self, pool: Pool, shield: Arc<ShieldClient>) -> PeerFill {
         PeerFill {
+            peers: self.peers(pool),
+            shield,
+        }
+    }
+
+    /// The upstream of one worker for a site of which this edge asks the origin itself: what another edge has, and `may_answer` says will do, comes from there.
+    #[must_use]
+    pub fn before(
+        &self,
+        pool: Pool,
+        origin: Arc<dyn Upstream>,
+        may_answer: MayAnswer,
+    ) -> BeforeOrigin {
+        BeforeOrigin::new(self.peers(pool), origin, may_answer)
+    }
+
+    fn peers(&self, pool: Pool) -> Peers {
+        Peers {
             fills: self.clone(),
             pool,
-            shield,
         }
     }
 }
 
-/// An [`Upstream`] over peers and the shield: one worker's. See [`PeerFills::over`].
+/// The other edges, as one worker reaches them.
 #[derive(Debug)]
-pub struct PeerFill {
-    fills: PeerFills,
-    pool: Pool,
-    shield: Arc<ShieldClient>,
+pub(super) struct Peers {
+    pub(super) fills: PeerFills,
+    pub(super) pool: Pool,
 }
 
-impl PeerFill {
+impl Peers {
     /// Who holds something of this URL; none where nobody is known in time.
-    async fn find(&self, site: &str, key: CacheKey, chunk_key: &ChunkKey) -> Vec<Candidate> {
+    pub(super) async fn find(
+        &self,
+        site: &str,
+        key: CacheKey,
+        chunk_key: &ChunkKey,
+    ) -> Vec<Candidate> {
         let sought = Sought {
             site,
             key,
@@ -173,7 +193,7 @@ impl PeerFill {
         found
     }
 
-    fn share(&self) -> Option<Share> {
+    pub(super) fn share(&self) -> Option<Share> {
         let share = self.fills.budget.share();
         if share.is_none() {
             self.fills.metrics.refused.inc();
@@ -181,7 +201,7 @@ impl PeerFill {
         share
     }
 
-    fn line(&self, site: &Arc<str>, key: CacheKey, chunk_key: ChunkKey) -> Arc<Line> {
+    pub(super) fn line(&self, site: &Arc<str>, key: CacheKey, chunk_key: ChunkKey) -> Arc<Line> {
         Arc::new(Line {
             pool: self.pool.clone(),
             quarantine: Arc::clone(&self.fills.quarantine),
@@ -193,25 +213,39 @@ impl PeerFill {
         })
     }
 
-    /// These peers. One that is said to hold all of the manifest that is wanted is believed; of others it is asked chunk by chunk.
-    fn peers(
-        candidates: Vec<Candidate>,
-        wanted: Option<ManifestId>,
-    ) -> impl Iterator<Item = Member> {
-        candidates
-            .into_iter()
-            .take(PEERS_MAX)
-            .map(move |candidate| {
-                let offer = Offer {
-                    tier: Tier::Peer,
-                    whole: candidate.whole && Some(candidate.manifest) == wanted,
-                    rtt: candidate.rtt,
-                };
-                let way = Way::Peer(candidate);
-                Member { way, offer }
-            })
+    /// The key under which chunks are named, of a request for what others may hold whole: the whole of an object, by one who has nothing of it, of a site that is served here.
+    pub(super) fn key_of_miss(&self, request: &FetchRequest) -> Option<ChunkKey> {
+        (self.fills.keys)(&request.site).filter(|_| is_miss(request))
     }
+}
 
+/// These peers. One that is said to hold all of the manifest that is wanted is believed; of others it is asked chunk by chunk.
+pub(super) fn peers(
+    candidates: Vec<Candidate>,
+    wanted: Option<ManifestId>,
+) -> impl Iterator<Item = Member> {
+    candidates
+        .into_iter()
+        .take(PEERS_MAX)
+        .map(move |candidate| {
+            let offer = Offer {
+                tier: Tier::Peer,
+                whole: candidate.whole && Some(candidate.manifest) == wanted,
+                rtt: candidate.rtt,
+            };
+            let way = Way::Peer(candidate);
+            Member { way, offer }
+        })
+}
+
+/// An [`Upstream`] over peers and the shield: one worker's. See [`PeerFills::over`].
+#[derive(Debug)]
+pub struct PeerFill {
+    peers: Peers,
+    shield: Arc<ShieldClient>,
+}
+
+impl PeerFill {
     /// These peers, and the shield behind them.
     fn members(
         &self,
@@ -228,117 +262,29 @@ impl PeerFill {
                 rtt: None,
             },
         };
-        Self::peers(candidates, wanted).chain([shield]).collect()
+        peers(candidates, wanted).chain([shield]).collect()
     }
 
     async fn object(&self, request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
-        let Some(chunk_key) = (self.fills.keys)(&request.site).filter(|_| is_miss(&request)) else {
+        let Some(chunk_key) = self.peers.key_of_miss(&request) else {
             return self.shield.fetch(request).await;
         };
         let (site, key) = (Arc::clone(&request.site), request.key);
-        let found = self.find(&site, key, &chunk_key).await;
+        let found = self.peers.find(&site, key, &chunk_key).await;
         let Some((root, candidates)) = holders::agree(found) else {
             return self.shield.fetch(request).await;
         };
-        let Some(share) = self.share() else {
+        let Some(share) = self.peers.share() else {
             return self.shield.fetch(request).await;
         };
         let mut response = self.shield.fetch_without(request, root).await?;
         if let FetchBody::Chunked(events) = response.body {
             let members = self.members(&site, key, candidates, Some(root));
-            let line = self.line(&site, key, chunk_key);
-            let has = Some(Arc::clone(&self.fills.has));
+            let line = self.peers.line(&site, key, chunk_key);
+            let has = Some(Arc::clone(&self.peers.fills.has));
             response.body = FetchBody::Chunked(body::body(events, members, line, has, share));
         }
         Ok(response)
-    }
-
-    /// What other edges have kept of an object, for one to whom nobody answers who could say how it is now: the head as a shield sent it, aged since
-    /// then, and the body from all that hold parts of it. `None` where nobody has it with a shield's voucher, or where it was not asked for the whole of a
-    /// miss. Whether it is too old to be used is for the asker to judge.
-    async fn stand_in(&self, request: FetchRequest) -> Option<FetchResponse> {
-        let identity = self.fills.identity.as_ref()?;
-        let chunk_key = (self.fills.keys)(&request.site).filter(|_| is_miss(&request))?;
-        let (site, key) = (request.site, request.key);
-        let message = ObjectRequest {
-            key: *key.as_bytes(),
-            chunk_key_id: *chunk_key.key_id().as_bytes(),
-            site: site.to_string(),
-            method: Method::GET,
-            https: request.scheme == Scheme::HTTPS,
-            authority: request.authority,
-            path_and_query: request.path_and_query.to_string(),
-            headers: request.headers,
-            held: None,
-        };
-        let metrics = &self.fills.metrics;
-        let found = self.find(&site, key, &chunk_key).await;
-        let mut vouched = None;
-        for candidate in found.iter().take(VOUCHED_ASKED_MAX) {
-            let way = Way::Peer(candidate.clone());
-            let asked = async {
-                let conn = way.connect(&self.pool, &self.fills.quarantine).await?;
-                vouched::ask(&conn, &message, identity).await
-            };
-            match asked.await {
-                Ok(answer) => {
-                    vouched = Some(answer);
-                    break;
-                }
-                Err(AskError::Voucher(why)) => {
-                    let from = candidate.addresses.first().copied();
-                    identity.audit_statement(candidate.node, from, &why.to_string());
-                    // One who passes on the word of a shield that is not believed any more is no liar.
-                    let lies = !matches!(why, VoucherError::Papers(_));
-                    if let Some(node) = candidate.node.filter(|_| lies) {
-                        metrics.fault(Fault::Lied);
-                        self.fills.quarantine.put(node, tokio::time::Instant::now());
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(?candidate, %error, "an edge gives nothing of an object");
-                }
-            }
-        }
-        let Vouched {
-            voucher,
-            sealed,
-            manifest,
-        } = vouched?;
-        let share = self.share()?;
-        let root = manifest.root();
-        let total = manifest.total_len();
-        let names: Vec<_> = manifest.entries_from(0).collect();
-        let named = names
-            .into_iter()
-            .map(|Entry { id, len }| ChunkEvent::Held { id, len });
-        let events = [ChunkEvent::Profile(manifest.profile())]
-            .into_iter()
-            .chain(named)
-            .chain([
-                ChunkEvent::Vouched(sealed),
-                ChunkEvent::Sealed { root, total },
-            ]);
-        let events: ChunkStream = Box::pin(stream::iter(events.map(Ok)));
-        let members = Self::peers(found, Some(root)).collect();
-        let line = self.line(&site, key, chunk_key);
-        let has = Some(Arc::clone(&self.fills.has));
-        metrics.kept.inc();
-        let mut headers = voucher.response;
-        let now_ms = identity
-            .now()
-            .map_or(0, |now| now.as_secs().saturating_mul(1_000));
-        headers.insert(
-            header::AGE,
-            aged(&headers, now_ms.saturating_sub(voucher.sent_ms)),
-        );
-        Some(FetchResponse {
-            status: voucher.status,
-            headers,
-            body: FetchBody::Chunked(body::body(events, members, line, has, share)),
-            via: Source::Peer,
-            upstream_cache_status: None,
-        })
     }
 
     async fn by_name(
@@ -347,11 +293,15 @@ impl PeerFill {
         key: CacheKey,
         chunks: Vec<(ChunkId, u32)>,
     ) -> Result<PieceStream, UpstreamError> {
-        let Some(chunk_key) = (self.fills.keys)(&site) else {
+        let Some(chunk_key) = (self.peers.fills.keys)(&site) else {
             return self.shield.chunks(site, key, chunks).await;
         };
-        let found = self.find(&site, key, &chunk_key).await;
-        let share = if found.is_empty() { None } else { self.share() };
+        let found = self.peers.find(&site, key, &chunk_key).await;
+        let share = if found.is_empty() {
+            None
+        } else {
+            self.peers.share()
+        };
         let Some(share) = share else {
             return self.shield.chunks(site, key, chunks).await;
         };
@@ -361,7 +311,7 @@ impl PeerFill {
         let events: ChunkStream = Box::pin(stream::iter(named));
         // Of which version they are is not known, so each is asked which of them it holds.
         let members = self.members(&site, key, found, None);
-        let line = self.line(&site, key, chunk_key);
+        let line = self.peers.line(&site, key, chunk_key);
         // Whoever asks by name has looked here already.
         let events = body::body(events, members, line, None, share);
         Ok(Box::pin(events.map(|event| match event? {
@@ -378,15 +328,8 @@ impl PeerFill {
     }
 }
 
-/// The age of a response that has been on its way for so long since it had the one it says.
-fn aged(headers: &HeaderMap, since_ms: u64) -> HeaderValue {
-    let said = headers.get(header::AGE).and_then(|age| age.to_str().ok());
-    let said: u64 = said.and_then(|age| age.trim().parse().ok()).unwrap_or(0);
-    HeaderValue::from(said.saturating_add(since_ms / 1_000))
-}
-
 /// Whether the whole of an object is asked for by one who has nothing of it.
-fn is_miss(request: &FetchRequest) -> bool {
+pub(super) fn is_miss(request: &FetchRequest) -> bool {
     request.method == Method::GET
         && request.body.is_none()
         && request.held.is_none()
@@ -401,7 +344,13 @@ impl Upstream for PeerFill {
     }
 
     fn kept(&self, request: FetchRequest) -> BoxFuture<'_, Option<FetchResponse>> {
-        Box::pin(self.stand_in(request))
+        Box::pin(async move {
+            let chunk_key = self.peers.key_of_miss(&request)?;
+            let kept = self
+                .peers
+                .stand_in(Asking::of(&request), chunk_key, VOUCHED_ASKED_MAX);
+            Some(kept.await?.response)
+        })
     }
 
     fn chunks(

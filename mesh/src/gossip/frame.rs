@@ -97,6 +97,18 @@ pub(super) fn unpack(body: &[u8]) -> Result<Vec<u8>, FrameError> {
     Ok(message)
 }
 
+/// For the fuzz targets: reads the head and body of a frame and says them again.
+///
+/// # Errors
+/// They are none, in words.
+#[doc(hidden)]
+pub fn reframed(of: &[u8], body: &[u8]) -> Result<(Bytes, Bytes), String> {
+    let from = listens(of).map_err(|error| error.to_string())?;
+    let message = unpack(body).map_err(|error| error.to_string())?;
+    let body = pack(&message).map_err(|error| error.to_string())?;
+    Ok((head(from), body))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -36,6 +36,10 @@ mod wire;
 
 pub use engine::{Gossip, GossipConfig, pool_config};
 pub use frame::GOSSIP;
+#[doc(hidden)]
+pub use frame::reframed;
 pub use metrics::{GossipMetrics, Reason};
 pub use papers::{Papers, node_id};
 pub use places::Places;
+#[doc(hidden)]
+pub use wire::rewritten;

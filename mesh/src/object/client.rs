@@ -16,7 +16,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use http::uri::Scheme;
 use http::{HeaderValue, StatusCode};
 use stoq::peer::{Exchange, ExchangeError, Part, PeerConn, RecvHalf, SendHalf};
-use stoq::pool::Pool;
+use stoq::pool::{Pool, PoolError};
 use stoq_cache::content::{ChunkId, ManifestId};
 use stoq_cache::http::validator::Validators;
 use stoq_cache::key::CacheKey;
@@ -33,6 +33,10 @@ use super::resume::{self, Again};
 use super::wire::{self, BodyMode, ChunksRequest, Head, ObjectRequest};
 use crate::borders::{Borders, Crossing};
 use crate::gossip::node_id;
+
+/// How long a miss waits for a shield whose last dial failed: 300 ms, some round trips. While a shield is dead each miss pays that, instead of the time of a
+/// dial, at the most; once it is back the first that waits reaches it.
+const PROBED_WITHIN: Duration = Duration::from_millis(300);
 
 /// What is said where nothing else was found wrong.
 const NOBODY: &str = "no shield is configured";
@@ -115,6 +119,22 @@ impl ShieldClient {
         }
     }
 
+    /// A connection to a node there. One that did not answer the last dial is not waited for as long as another: the dial goes on by itself, and whoever asks
+    /// after it finds the connection.
+    async fn reach(&self, addr: SocketAddr) -> Result<PeerConn, PoolError> {
+        let health = self.pool.health(addr);
+        let reached = self.pool.get(addr);
+        if !health.is_some_and(|health| health.failing && health.connections == 0) {
+            return reached.await;
+        }
+        match tokio::time::timeout(PROBED_WITHIN, reached).await {
+            Ok(reached) => reached,
+            Err(_) => Err(PoolError::Unanswering {
+                retry_in: Duration::ZERO,
+            }),
+        }
+    }
+
     /// Starts an exchange on the first node that takes it.
     async fn exchange(
         &self,
@@ -127,7 +147,7 @@ impl ShieldClient {
         let mut turns = self.turns(key);
         while let Some(addresses) = turns.next(&self.leaving, &mut last).await {
             for addr in addresses {
-                let conn = match self.pool.get(addr).await {
+                let conn = match self.reach(addr).await {
                     Ok(conn) => conn,
                     Err(error) => {
                         last = error.to_string();
@@ -156,7 +176,7 @@ impl ShieldClient {
         let mut turns = self.turns(key);
         while let Some(addresses) = turns.next(&self.leaving, &mut last).await {
             for addr in addresses {
-                match self.pool.get(addr).await {
+                match self.reach(addr).await {
                     Ok(conn) => match self.stands_within(&conn, site) {
                         Ok(()) => return Ok(conn),
                         Err(outside) => last = outside,

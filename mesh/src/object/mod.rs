@@ -9,6 +9,7 @@ mod nodes;
 mod resume;
 mod server;
 mod voucher;
+mod vouching;
 pub mod wire;
 mod withhold;
 
@@ -18,6 +19,7 @@ pub use code::Code;
 pub use nodes::Node;
 pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal, WithVoucher};
 pub use voucher::{Voucher, VoucherError};
+pub use vouching::OwnWord;
 pub use wire::{
     ChunksRequest, Holdings, HoldingsRequest, Manifests, ManifestsRequest, ObjectRequest,
     Provenance, Stored,

@@ -46,6 +46,9 @@ pub(super) struct Bounds {
     pub(super) messages: usize,
 }
 
+/// What a peer has to close an idle connection in a drain: 1 s. One that died unseen would be waited for until the connection's own time is over.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// What a drain needs to know: when its grace is over.
 pub(super) type DrainWatch = watch::Receiver<Option<Instant>>;
 
@@ -72,6 +75,8 @@ pub(super) async fn serve(
     // The list may have been replaced since the peer was checked.
     revoked.mark_changed();
     let mut proven = false;
+    // Since when nothing is under way, as far as it matters in a drain.
+    let mut quiet = Instant::now();
     loop {
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
@@ -129,11 +134,21 @@ pub(super) async fn serve(
                     break;
                 }
             },
-            Some(ended) = requests.join_next() => count_panic(&served.counters, &ended),
+            Some(ended) = requests.join_next() => {
+                count_panic(&served.counters, &ended);
+                quiet = Instant::now();
+            }
             // A dropped sender means the server is gone without a drain; its owner drops this future too.
             Ok(()) = drain.changed(), if grace.is_none() => {
                 grace = *drain.borrow_and_update();
                 say_goodbye(&mut output, grace).await;
+                quiet = Instant::now();
+            }
+            // Who hears it closes when it has done. Who has not by now is dead, or has nothing to say.
+            () = sleep_until(quiet + patience(&*served.conn)), if grace.is_some() && requests.is_empty() => {
+                served.counters.closed_quiet_in_drain.inc();
+                close(&*served.conn, CloseCode::Drained, "");
+                break;
             }
             () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() => {
                 served.counters.closed_at_drain_end.inc();
@@ -164,6 +179,11 @@ impl Control {
             },
         )
     }
+}
+
+/// How long a connection may stay with nothing under way once its peer was told to go: [`QUIET`], and some round trips where those are longer.
+fn patience(conn: &dyn Link) -> Duration {
+    (conn.path().rtt * 4).clamp(QUIET, 4 * QUIET)
 }
 
 /// The peer closes when it has heard this and its exchanges are done; one that does not is cut off at the end.

@@ -165,6 +165,8 @@ pub enum PeerState {
 pub struct PeerHealth {
     /// How it stands.
     pub state: PeerState,
+    /// Whether the last dial failed, be it some time ago, and none has ended since.
+    pub failing: bool,
     /// Connections that take exchanges.
     pub connections: usize,
     /// Exchanges under way on them.

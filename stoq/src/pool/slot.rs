@@ -202,6 +202,7 @@ impl Slot {
         };
         PeerHealth {
             state,
+            failing: self.last.is_some(),
             connections: open.len(),
             active: open.iter().map(|conn| conn.active()).sum(),
             unanswered: breaker.in_a_row(),

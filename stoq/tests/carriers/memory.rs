@@ -374,6 +374,21 @@ async fn drain_lets_go_and_turns_newcomers_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_peer_that_has_died_unseen() {
+    let two = Two::new(11, echo());
+    two.network.set_default(far(20));
+    let conn = two.dial().await.unwrap();
+    ask(&conn, Bytes::from_static(b"x")).await.unwrap();
+    two.cut();
+    let began = Instant::now();
+    two.peers.drain(Duration::from_secs(60));
+    two.task.await.unwrap();
+    let waited = began.elapsed();
+    assert!(waited <= Duration::from_secs(2), "{waited:?}");
+    assert_eq!(two.peers.counters().closed_quiet_in_drain.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pool_works_over_it_and_an_address_where_nobody_is_times_out() {
     let two = Two::new(1, echo());
     two.network.set_default(far(5));

@@ -1,6 +1,4 @@
-//! A body filled from several nodes on real sockets, some of which lie, stall or die.
-
-#![expect(clippy::unwrap_used, reason = "a failed arrangement is a failed test")]
+//! Nodes that hold an object, and an edge that asks them.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -11,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, StatusCode};
 use prometheus_client::registry::Registry;
@@ -19,26 +17,24 @@ use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 use stoq::peer::{Handler, PeerServer, ServeConfig};
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions};
-use stoq_cache::content::{ChunkId, ChunkKey, GrowingManifest, Manifest, Profile, Validators};
+use stoq_cache::content::{ChunkKey, GrowingManifest, Manifest, Profile, Validators};
 use stoq_cache::key::CacheKey;
-use stoq_cache::upstream::{
-    BodyStream, ChunkEvent, FetchBody, FetchRequest, Source, Upstream, UpstreamError,
-};
+use stoq_cache::upstream::{BodyStream, ChunkEvent, FetchBody, FetchRequest, Source, Upstream};
 use stoq_mesh::{
-    AnswerBody, Candidate, ChunksRequest, Exchanges, FillMetrics, Holders, Holdings,
-    HoldingsRequest, Manifests, ManifestsRequest, Neighbours, ObjectAnswer, ObjectMetrics,
-    ObjectRequest, ObjectServer, ObjectSource, Patience, PeerFill, PeerFills, Provenance, Refusal,
-    ShieldClient, Sought, Stored, between_nodes, wire,
+    AnswerBody, ChunksRequest, Exchanges, FillMetrics, Holders, Holdings, HoldingsRequest,
+    Manifests, ManifestsRequest, Neighbours, ObjectAnswer, ObjectMetrics, ObjectRequest,
+    ObjectServer, ObjectSource, Patience, PeerFill, PeerFills, Provenance, Refusal, ShieldClient,
+    Stored, WithVoucher, between_nodes, wire,
 };
 use tokio::task::JoinHandle;
 
-const CHUNK_LEN: u32 = 64 << 10;
-const CHUNK: usize = CHUNK_LEN as usize;
+pub(crate) const CHUNK_LEN: u32 = 64 << 10;
+pub(crate) const CHUNK: usize = CHUNK_LEN as usize;
 
 /// Silence that even a machine with other work does not explain.
-const SILENCE: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 
-const PATIENCE: Patience = Patience {
+pub(crate) const PATIENCE: Patience = Patience {
     found_within: Duration::from_secs(20),
     first: SILENCE,
     least: SILENCE,
@@ -46,22 +42,22 @@ const PATIENCE: Patience = Patience {
     held_up: SILENCE,
 };
 
-fn neighbours(nodes: Vec<SocketAddr>) -> Neighbours {
+pub(crate) fn neighbours(nodes: Vec<SocketAddr>) -> Neighbours {
     Neighbours::new(nodes).answering_within(Duration::from_secs(10))
 }
 
 /// An object of chunks of 64 KiB, all different.
 #[derive(Debug)]
-struct Object {
-    key: ChunkKey,
-    manifest: Manifest,
+pub(crate) struct Object {
+    pub(crate) key: ChunkKey,
+    pub(crate) manifest: Manifest,
     /// By id: place and bytes.
-    chunks: HashMap<[u8; 32], (usize, Bytes)>,
-    body: Vec<u8>,
+    pub(crate) chunks: HashMap<[u8; 32], (usize, Bytes)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Object {
-    fn new(chunks: usize) -> Arc<Self> {
+    pub(crate) fn new(chunks: usize) -> Arc<Self> {
         let key = ChunkKey::derive(&[1; 32], "site");
         let mut growing = GrowingManifest::new(Profile::Coarse);
         let (mut by_id, mut body) = (HashMap::new(), Vec::new());
@@ -81,14 +77,23 @@ impl Object {
         })
     }
 
-    fn root(&self) -> [u8; 32] {
+    /// Its manifest anew.
+    fn sealed(&self) -> Manifest {
+        let mut growing = GrowingManifest::new(Profile::Coarse);
+        for entry in self.manifest.entries_from(0) {
+            growing.push(entry.id, entry.len).unwrap();
+        }
+        growing.seal(Validators::default())
+    }
+
+    pub(crate) fn root(&self) -> [u8; 32] {
         *self.manifest.root().as_bytes()
     }
 }
 
 /// What a node does after it has given so many chunks.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+pub(crate) enum Fate {
     Gives,
     Lies(usize),
     Stalls(usize),
@@ -96,13 +101,15 @@ enum Fate {
 }
 
 /// A node that holds an object, or those of its chunks that `holds` says.
-struct Node {
-    object: Arc<Object>,
-    fate: Fate,
-    holds: fn(usize) -> bool,
-    given: AtomicUsize,
-    endpoint: Arc<OnceLock<Endpoint>>,
-    asked_for_objects: Arc<AtomicUsize>,
+pub(crate) struct Node {
+    pub(crate) object: Arc<Object>,
+    pub(crate) fate: Fate,
+    pub(crate) holds: fn(usize) -> bool,
+    pub(crate) given: AtomicUsize,
+    pub(crate) endpoint: Arc<OnceLock<Endpoint>>,
+    pub(crate) asked_for_objects: Arc<AtomicUsize>,
+    /// What it has of the word of who fetched the object.
+    pub(crate) word: Option<Bytes>,
 }
 
 impl Node {
@@ -181,6 +188,15 @@ impl ObjectSource for Node {
         Ok(Holdings { held })
     }
 
+    fn vouched<'a>(
+        &'a self,
+        _: &'a ObjectRequest,
+    ) -> BoxFuture<'a, Result<Option<WithVoucher>, Refusal>> {
+        let word = self.word.clone();
+        let with = word.map(|word| (word, Arc::new(self.object.sealed())));
+        Box::pin(std::future::ready(Ok(with)))
+    }
+
     fn manifests<'a>(
         &'a self,
         _: &'a ManifestsRequest,
@@ -194,11 +210,11 @@ impl ObjectSource for Node {
     }
 }
 
-struct Served {
-    addr: SocketAddr,
-    task: JoinHandle<()>,
-    endpoint: Endpoint,
-    asked_for_objects: Arc<AtomicUsize>,
+pub(crate) struct Served {
+    pub(crate) addr: SocketAddr,
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) asked_for_objects: Arc<AtomicUsize>,
 }
 
 impl Drop for Served {
@@ -207,25 +223,43 @@ impl Drop for Served {
     }
 }
 
-struct Place {
-    root: ClusterRoot,
-    object: Arc<Object>,
+pub(crate) struct Place {
+    pub(crate) root: ClusterRoot,
+    pub(crate) object: Arc<Object>,
 }
 
 impl Place {
-    fn new(chunks: usize) -> Self {
+    pub(crate) fn new(chunks: usize) -> Self {
         Self {
-            root: ClusterRoot::generate("demo", validity()).unwrap(),
+            root: ClusterRoot::generate("demo", at(Duration::from_secs(DAY), 2 * DAY)).unwrap(),
             object: Object::new(chunks),
         }
     }
 
-    fn identity(&self, name: &str, role: Role) -> Identity {
+    pub(crate) fn identity(&self, name: &str, role: Role) -> Identity {
         let file = self.root.issue(name, &[role], validity()).unwrap();
         Identity::new(file, self.root.certificate().clone()).unwrap()
     }
 
-    fn node(&self, name: &str, role: &Role, fate: Fate, holds: fn(usize) -> bool) -> Served {
+    pub(crate) fn node(
+        &self,
+        name: &str,
+        role: &Role,
+        fate: Fate,
+        holds: fn(usize) -> bool,
+    ) -> Served {
+        self.node_with(name, role, fate, holds, None)
+    }
+
+    /// As [`node`](Self::node), of one that has this word for the object.
+    pub(crate) fn node_with(
+        &self,
+        name: &str,
+        role: &Role,
+        fate: Fate,
+        holds: fn(usize) -> bool,
+        word: Option<Bytes>,
+    ) -> Served {
         let identity = self.identity(name, role.clone());
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let sockets = SocketGroup::bind(any, 1, &SocketOptions::default()).unwrap();
@@ -245,6 +279,7 @@ impl Place {
             given: AtomicUsize::new(0),
             endpoint: Arc::clone(&slot),
             asked_for_objects: Arc::clone(&asked_for_objects),
+            word,
         };
         assert!(slot.set(endpoint.clone()).is_ok());
         let server = ObjectServer::new(Arc::new(source), Arc::new(ObjectMetrics::default()));
@@ -267,7 +302,7 @@ impl Place {
         }
     }
 
-    fn edge(&self, shield: &Served, holders: Arc<dyn Holders>, as_role: Role) -> Edge {
+    pub(crate) fn edge(&self, shield: &Served, holders: Arc<dyn Holders>, as_role: Role) -> Edge {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let endpoint = Endpoint::client(any, between_nodes()).unwrap();
         let identity = self.identity("asker", as_role);
@@ -294,26 +329,35 @@ impl Place {
     }
 }
 
-fn validity() -> Validity {
-    Validity::starting(rustls_pki_types::UnixTime::now(), Duration::from_secs(3600))
+pub(crate) fn validity() -> Validity {
+    at(Duration::ZERO, 3600)
+}
+
+const DAY: u64 = 24 * 3600;
+
+/// Of so many seconds, begun so long ago.
+pub(crate) fn at(ago: Duration, secs: u64) -> Validity {
+    let now = Duration::from_secs(rustls_pki_types::UnixTime::now().as_secs());
+    let begin = rustls_pki_types::UnixTime::since_unix_epoch(now - ago);
+    Validity::starting(begin, Duration::from_secs(secs))
 }
 
 /// The asking side.
-struct Edge {
-    fill: PeerFill,
-    metrics: Arc<FillMetrics>,
-    registry: Registry,
+pub(crate) struct Edge {
+    pub(crate) fill: PeerFill,
+    pub(crate) metrics: Arc<FillMetrics>,
+    pub(crate) registry: Registry,
 }
 
 /// A body that came: its bytes, and how many of them from whom.
-struct Came {
-    body: Vec<u8>,
-    peer: usize,
-    shield: usize,
+pub(crate) struct Came {
+    pub(crate) body: Vec<u8>,
+    pub(crate) peer: usize,
+    pub(crate) shield: usize,
 }
 
 impl Edge {
-    async fn fetch(&self) -> Came {
+    pub(crate) async fn fetch(&self) -> Came {
         let response = self.fill.fetch(request()).await.unwrap();
         let FetchBody::Chunked(events) = response.body else {
             panic!("a chunked body was sent")
@@ -345,7 +389,7 @@ impl Edge {
         came
     }
 
-    fn faults(&self, fault: &str) -> u64 {
+    pub(crate) fn faults(&self, fault: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let name = format!("fill_faults_total{{fault=\"{fault}\"}} ");
@@ -354,7 +398,7 @@ impl Edge {
     }
 }
 
-fn request() -> FetchRequest {
+pub(crate) fn request() -> FetchRequest {
     FetchRequest {
         method: Method::GET,
         scheme: Scheme::HTTPS,
@@ -368,168 +412,6 @@ fn request() -> FetchRequest {
     }
 }
 
-fn all(_: usize) -> bool {
+pub(crate) fn all(_: usize) -> bool {
     true
-}
-
-#[tokio::test]
-async fn body_comes_whole_from_two_good_peers_of_five() {
-    let place = Place::new(256);
-    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
-    let fates = [
-        Fate::Lies(9),
-        Fate::Stalls(7),
-        Fate::Dies(12),
-        Fate::Gives,
-        Fate::Gives,
-    ];
-    let names = ["edge-1", "edge-2", "edge-3", "edge-4", "edge-5"];
-    let peers: Vec<_> = names
-        .into_iter()
-        .zip(fates)
-        .map(|(name, fate)| place.node(name, &Role::Edge, fate, all))
-        .collect();
-    let addresses = peers.iter().map(|peer| peer.addr).collect();
-    let edge = place.edge(&shield, Arc::new(neighbours(addresses)), Role::Edge);
-
-    let came = edge.fetch().await;
-
-    assert!(came.body == place.object.body, "other bytes");
-    assert_eq!((came.peer, came.shield), (256 * CHUNK, 0));
-    // Who stalls is found by its silence, or before that by who waits for it.
-    let silent = edge.faults("stalled") + edge.faults("slow");
-    let faults = [edge.faults("lied"), silent, edge.faults("broke")];
-    let wasted = edge.metrics.wasted_bytes.get();
-    println!("lied, silent, broke: {faults:?}; {wasted} bytes came for nothing");
-    assert!(faults.iter().all(|count| *count >= 1), "{faults:?}");
-    let failures: u64 = faults.iter().sum();
-    assert!(wasted <= failures * CHUNK as u64, "{wasted}");
-    assert_eq!(
-        (edge.metrics.whole.get(), edge.metrics.broken.get()),
-        (1, 0)
-    );
-
-    // The liar is not asked again.
-    let lied = edge.faults("lied");
-    assert!(edge.fetch().await.body == place.object.body);
-    assert_eq!(edge.faults("lied"), lied);
-}
-
-#[tokio::test]
-async fn peers_give_the_parts_they_have_and_the_shield_what_none_has() {
-    let place = Place::new(300);
-    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
-    let first = place.node("edge-1", &Role::Edge, Fate::Gives, |chunk| chunk % 3 == 0);
-    let second = place.node("edge-2", &Role::Edge, Fate::Gives, |chunk| chunk % 3 == 1);
-    let holders = Arc::new(neighbours(vec![first.addr, second.addr]));
-    let edge = place.edge(&shield, holders, Role::Edge);
-
-    let came = edge.fetch().await;
-
-    assert!(came.body == place.object.body, "other bytes");
-    assert_eq!((came.peer, came.shield), (200 * CHUNK, 100 * CHUNK));
-    assert_eq!(edge.metrics.wasted_bytes.get(), 0);
-    assert_eq!(shield.asked_for_objects.load(Ordering::Relaxed), 1);
-}
-
-#[tokio::test]
-async fn shield_gives_all_where_every_peer_is_gone() {
-    let place = Place::new(100);
-    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
-    let peer = place.node("edge-1", &Role::Edge, Fate::Dies(10), all);
-    let holders = Arc::new(neighbours(vec![peer.addr]));
-    let edge = place.edge(&shield, holders, Role::Edge);
-
-    let came = edge.fetch().await;
-
-    assert!(came.body == place.object.body, "other bytes");
-    assert_eq!(came.peer + came.shield, 100 * CHUNK);
-    assert!(came.peer <= 10 * CHUNK && came.shield >= 90 * CHUNK);
-    // Nobody answers the question what it has either, so that the shield is asked for the whole.
-    peer.endpoint.close(0, b"");
-    let came = edge.fetch().await;
-    assert_eq!((came.peer, came.shield), (0, 100 * CHUNK));
-}
-
-#[tokio::test]
-async fn chunks_by_name_come_from_peers_in_order() {
-    let place = Place::new(20);
-    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
-    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, |chunk| chunk != 5);
-    let holders = Arc::new(neighbours(vec![peer.addr]));
-    let edge = place.edge(&shield, holders, Role::Edge);
-    let wanted = place.object.manifest.entries_from(3).take(10);
-    let wanted: Vec<(ChunkId, u32)> = wanted.map(|entry| (entry.id, entry.len)).collect();
-
-    let key = request().key;
-    let pieces = edge.fill.chunks("site".into(), key, wanted).await.unwrap();
-    let pieces: Vec<_> = pieces.try_collect().await.unwrap();
-
-    let bytes: Vec<u8> = pieces
-        .iter()
-        .flat_map(|(bytes, _)| bytes.to_vec())
-        .collect();
-    assert!(
-        bytes == place.object.body[3 * CHUNK..13 * CHUNK],
-        "other bytes"
-    );
-    let shield = pieces.iter().filter(|(_, via)| *via == Source::Shield);
-    assert_eq!(shield.count(), 1);
-}
-
-/// Says that whoever is at this address holds the object whole, and who that is.
-#[derive(Debug)]
-struct Says(Candidate);
-
-impl Holders for Says {
-    fn find<'a>(&'a self, _: Sought<'a>) -> BoxFuture<'a, Vec<Candidate>> {
-        Box::pin(async { vec![self.0.clone()] })
-    }
-}
-
-#[tokio::test]
-async fn who_is_not_who_it_should_be_is_asked_for_nothing() {
-    let place = Place::new(20);
-    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
-    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, all);
-    let said = |node| {
-        Arc::new(Says(Candidate {
-            node,
-            addresses: vec![peer.addr],
-            manifest: place.object.manifest.root(),
-            whole: true,
-            rtt: None,
-        }))
-    };
-    let other = stoq::identity::NodeId([9; 32]);
-    let edge = place.edge(&shield, said(Some(other)), Role::Edge);
-    let came = edge.fetch().await;
-    assert_eq!((came.peer, came.shield), (0, 20 * CHUNK));
-
-    let edge = place.edge(&shield, said(None), Role::Edge);
-    let came = edge.fetch().await;
-    assert_eq!((came.peer, came.shield), (20 * CHUNK, 0));
-}
-
-#[tokio::test]
-async fn edge_answers_no_objects_and_nobody_without_a_role() {
-    let place = Place::new(4);
-    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, all);
-    let nobody: Arc<dyn Holders> = Arc::new(Neighbours::default());
-    // Taken for a shield, an edge gives no objects.
-    let edge = place.edge(&peer, Arc::clone(&nobody), Role::Edge);
-    let refused = edge.fill.fetch(request()).await;
-    assert!(
-        matches!(refused, Err(UpstreamError::ShieldDown(_))),
-        "{refused:?}"
-    );
-    // Nor chunks to one who is neither edge nor shield.
-    let admin = place.edge(&peer, nobody, Role::Admin);
-    let entry = place.object.manifest.entry(0).unwrap();
-    let key = request().key;
-    let asked = admin
-        .fill
-        .chunks("site".into(), key, vec![(entry.id, entry.len)]);
-    let mut pieces = asked.await.unwrap();
-    assert!(pieces.next().await.unwrap().is_err());
 }

@@ -1,0 +1,4 @@
+//! libFuzzer on [`stoq_fuzz::nic::helper`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| stoq_fuzz::nic::helper(input));
