@@ -245,6 +245,9 @@ impl Edge {
 
         let registry = Registry::new();
         let links = Links::new(&config, &registry);
+        if let Some(membership) = &membership {
+            membership.register(&registry);
+        }
         let count = config.node.workers;
         let https = config
             .listen
