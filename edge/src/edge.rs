@@ -248,6 +248,9 @@ impl Edge {
         let state = StateDir::open(&config.node.state_dir)?;
         let registry = Registry::new();
         let links = Links::new(config, &registry);
+        if let Some(membership) = &prepared.membership {
+            membership.register(&registry);
+        }
         let count = config.node.workers;
         let cid_keys = CidKeys::random();
         let selectors = Selectors::new(&registry);

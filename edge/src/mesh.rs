@@ -97,7 +97,7 @@ impl NodeListener {
         });
         let mut doors = bound.collect::<Result<Vec<_>, _>>()?;
         for door in &mut doors {
-            selectors.steer(door.udp_mut(), links.cid_keys());
+            selectors.steer(door.udp_mut(), tls.cid_keys());
         }
         Ok(Self { doors, tls })
     }

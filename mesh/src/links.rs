@@ -42,7 +42,6 @@ pub struct Links {
     limits: AdmissionLimits,
     prefixes: Prefixes,
     shaper: Option<Shaper>,
-    cid_keys: CidKeys,
     registry: Registry,
     paths: PathMetrics,
 }
@@ -72,7 +71,6 @@ impl Links {
             },
             prefixes: Prefixes::default(),
             shaper,
-            cid_keys: CidKeys::random(),
             registry: registry.clone(),
             paths,
         }
@@ -130,12 +128,6 @@ impl Links {
         self.registry
             .add_counters("stoq_pool", move |each| counters.visit(each));
         Ok(pool)
-    }
-
-    /// The keys of connection IDs at the doors of this process.
-    #[must_use]
-    pub fn cid_keys(&self) -> &CidKeys {
-        &self.cid_keys
     }
 
     /// Binds what a node listens on for others, for so many workers: UDP and, where it is to be, TCP on the same port.
@@ -197,7 +189,7 @@ impl Links {
                 transport: self.transport.clone(),
                 limits: self.limits.clone(),
                 prefixes: self.prefixes.clone(),
-                ..EndpointConfig::new(self.cid_keys.clone())
+                ..EndpointConfig::new(who.cid_keys.clone())
             };
             let endpoint = Endpoint::new(door.udp, endpoint)?;
             self.export_endpoint(&endpoint);
@@ -236,6 +228,9 @@ impl Links {
 #[derive(Debug, Clone)]
 pub struct NodeTls {
     identity: Identity,
+    /// The same in each process of this node. One that was killed leaves connections behind of which the others hear nothing any more: the next process knows their
+    /// IDs for its own and resets them (RFC 9000 §10.3), so others dial it anew at once instead of when those have idled out.
+    cid_keys: CidKeys,
     quic: TlsServer,
     tcp: Arc<rustls::ServerConfig>,
 }
@@ -249,9 +244,24 @@ impl NodeTls {
         Ok(Self {
             quic: tickets.server_tls(identity)?,
             tcp: identity.server_config(ALPN)?,
+            cid_keys: cid_keys(identity),
             identity: identity.clone(),
         })
     }
+
+    /// The keys of connection IDs at this node's doors.
+    #[must_use]
+    pub const fn cid_keys(&self) -> &CidKeys {
+        &self.cid_keys
+    }
+}
+
+/// Under which a node signs the IDs of the connections that other nodes make to it. Two processes of a node must not listen at one address at once: each would reset the other's.
+fn cid_keys(identity: &Identity) -> CidKeys {
+    let secret = identity.own_secret("stoq 2026-11 connection ids between nodes");
+    let mut key = [0; 16];
+    key.copy_from_slice(&secret[..16]);
+    CidKeys::new(0, key, None)
 }
 
 /// What a node listens on for others at one address: a socket of each kind for every worker.

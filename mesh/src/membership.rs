@@ -16,7 +16,7 @@ use stoq::identity::{
     Trust, Validity,
 };
 use stoq_node::config::{AdminAddr, Cluster, Config};
-use stoq_node::{AskError, CallError, Calls, ask};
+use stoq_node::{AskError, CallError, Calls, Registry, ask};
 
 const LIST: &str = "/v1/cert";
 const ROTATE: &str = "/v1/cert/rotate";
@@ -103,6 +103,12 @@ impl Membership {
             ended = work => ended,
             () = following => pending().await,
         }
+    }
+
+    /// Counts in `registry` who is refused by its certificates, as `stoq_identity_refused_…`.
+    pub fn register(&self, registry: &Registry) {
+        let identity = self.identity().clone();
+        registry.add_counters("stoq_identity", move |each| identity.refusals().visit(each));
     }
 
     /// Adds what the admin listener answers about certificates.

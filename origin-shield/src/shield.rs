@@ -193,6 +193,7 @@ impl Shield {
         let count = config.node.workers;
         let registry = Registry::new();
         let links = Links::new(&config, &registry);
+        membership.register(&registry);
         registry.add_counters("stoq", move |each| tickets.counters().visit(each));
         let doors = config
             .listen

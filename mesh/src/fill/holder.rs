@@ -80,6 +80,9 @@ const REST: Duration = Duration::from_millis(250);
 const PROBATION: u32 = 4;
 /// Failures after which a holder is not asked any more.
 pub(super) const STRIKES_MAX: u8 = 3;
+/// One of them is forgiven for so much given since the last, in bytes: a machine that was late three times in an hour is well. What is sent for nothing, at most a chunk each time, stays
+/// a sixty-fourth of what comes.
+const FORGIVEN_FOR: u64 = 16 << 20;
 
 /// A holder within a swarm.
 #[derive(Debug)]
@@ -91,8 +94,10 @@ pub(super) struct Holder {
     rate: Option<f64>,
     /// Bytes asked for and not here yet.
     pub(super) under_way: u64,
-    /// Failures so far.
+    /// Failures that are not forgiven.
     strikes: u8,
+    /// Bytes given since the last of them, or since one was forgiven.
+    good_bytes: u64,
     /// Not asked again.
     out: bool,
     rests_until: Duration,
@@ -119,6 +124,7 @@ impl Holder {
             rate: None,
             under_way: 0,
             strikes: 0,
+            good_bytes: 0,
             out: false,
             rests_until: Duration::ZERO,
             probation_until: Duration::ZERO,
@@ -232,6 +238,10 @@ impl Holder {
     pub(super) fn gave(&mut self, bytes: u64, now: Duration) {
         self.heard(now);
         self.proving = false;
+        self.good_bytes += bytes;
+        if self.good_bytes >= FORGIVEN_FOR {
+            (self.strikes, self.good_bytes) = (self.strikes.saturating_sub(1), 0);
+        }
         self.under_way = self.under_way.saturating_sub(bytes);
         self.measured_bytes += bytes;
         self.measured_time += now.saturating_sub(self.since);
@@ -273,7 +283,7 @@ impl Holder {
         self.rests_until = now + rest;
         self.probation_until = self.rests_until + rest * PROBATION;
         (self.proving, self.rate) = (true, None);
-        self.strikes = self.strikes.saturating_add(1);
+        (self.strikes, self.good_bytes) = (self.strikes.saturating_add(1), 0);
         self.out |= self.strikes >= STRIKES_MAX;
     }
 
@@ -292,4 +302,36 @@ fn whole(bytes: f64) -> u64 {
     )]
     let bytes = bytes as u64;
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_forgiven_for_what_is_given_between_them_and_not_in_a_row() {
+        let offer = Offer {
+            tier: Tier::Peer,
+            whole: true,
+            rtt: None,
+        };
+        let now = Duration::from_secs(1);
+        let mut steady = Holder::new(offer);
+        for _ in 0..10 {
+            steady.strike(now);
+            for _ in 0..FORGIVEN_FOR >> 18 {
+                steady.asked(256 << 10, now);
+                steady.gave(256 << 10, now);
+            }
+            assert!(steady.is_in());
+        }
+        let mut failing = Holder::new(offer);
+        for _ in 0..STRIKES_MAX {
+            assert!(failing.is_in());
+            failing.strike(now);
+            failing.asked(256 << 10, now);
+            failing.gave(256 << 10, now);
+        }
+        assert!(!failing.is_in());
+    }
 }

@@ -10,7 +10,7 @@
 //!   on its way when a holder failed.
 //! * A holder is asked only for what it holds, and for no more at once than its path carries in a round trip and 50 ms.
 //! * Who is silent for too long, breaks off or holds up the others rests, is then for a while asked only for what nobody else can give, and after
-//!   three times is out. Who sent other bytes than the chunk's is out at once.
+//!   three times is out, of which one is forgiven for each 16 MiB given since. Who sent other bytes than the chunk's is out at once.
 //! * Chunks that were asked for or have arrived, and were not taken yet, are at most [`Swarm::new`]'s `ahead_bytes`, or one chunk.
 
 use std::collections::VecDeque;

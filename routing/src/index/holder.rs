@@ -40,6 +40,9 @@ pub struct HolderLimits {
     pub batch: Duration,
     /// How long the view has to be quiet before owners follow it; default 1 s.
     pub settle: Duration,
+    /// How long it has to be quiet before the first are followed of a holder that [kept](Holder::restore) what it holds: where all restart, the others come up in the seconds after it,
+    /// and who owns what until then would be told for nothing. Default 3 s.
+    pub settle_kept: Duration,
     /// How long they wait at most where it is not; default 10 s.
     pub settle_max: Duration,
     /// The least time between two tries of an owner that fails; doubled each time up to a sixth of the lease; default 1 s.
@@ -59,6 +62,7 @@ impl Default for HolderLimits {
             lease: Duration::from_mins(10),
             batch: Duration::from_millis(500),
             settle: Duration::from_secs(1),
+            settle_kept: Duration::from_secs(3),
             settle_max: Duration::from_secs(10),
             retry: Duration::from_secs(1),
             journal: 65_536,
@@ -191,6 +195,8 @@ pub struct Holder {
     /// By bucket.
     held: Vec<BTreeMap<Key, Held>>,
     count: usize,
+    /// Whether some of it was restored.
+    has_kept: bool,
     owners: Option<Arc<Owners>>,
     coming: Option<Coming>,
     moving: Option<Move>,
@@ -214,6 +220,7 @@ impl Holder {
             clock: generation,
             held: vec![BTreeMap::new(); BUCKETS],
             count: 0,
+            has_kept: false,
             owners: None,
             coming: None,
             moving: None,
@@ -231,6 +238,7 @@ impl Holder {
             self.tally.full += 1;
             return;
         }
+        self.has_kept = true;
         self.clock = self.clock.max(record.generation);
         let held = Held {
             manifest: record.manifest,
@@ -466,7 +474,12 @@ impl Holder {
     }
 
     fn settles_at(&self, coming: &Coming) -> Duration {
-        let quiet = coming.last.saturating_add(self.limits.settle);
+        // Before the first owners are known all that is held was restored or is new and waits anyway.
+        let settle = match self.owners.is_none() && self.has_kept {
+            true => self.limits.settle_kept,
+            false => self.limits.settle,
+        };
+        let quiet = coming.last.saturating_add(settle);
         quiet.min(coming.first.saturating_add(self.limits.settle_max))
     }
 

@@ -136,6 +136,11 @@ impl LeafIssuer {
         Ok(self.identity_key.sign(message)?)
     }
 
+    /// What follows from the identity's own key and this purpose.
+    pub(super) fn derive(&self, purpose: &str) -> [u8; 32] {
+        blake3::derive_key(purpose, self.identity_key.serialized_der())
+    }
+
     fn is_due(&self, leaf: &Leaf, now: UnixTime) -> bool {
         let due = leaf.validity.not_before.as_secs() + self.rotation.every.as_secs();
         let could_last_longer = leaf.validity.not_after < self.bounds.not_after;

@@ -178,6 +178,13 @@ impl Identity {
         &self.inner.secret
     }
 
+    /// 32 bytes that this node alone has, the same in each of its processes and for as long as it keeps its key. Never sent. `purpose` is a text of the caller's own, in no
+    /// use elsewhere: what is derived for different ones says nothing of each other.
+    #[must_use]
+    pub fn own_secret(&self, purpose: &str) -> [u8; 32] {
+        self.inner.leaves.derive(purpose)
+    }
+
     /// How many peers were refused by their certificates, by reason.
     #[must_use]
     pub fn refusals(&self) -> &RefusalCounters {

@@ -321,6 +321,10 @@ fn files_come_back_as_they_were_saved() {
     );
     let other = Identity::new(other, root.certificate().clone()).unwrap();
     assert_eq!(node.cluster_secret(), other.cluster_secret());
+    let again = Identity::load(&id, &cert, "demo").unwrap();
+    assert_eq!(node.own_secret("a"), again.own_secret("a"));
+    assert_ne!(node.own_secret("a"), node.own_secret("b"));
+    assert_ne!(node.own_secret("a"), other.own_secret("a"));
 
     let wrong = Identity::load(&id, &cert, "prod").unwrap_err().to_string();
     assert!(

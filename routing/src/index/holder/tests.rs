@@ -460,12 +460,12 @@ fn after_a_restart_of_all_what_is_on_disk_does_not_travel() {
     let mut holder = Holder::new(id(0), 1, HolderLimits::default(), true);
     held.iter().for_each(|record| holder.restore(record));
     world.holder = holder;
-    // The members come back one after the other.
+    // The members come back one after the other, and not at once: programs take their time to start.
     let all = std::mem::take(&mut world.view);
     for n in all {
         world.view.insert(n);
         world.look();
-        world.run(world.now + 300 * MS);
+        world.run(world.now + 1_100 * MS);
     }
     world.rest();
     world.check();
