@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,21 +17,25 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::IpNet;
 use rand::TryRngCore as _;
 use stoq::quic::{Alarm, CidKeys, Screen};
 use stoq_ebpf::abi::Reason;
 use stoq_ebpf::helper::{Held, Helper, HelperError, Status, Why};
 use stoq_ebpf::{
-    Counters, Fallback, Judged, Limiter as _, LimiterError, Mode, Record, Rules, edits, object_hash,
+    Counters, Fallback, Judged, Limiter as _, LimiterError, Mode, Record, Rules, Treatment, edits,
+    object_hash,
 };
 use stoq_node::config::Xdp;
 use stoq_node::{CallError, Calls, Registry};
 
 use super::calls::{self, Ask, Verb};
+use super::evidence::{Change, Evidence};
+use super::forecast::{Forecast, allowed};
 use super::load::Gauge;
 use super::metrics::{Figures, Shown};
 use super::policy::{self, Ports, wish};
-use super::report::XdpReport;
+use super::report::{LOWERED_SHOWN_MAX, Lowered, XdpReport};
 use super::shed::{EVERY, Load, Shed};
 use super::witness::Witness;
 
@@ -40,6 +45,8 @@ const ASKS_MAX: usize = 8;
 const VALIDATED_FOR: Duration = Duration::from_secs(4 * 3600);
 /// Ticks between two looks at what was counted.
 const COUNT_EVERY: u32 = 5;
+/// Ticks between two looks at what speaks against whom.
+const JUDGE_EVERY: u32 = 10;
 
 /// Reads `[xdp]` from the file again; the error is for the operator.
 pub(crate) type Reload = Box<dyn Fn() -> Result<Xdp, String> + Send>;
@@ -52,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) keys: CidKeys,
     pub(crate) helper: Result<Helper, HelperError>,
     pub(crate) reload: Option<Reload>,
+    /// Networks of those who speak for others: nothing that comes from there is held against them.
+    pub(crate) proxies: Vec<IpNet>,
     pub(crate) workers: usize,
     /// `limits.memory`, bytes.
     pub(crate) memory: u64,
@@ -106,6 +115,8 @@ impl Keeper {
             ports: setup.ports,
             keys: setup.keys,
             reload: setup.reload,
+            proxies: setup.proxies,
+            evidence: Evidence::default(),
             hash_key,
             has_helper,
             limiter: Arc::clone(&limiter),
@@ -199,6 +210,8 @@ struct Duty {
     ports: Ports,
     keys: CidKeys,
     reload: Option<Reload>,
+    proxies: Vec<IpNet>,
+    evidence: Evidence,
     hash_key: [u64; 2],
     /// There is one to ask. Else the limiter knows why not, and is not asked again, since it would say only that there is none.
     has_helper: bool,
@@ -282,30 +295,23 @@ impl Duty {
         if !self.has_helper {
             return Err(self.limiter.why_at_socket().unwrap_or_default());
         }
-        let record = Record::load(&self.state_dir).map_err(|error| error.to_string())?;
+        let record = Record::load(&self.state_dir).map_err(|error| error.to_string());
         let wish = wish(self.config.mode);
         let report = self
             .limiter
             .with_helper(|helper| helper.probe(interface, wish))
             .map_err(|error| error.to_string())?;
-        if report.would == Mode::UserSpace {
-            let reasons: Vec<String> = report.refusals(wish).map(ToString::to_string).collect();
-            return Err(reasons.join("; "));
+        let forecast = Forecast::new(&report, wish, interface, record.clone());
+        if !forecast.attaches {
+            return Err(forecast.why.unwrap_or_default());
         }
-        let driver = report.facts.device.and_then(|device| device.driver);
-        let allowed = |mode: Mode, driver: Option<&str>| {
-            let now = Record::new(interface, mode, object_hash(), driver, SystemTime::now());
-            Record::allows(record.as_ref(), &now).map_err(|why| {
-                format!("{why} (`stoq-edge xdp enable`, then `xdp confirm` while you still reach this machine)")
-            })
-        };
-        allowed(report.would, driver.as_deref())?;
         let held = self
             .limiter
             .enable(interface, wish, None)
             .map_err(|error| error.to_string())?;
         // What would be and what came of it differ where the driver refused at the last moment.
-        if let Err(why) = allowed(held.mode, held.driver.as_deref()) {
+        let driver = held.driver.as_deref();
+        if let Err(why) = allowed(record?.as_ref(), interface, held.mode, driver) {
             self.noted(self.limiter.disable());
             return Err(why);
         }
@@ -326,6 +332,9 @@ impl Duty {
                 Ok(counters) => self.figures.counters = counters,
                 Err(error) => self.note(Err(error)),
             }
+        }
+        if self.ticks.is_multiple_of(JUDGE_EVERY) {
+            self.judge(now);
         }
         self.ticks = self.ticks.wrapping_add(1);
         let load = self.gauge.look(now, turned_away(&self.figures.counters));
@@ -357,6 +366,45 @@ impl Duty {
         let mut figures = self.figures.clone();
         figures.validated_refused += self.witness.missed();
         *self.shown.0.lock() = figures;
+    }
+
+    /// Lowers the budgets of those whom something speaks against, and lets go of those whose time is over.
+    fn judge(&mut self, now: Instant) {
+        for (source, counts) in self.witness.take_told() {
+            if !self.is_exempt(source.addr()) {
+                self.evidence.note(source, counts, now);
+            }
+        }
+        let mut edits = Vec::new();
+        for (source, change) in self.evidence.turn(now) {
+            let listed = self.lists.get(&source).copied();
+            let treatment = match change {
+                Change::Lower(cause) => {
+                    tracing::info!(%source, cause = cause.word(), "xdp: has smaller budgets for a while");
+                    *self.figures.lowerings.entry(cause).or_default() += 1;
+                    Some(listed.unwrap_or(Treatment::Profile(policy::LOWERED)))
+                }
+                // The operator may have listed it meanwhile.
+                Change::LetGo => listed,
+            };
+            edits.push((source, treatment));
+        }
+        if !edits.is_empty() {
+            self.note(self.limiter.edit_rules(&edits));
+        }
+        self.figures.lowered = self.evidence.lowered().count() as u64;
+        self.figures.overlooked = self.evidence.overlooked;
+    }
+
+    /// Whether nothing is held against an address: of this machine, of those who speak for others, or in the operator's lists, which say what is to
+    /// become of it.
+    fn is_exempt(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+            || self
+                .proxies
+                .iter()
+                .any(|proxies| proxies.contains(&address))
+            || self.lists.keys().any(|listed| listed.contains(&address))
     }
 
     /// Counts what the helper did not do. It is said where the mode changes, not ten times a second.
@@ -541,9 +589,27 @@ impl Duty {
             shed: self.shed.level(),
             retry: self.shed.is_retrying(),
             pressure: self.load.map_or(0.0, |load| load.pressure()),
+            lowered: self.lowered(),
             counters,
             samples,
         })
+    }
+
+    /// Who has smaller budgets, those first that have them for longest.
+    fn lowered(&self) -> Vec<Lowered> {
+        let now = Instant::now();
+        let mut lowered: Vec<Lowered> = self
+            .evidence
+            .lowered()
+            .map(|(source, cause, until)| Lowered {
+                source,
+                cause,
+                left_s: until.saturating_duration_since(now).as_secs(),
+            })
+            .collect();
+        lowered.sort_by_key(|one| (std::cmp::Reverse(one.left_s), one.source));
+        lowered.truncate(LOWERED_SHOWN_MAX);
+        lowered
     }
 
     /// Why packets are judged at the sockets, where they are.
