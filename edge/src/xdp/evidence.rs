@@ -269,6 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn the_operator_is_told_these_numbers() {
+        let page = include_str!("../../../docs/xdp.md");
+        let window = WINDOW.as_secs();
+        for said in [
+            format!("({UNFINISHED} in {window} s, and half of all)"),
+            format!("spoken here ({FOREIGN})"),
+            format!("4xx ({ERRORS}, and nine of ten)"),
+            format!(
+                "({},{:03}, and nineteen of twenty)",
+                MISSES / 1000,
+                MISSES % 1000
+            ),
+        ] {
+            assert!(page.contains(&said), "{said}");
+        }
+        let (first, most) = (LOWERED_FOR.as_secs(), LOWERED_MAX_FOR.as_secs());
+        assert_eq!((first, most), (60, 600), "`for a minute … at most ten`");
+    }
+
+    #[test]
     fn a_source_has_less_for_a_minute_and_then_as_much_as_everyone() {
         let start = Instant::now();
         let mut evidence = Evidence::default();

@@ -173,6 +173,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_reason_for_a_drop_is_explained_to_the_operator() {
+        let page = include_str!("../../../docs/xdp.md");
+        for reason in stoq_ebpf::abi::Reason::ALL {
+            let word = format!("`{}`", reason.word());
+            assert!(!reason.drops() || page.contains(&word), "{word}");
+        }
+    }
+
+    #[test]
     fn every_reason_is_shown_and_one_mode_is_on() {
         let shown = Shown::default();
         let registry = Registry::new();

@@ -27,6 +27,8 @@ const ADMIN: &str = "127.0.0.1:9100";
 /// What is dropped is dropped each time: waiting for longer tells no more.
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(5);
+/// A second, and what a busy machine adds to it.
+const SOON: Duration = Duration::from_secs(3);
 
 /// False, and said, where this process may not make namespaces.
 fn is_privileged(test: &str) -> bool {
@@ -119,8 +121,9 @@ fn what_nobody_confirms_is_taken_back_and_what_is_confirmed_is_there_after_a_kil
     let why = top["why"].as_str().unwrap();
     assert!(why.contains("no enable has been confirmed"), "{why}");
 
+    // The time runs while the kernel verifies the program, so on a slow machine it is over by now.
     let (code, said) = verb(&lab, &node, &["enable", "--confirm", "1s"]);
-    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("enabled on s0: native"), "{code}: {said}");
     let since = Instant::now();
     let took = lab.wait_until_bare(since);
     println!("taken back {took:?} after an enable that nobody confirmed");
@@ -153,6 +156,7 @@ fn what_nobody_confirms_is_taken_back_and_what_is_confirmed_is_there_after_a_kil
     node.kill();
     let took = lab.wait_until_bare(since);
     println!("gone {took:?} after kill -9");
+    assert!(took < SOON, "{took:?}");
     start(&lab, &mut node);
     wait_for("the program, which was confirmed", || {
         lab.attached().is_some()
@@ -189,7 +193,9 @@ fn lists_change_without_a_restart_and_a_process_that_hangs_lets_everything_pass(
                 .is_ok()
         })
     });
-    println!("packets pass {:?} after SIGSTOP", since.elapsed());
+    let took = since.elapsed();
+    println!("packets pass {took:?} after SIGSTOP");
+    assert!(took < SOON, "{took:?}");
     node.signal("-CONT");
     wait_for("the list to hold again", || !client_is_served(&lab, SHORT));
 
