@@ -393,6 +393,7 @@ impl Bound {
                     )))
                 }),
                 reload,
+                proxies: config.limits.trusted_proxies.clone(),
                 workers: count,
                 memory: config.limits.memory,
             };
