@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alt_svc::{AltSvc, Pace, probe_forever};
 use crate::certificates::InUse;
+use crate::keep::Keep;
 use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
 use crate::mesh::NodeListener;
@@ -93,6 +94,10 @@ pub(crate) struct Plan {
     pub(crate) fills: Option<PeerFills>,
     /// Its part in the mesh, where others can reach it.
     pub(crate) peers: Option<Peers>,
+    /// What it leaves to others and keeps for them.
+    pub(crate) keep: Option<Keep>,
+    /// Cancelled when it has handed over what it leaves.
+    pub(crate) handed_over: CancellationToken,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -123,7 +128,7 @@ impl Plan {
         let pool = self.pool()?;
         let shield = pool.clone().and_then(|pool| self.shield_client(pool));
         let upstreams = origins.upstreams.iter().zip(&self.shield_fallback);
-        let upstreams = upstreams
+        let upstreams: Vec<_> = upstreams
             .zip(&self.shared.sites)
             .map(|((origin, fallback), site)| {
                 let origin = self.before_origin(pool.as_ref(), site, origin);
@@ -135,7 +140,7 @@ impl Plan {
         };
         let service = Arc::new(Serve::new(
             Arc::clone(&self.shared),
-            upstreams,
+            upstreams.clone(),
             doors.writer,
         ));
         let context = Context::new(service, &self.common);
@@ -166,7 +171,8 @@ impl Plan {
         }
         if let Some(nodes) = &self.nodes {
             listeners.push(Box::pin(async move {
-                let served = nodes.serve(id, &self.links, &self.exchanges, &self.drain);
+                let (links, handed_over) = (&self.links, &self.handed_over);
+                let served = nodes.serve(id, links, &self.exchanges, &self.drain, handed_over);
                 if let Err(error) = served.await {
                     tracing::error!(%error, "other nodes are not listened to");
                 }
@@ -187,7 +193,7 @@ impl Plan {
                 // None ends; whoever serves does.
                 let beside = join3(
                     self.certificates.renew(),
-                    self.take_part(peers.as_ref()),
+                    self.take_part(peers.as_ref(), &upstreams),
                     keep_within(self.config.limits.memory, &self.registry),
                 );
                 let _ = select(served, Box::pin(beside)).await;
@@ -215,11 +221,22 @@ impl Plan {
     }
 
     /// Takes part in the mesh. Never ends.
-    async fn take_part(&self, peers: Option<&(&Peers, Pool)>) {
-        if let Some((peers, pool)) = peers {
-            let load = || self.common.load();
-            peers.run(pool.clone(), &self.drain, load).await;
-        }
+    async fn take_part(&self, peers: Option<&(&Peers, Pool)>, upstreams: &[Arc<dyn Upstream>]) {
+        let Some((peers, pool)) = peers else {
+            // There is nobody to leave anything to.
+            self.handed_over.cancel();
+            return std::future::pending().await;
+        };
+        let load = || self.common.load();
+        let taking_part = peers.run(pool.clone(), &self.drain, load);
+        let keeping = async {
+            if let Some(keep) = &self.keep {
+                let handing = keep.hand.run(peers.gossip(), pool, &self.drain);
+                let protecting = keep.protect.run(peers.gossip(), pool);
+                join3(keep.puller.run(upstreams), handing, protecting).await;
+            }
+        };
+        join(taking_part, keeping).await;
         std::future::pending().await
     }
 

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::units::{Count, Size, SizeOrOff, Time};
+use super::units::{Copies, Count, Size, SizeOrOff, Time};
 
 /// A value and where it stands.
 pub(super) type At<T> = Option<Spanned<T>>;
@@ -192,6 +192,7 @@ pub(super) struct RawSite {
     pub(super) stale_if_error: At<Time>,
     pub(super) stale_if_unreachable: At<Time>,
     pub(super) shield_fallback: At<bool>,
+    pub(super) protect: At<Copies>,
     pub(super) dedupe_domain: At<String>,
     pub(super) normal_accept_encoding: At<bool>,
     pub(super) query: At<RawQuery>,
