@@ -44,6 +44,7 @@ pub(crate) struct Providers {
     papers: Papers,
     bearings: Arc<Bearings>,
     metrics: Arc<IndexMetrics>,
+    patience: Patience,
 }
 
 impl Providers {
@@ -105,6 +106,7 @@ impl Providers {
             papers: gossip.papers().clone(),
             bearings,
             metrics,
+            patience,
         })
     }
 
@@ -125,13 +127,15 @@ impl Providers {
 
     /// Who holds what, ordered by `policy`; the neighbours where the index does not know.
     pub(crate) fn holders(&self, neighbours: Neighbourhood, policy: Policy) -> Arc<dyn Holders> {
-        Arc::new(IndexHolders::new(
+        let holders = IndexHolders::new(
             Arc::clone(&self.index),
             Arc::clone(&self.bearings),
             neighbours,
             policy,
             Arc::clone(&self.metrics),
-        ))
+        );
+        // It answers beside the index, and may be waited for a little longer.
+        Arc::new(holders.asking_homes_within(self.patience.found_within / 6))
     }
 
     /// Announces from now on what this cache stores.

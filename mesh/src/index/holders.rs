@@ -1,12 +1,13 @@
 //! Who holds an object, the best first: as the index says, and as the neighbours say where it cannot.
 //!
 //! In a mesh of no more others than own a key, the neighbours are asked beside the index: they are the same nodes, know small objects as well, and know of what was stored a
-//! moment ago. The index's word comes first where it names somebody.
+//! moment ago. The index's word comes first where it names somebody. In a larger one the object's home is asked beside it.
 
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use stoq::identity::NodeId;
@@ -17,9 +18,13 @@ use stoq_routing::{
 };
 
 use super::bearings::Bearings;
+use super::homes::Homes;
 use super::metrics::{By, IndexMetrics};
 use super::rpc::Asker;
-use crate::fill::{Candidate, Holders, Sought};
+use crate::fill::{Candidate, Holders, Neighbours, Sought};
+
+/// How long an object's home in the metro has to answer, unless it is told otherwise: 50 ms.
+const HOME_WITHIN: Duration = Duration::from_millis(50);
 
 /// Who is asked where the index cannot say.
 pub type Neighbourhood = Arc<dyn Holders>;
@@ -32,6 +37,8 @@ pub struct IndexHolders {
     policy: Policy,
     residency: Residency,
     turn: AtomicU64,
+    homes: Homes,
+    home_within: Duration,
     metrics: Arc<IndexMetrics>,
 }
 
@@ -60,8 +67,17 @@ impl IndexHolders {
             policy,
             residency: Residency::default(),
             turn: AtomicU64::new(0),
+            homes: Homes::default(),
+            home_within: HOME_WITHIN,
             metrics,
         }
+    }
+
+    /// How long the home of an object has to say whether it has it. Default 50 ms: it is in the same metro.
+    #[must_use]
+    pub const fn asking_homes_within(mut self, limit: Duration) -> Self {
+        self.home_within = limit;
+        self
     }
 
     async fn search(&self, sought: Sought<'_>) -> (By, Vec<Candidate>) {
@@ -74,12 +90,24 @@ impl IndexHolders {
         let asker = Asker::over(sought.pool.clone());
         let mut finding = pin!(self.index.find_by(&asker, key));
         let mut beside = pin!(self.neighbours.find(sought));
-        let mut said = None;
+        let home = (!is_small).then(|| self.homes.of(&view, &key)).flatten();
+        if home.is_some() {
+            self.metrics.homes_asked.inc();
+        }
+        let home = home.map(|addr| Neighbours::new(vec![addr]).answering_within(self.home_within));
+        let mut at_home = pin!(async {
+            match &home {
+                Some(home) => home.find(sought).await,
+                None => Vec::new(),
+            }
+        });
+        let (mut said, mut home_said) = (None, None);
         let finding = loop {
             // Either may be waited for again: both are kept outside.
             tokio::select! {
                 finding = &mut finding => break finding,
                 found = &mut beside, if is_small && said.is_none() => said = Some(found),
+                found = &mut at_home, if home_said.is_none() => home_said = Some(found),
             }
         };
         let (named, is_settled) = match finding {
@@ -91,7 +119,14 @@ impl IndexHolders {
             return (By::Index, named);
         }
         if is_settled {
-            return (By::Nobody, Vec::new());
+            let said = match home_said {
+                Some(said) => said,
+                None => at_home.await,
+            };
+            return match said.is_empty() {
+                true => (By::Nobody, said),
+                false => (By::Home, said),
+            };
         }
         let said = match said {
             Some(said) => said,

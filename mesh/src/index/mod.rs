@@ -7,6 +7,7 @@
 //! | `announce` | what the cache holds, announced and taken back |
 //! | `bearings` | how far other nodes are |
 //! | `holders` | who holds an object, the best first, for [fills](crate::PeerFills) |
+//! | `homes` | which edge of the metro is asked for a small object |
 //! | `metrics` | what it comes to |
 //!
 //! What is said and what follows from it is `stoq_routing::index`; nothing here decides more than whom to believe and whom to ask first.
@@ -14,6 +15,7 @@
 mod announce;
 mod bearings;
 mod holders;
+mod homes;
 mod metrics;
 mod rpc;
 mod server;
