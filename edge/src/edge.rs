@@ -20,6 +20,7 @@ use stoq_cache::time::Timestamp;
 use stoq_ebpf::helper::{Helper, HelperError};
 use stoq_mesh::gossip::GOSSIP;
 use stoq_mesh::index::INDEX;
+use stoq_mesh::keep::{KEEP, Told};
 use stoq_mesh::{
     Borders, Exchanges, GeoWatch, Holders, Links, Membership, Node, Origins, OwnWord, Patience,
     Storage,
@@ -31,9 +32,11 @@ use stoq_node::{
 };
 use stoq_routing::index::StoreError;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::alt_svc::AltSvc;
 use crate::certificates::{Certificates, DevTls};
+use crate::keep::{Heat, Keep};
 use crate::listen::{self, BindError, Common, HttpsSockets};
 use crate::mesh::{self, NodeListener};
 use crate::peers::Peers;
@@ -459,6 +462,7 @@ impl Bound {
             cache: cache.clone(),
             metrics,
             shaper: links.shaper().cloned(),
+            heat: (membership.is_some() && !config.listen.stoq.is_empty()).then(Heat::default),
             clock: Timestamp::now,
         });
         let mut exchanges = match &nodes {
@@ -487,8 +491,24 @@ impl Bound {
             None => None,
         };
         let found = || Some(peers.as_ref()?.holders());
-        let fills = holders.or_else(found).map(|holders| {
-            let mut fills = mesh::fills(holders, &shared, &registry).patient(patience);
+        let told = holders.or_else(found).map(Told::before);
+        let handed_over = CancellationToken::new();
+        let keep = peers.as_ref().zip(told.as_ref()).map(|(peers, told)| {
+            Keep::new(
+                &shared,
+                peers,
+                told.clone(),
+                &drain,
+                config.sites.iter().map(|site| site.protect).collect(),
+                &handed_over,
+                &registry,
+            )
+        });
+        if keep.is_none() {
+            handed_over.cancel();
+        }
+        let fills = told.map(|holders| {
+            let mut fills = mesh::fills(Arc::new(holders), &shared, &registry).patient(patience);
             if let Some(member) = &membership {
                 fills = fills.judging_as(member.identity().clone());
             }
@@ -500,6 +520,9 @@ impl Bound {
             exchanges = exchanges
                 .answering([GOSSIP], &roles, &peers.gossip().handler())
                 .answering([INDEX], &roles, &index);
+            if let Some(keep) = &keep {
+                exchanges = exchanges.answering([KEEP], &[NodeRole::Edge], &keep.handler());
+            }
             peers.providers().announce(&cache);
             registry.with(|registry| {
                 let registry = registry.sub_registry_with_prefix("stoq");
@@ -549,6 +572,8 @@ impl Bound {
             peers,
             busy: Busy::new(count),
             storage: storage.clone(),
+            keep,
+            handed_over,
             certificates,
             tls,
             origins,

@@ -42,6 +42,7 @@ pub(crate) struct Providers {
     papers: Papers,
     bearings: Arc<Bearings>,
     metrics: Arc<IndexMetrics>,
+    patience: Patience,
 }
 
 impl Providers {
@@ -103,6 +104,7 @@ impl Providers {
             papers: gossip.papers().clone(),
             bearings: Arc::clone(bearings),
             metrics,
+            patience,
         })
     }
 
@@ -130,6 +132,8 @@ impl Providers {
             policy,
             Arc::clone(&self.metrics),
         );
+        // A home answers beside the index, and may be waited for a little longer.
+        let holders = holders.asking_homes_within(self.patience.found_within / 6);
         Arc::new(holders.within(borders))
     }
 

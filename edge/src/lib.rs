@@ -7,6 +7,7 @@ mod certificates;
 pub mod cli;
 mod edge;
 mod index;
+mod keep;
 pub mod listen;
 mod mesh;
 mod peers;

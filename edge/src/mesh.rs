@@ -20,6 +20,7 @@ use stoq_mesh::{
 use stoq_node::config::Config;
 use stoq_node::{Drain, Registry, WorkerId};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use self::source::EdgeSource;
 use crate::edge::StartError;
@@ -107,7 +108,8 @@ impl NodeListener {
         self.doors.iter().map(NodeDoors::local_addr).collect()
     }
 
-    /// Answers other nodes on this worker's sockets until the drain that somebody begins is over. Returns at once where there are none.
+    /// Answers other nodes on this worker's sockets until the drain that somebody begins is over; as before until what is hot is handed over. Returns at once where there
+    /// are none.
     ///
     /// # Errors
     /// A socket cannot be used with the runtime.
@@ -117,6 +119,7 @@ impl NodeListener {
         links: &Links,
         exchanges: &Arc<Exchanges>,
         drain: &Drain,
+        handed_over: &CancellationToken,
     ) -> io::Result<()> {
         let doors = self.doors.iter().filter_map(|doors| doors.take(worker.0));
         let accept = RoleRule::AnyOf(vec![Role::Edge, Role::Shield]);
@@ -128,7 +131,8 @@ impl NodeListener {
             &exchanges.rules(),
             &handler,
         )?;
-        servers.serve_until_drained(drain).await;
+        let first = handed_over.cancelled();
+        servers.serve_until_drained_after(drain, first).await;
         // What is not closed by then is cut off with the runtime.
         drop(timeout(CLOSING, servers.close()).await);
         Ok(())

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join, join_all, join4, select};
+use futures_util::future::{BoxFuture, join, join_all, join3, join4, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alt_svc::{AltSvc, Pace, probe_forever};
 use crate::certificates::InUse;
+use crate::keep::Keep;
 use crate::listen::tcp::{self, Door};
 use crate::listen::{Common, Context, HttpsSockets, quic};
 use crate::mesh::NodeListener;
@@ -100,6 +101,10 @@ pub(crate) struct Plan {
     /// How busy its workers are.
     pub(crate) busy: Busy,
     pub(crate) storage: Storage,
+    /// What it leaves to others and keeps for them.
+    pub(crate) keep: Option<Keep>,
+    /// Cancelled when it has handed over what it leaves.
+    pub(crate) handed_over: CancellationToken,
     pub(crate) certificates: InUse,
     pub(crate) tls: ServerTls,
     /// One a worker; taken when it starts.
@@ -132,7 +137,7 @@ impl Plan {
         let pool = self.pool()?;
         let shield = pool.clone().and_then(|pool| self.shield_client(pool));
         let upstreams = origins.upstreams.iter().zip(&self.shield_fallback);
-        let upstreams = upstreams
+        let upstreams: Vec<_> = upstreams
             .zip(&self.shared.sites)
             .map(|((origin, fallback), site)| {
                 let origin = self.before_origin(pool.as_ref(), site, origin);
@@ -142,7 +147,7 @@ impl Plan {
         let Some(doors) = self.doors.lock().get_mut(id.0).and_then(Option::take) else {
             return Err(format!("worker {id} was started twice").into());
         };
-        let serve = Serve::new(Arc::clone(&self.shared), upstreams, doors.writer);
+        let serve = Serve::new(Arc::clone(&self.shared), upstreams.clone(), doors.writer);
         let keeper = self.keeper.as_ref();
         let service = Arc::new(serve.telling(keeper.map(|keeper| keeper.witness().teller())));
         let context = Context::new(service, &self.common);
@@ -173,7 +178,8 @@ impl Plan {
         }
         if let Some(nodes) = &self.nodes {
             listeners.push(Box::pin(async move {
-                let served = nodes.serve(id, &self.links, &self.exchanges, &self.drain);
+                let (links, handed_over) = (&self.links, &self.handed_over);
+                let served = nodes.serve(id, links, &self.exchanges, &self.drain, handed_over);
                 if let Err(error) = served.await {
                     tracing::error!(%error, "other nodes are not listened to");
                 }
@@ -194,7 +200,7 @@ impl Plan {
                 // None ends; whoever serves does.
                 let beside = join4(
                     self.certificates.renew(),
-                    self.take_part(peers.as_ref()),
+                    self.take_part(peers.as_ref(), &upstreams),
                     keep_within(self.config.limits.memory, &self.registry),
                     self.busy.measure(id),
                 );
@@ -224,14 +230,25 @@ impl Plan {
     }
 
     /// Takes part in the mesh. Never ends.
-    async fn take_part(&self, peers: Option<&(&Peers, Pool)>) {
-        if let Some((peers, pool)) = peers {
-            let fares = || Fares {
-                load: self.common.load().max(self.busy.share()),
-                is_ailing: self.storage.is_ailing(),
-            };
-            peers.run(pool.clone(), &self.drain, fares).await;
-        }
+    async fn take_part(&self, peers: Option<&(&Peers, Pool)>, upstreams: &[Arc<dyn Upstream>]) {
+        let Some((peers, pool)) = peers else {
+            // There is nobody to leave anything to.
+            self.handed_over.cancel();
+            return std::future::pending().await;
+        };
+        let fares = || Fares {
+            load: self.common.load().max(self.busy.share()),
+            is_ailing: self.storage.is_ailing(),
+        };
+        let taking_part = peers.run(pool.clone(), &self.drain, fares);
+        let keeping = async {
+            if let Some(keep) = &self.keep {
+                let handing = keep.hand.run(peers.gossip(), pool, &self.drain);
+                let protecting = keep.protect.run(peers.gossip(), pool);
+                join3(keep.puller.run(upstreams), handing, protecting).await;
+            }
+        };
+        join(taking_part, keeping).await;
         std::future::pending().await
     }
 

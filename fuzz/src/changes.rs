@@ -8,6 +8,8 @@ use std::path::Path;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::Target;
+
 /// The inputs of a corpus with their names, in order.
 fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
@@ -59,7 +61,7 @@ fn change(input: &mut Vec<u8>, other: &[u8], dice: &mut StdRng) {
 }
 
 /// Holds these targets to their claims.
-pub fn hold(targets: &[(&str, fn(&[u8]))]) {
+pub fn hold(targets: &[(&str, Target)]) {
     let seed = setting("STOQ_FUZZ_SEED").unwrap_or_else(rand::random);
     let changes = setting("STOQ_FUZZ_CHANGES").unwrap_or(200);
     println!("STOQ_FUZZ_SEED={seed}");

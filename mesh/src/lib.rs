@@ -1,7 +1,7 @@
 //! Where the leaves meet: objects and chunks asked for and given over STOQ between nodes, and origins and tiers made from a node's configuration.
 //!
 //! [`ShieldClient`] is an upstream for a cache; [`ObjectServer`] answers from whatever implements [`ObjectSource`]; [`Origins`] is
-//! what stands behind a node that asks nobody else; [`Links`] is how it reaches other nodes and they it; [`Membership`] is who it is to the others; [`gossip`] is who the others are; [`index`] is who of them holds what; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
+//! what stands behind a node that asks nobody else; [`Links`] is how it reaches other nodes and they it; [`Membership`] is who it is to the others; [`gossip`] is who the others are; [`index`] is who of them holds what; [`keep`] is what one leaves to another; [`Storage`] is what it keeps on disk, [`store`](fn@store) what an operator asks of that.
 
 mod bearings;
 mod borders;
@@ -9,6 +9,7 @@ mod exchanges;
 mod fill;
 pub mod gossip;
 pub mod index;
+pub mod keep;
 mod links;
 mod membership;
 mod metrics;

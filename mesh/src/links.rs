@@ -328,8 +328,18 @@ impl NodeServers {
 
     /// Serves until the drain that somebody begins is over: what it leaves is for [`close`](Self::close) to cut off.
     pub async fn serve_until_drained(&self, drain: &Drain) {
+        self.serve_until_drained_after(drain, std::future::ready(()))
+            .await;
+    }
+
+    /// As [`serve_until_drained`](Self::serve_until_drained), but goes on as before until `first` is done, or the drain over.
+    pub async fn serve_until_drained_after(&self, drain: &Drain, first: impl Future<Output = ()>) {
         let drained = async {
             drain.begun().await;
+            tokio::select! {
+                () = first => {}
+                () = drain.ended() => {}
+            }
             let grace = drain.deadline().map_or(Duration::ZERO, |at| {
                 at.saturating_duration_since(Instant::now())
             });

@@ -447,6 +447,7 @@ name = "second"
 hosts = ["Example.com", "*.example.com"]
 origins = [{{ url = "https://[2001:db8::1]:8443", host = "www.example.com:81", sni = "example.com", ca = "ca \"x\".pem" }}, "http://b"]
 shield_fallback = false
+protect = 5
 cache_control_targets = []
 dedupe_domain = "shared"
 {CLUSTERED}

@@ -217,3 +217,33 @@ async fn all_edges_restarted_find_what_they_hold_without_announcing_it_again() {
     assert!(by_index >= OBJECTS as f64 * 0.999, "{by_index}");
     assert_eq!(again, 0.0);
 }
+
+#[tokio::test]
+async fn small_object_that_nobody_announced_is_found_at_its_home_by_those_who_miss_after_it() {
+    const OBJECTS: usize = 24;
+    const SIZE: usize = 10_000;
+    let origin = origin(SIZE).await;
+    let cluster = Cluster::new().origin(&origin).shield().peers();
+    let cluster = cluster.edges(EDGES).workers(1).start().await;
+    for edge in 0..EDGES {
+        let client = client(&cluster, edge).await;
+        for number in 0..OBJECTS {
+            get(&client, &format!("/{number}")).await;
+        }
+    }
+    // Nobody has hit anything twice.
+    assert_eq!(all(&cluster, "stoq_index_objects"), 0.0);
+    let at_home =
+        |edge: &integration::EdgeNode| edge.metric("stoq_index_holders_total", &["by=\"home\""]);
+    let found: f64 = cluster.edges.iter().map(at_home).sum();
+    let asked = all(&cluster, "stoq_index_homes_asked_total");
+    let sent = cluster.shield().metric("stoq_object_body_bytes_total", &[]) / SIZE as f64;
+    let misses = (OBJECTS * EDGES) as f64;
+    println!(
+        "{misses} misses: {asked} asked a home, {found} found it there, {sent} came from the shield"
+    );
+    // Each edge is home of some, and asks of all others.
+    assert_eq!(asked, misses - OBJECTS as f64);
+    assert!(found > 0.0);
+    assert_eq!(sent, misses - found);
+}

@@ -22,6 +22,7 @@ mod site;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ use forward::Received;
 use record::Ended;
 use rescue::{Refusal, Trouble, rescue};
 
+use crate::keep::{Asked, Heat};
 use crate::service::{
     Answer, Interim, ListenerKind, RequestBody, RequestHead, RequestView, Sent, Service,
 };
@@ -76,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: ServeMetrics,
     /// What bodies to clients wait for; `None` where nothing limits what the node sends.
     pub(crate) shaper: Option<Shaper>,
+    /// What is asked for most, where other edges may be asked to keep it.
+    pub(crate) heat: Option<Heat>,
     /// For the log's times.
     pub(crate) clock: fn() -> Timestamp,
 }
@@ -193,7 +197,9 @@ impl Serve {
                 path_and_query: key::target(opened.site, &head.path_and_query)?,
                 headers,
             };
-            return Ok(self.shared.cache.serve(request, upstream).await?);
+            let reply = self.shared.cache.serve(request, upstream).await?;
+            self.heat(&view, &opened, (self.shared.clock)());
+            return Ok(reply);
         }
         self.pass(head, body, &opened, headers, upstream).await
     }
@@ -236,6 +242,21 @@ impl Serve {
             })
     }
 
+    /// Counts what was asked for.
+    fn heat(&self, view: &RequestView<'_>, opened: &Opened<'_>, now: Timestamp) {
+        if let Some(heat) = &self.shared.heat {
+            let asked = Asked {
+                key: &opened.key,
+                site: opened.place,
+                scheme: view.scheme,
+                authority: opened.admitted.authority.as_str(),
+                path_and_query: opened.admitted.path_and_query,
+                headers: view.headers,
+            };
+            heat.count(&asked, now);
+        }
+    }
+
     fn outgoing(&self, view: &RequestView<'_>, opened: &Opened<'_>) -> HeaderMap {
         let received = Received {
             from: view.peer,
@@ -267,6 +288,7 @@ impl Service for Serve {
             .shared
             .cache
             .try_hit(&opened.key, &facts, &opened.site.policy, now)?;
+        self.heat(request, &opened, now);
         let note = Note {
             outcome: reply.outcome,
             site: Some(opened.place),

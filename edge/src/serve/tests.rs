@@ -94,6 +94,7 @@ fn serve(origin: &Arc<Origin>) -> Arc<Serve> {
             cdn_id,
         },
         metrics: ServeMetrics::register(&mut Registry::default()),
+        heat: None,
         shaper: None,
         clock: || NOW,
     };

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use stoq::identity::NodeId;
 use stoq::peer::{Ask, Exchange, ExchangeError, Part};
 use stoq::pool::Pool;
+use stoq::wire::Urgency;
 use stoq_cache::content::{ChunkId, ChunkKey, VerifiedChunk};
 use stoq_cache::key::CacheKey;
 use tokio::sync::mpsc;
@@ -37,6 +38,8 @@ pub(super) struct Line {
     pub(super) key: CacheKey,
     pub(super) chunk_key: ChunkKey,
     pub(super) patience: Patience,
+    /// The last is for what nobody waits for.
+    pub(super) urgency: Urgency,
 }
 
 impl Line {
@@ -127,7 +130,8 @@ async fn converse(
         site: line.site.to_string(),
         chunks: named(&first),
     };
-    let asked = conn.ask(Ask::new(wire::CHUNKS, request.encode()?)).await;
+    let ask = Ask::new(wire::CHUNKS, request.encode()?).urgency(line.urgency);
+    let asked = conn.ask(ask).await;
     let Exchange { mut send, mut recv } = asked?;
     let mut assembly = Assembly::new(line, first);
     let (mut gave, mut heard) = (false, Instant::now());

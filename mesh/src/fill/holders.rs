@@ -44,6 +44,12 @@ pub trait Holders: Send + Sync + fmt::Debug {
     ///
     /// Who asks stops waiting after a while, and goes to the shield. Cancel safe.
     fn find<'a>(&'a self, sought: Sought<'a>) -> BoxFuture<'a, Vec<Candidate>>;
+
+    /// Whether the object is fetched for nobody who waits, ahead of need: its chunks are asked for after all else. Default: no.
+    fn is_for_later(&self, key: &CacheKey) -> bool {
+        let _ = key;
+        false
+    }
 }
 
 /// The manifest that most of the candidates hold, of equals that of the first; and those who hold it.

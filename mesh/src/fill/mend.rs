@@ -248,7 +248,7 @@ mod tests {
         let mut growing = GrowingManifest::new(Profile::Coarse);
         for chunk in CHUNKS {
             growing
-                .push(chunk_key.id(chunk), chunk.len() as u32)
+                .push(chunk_key.id(chunk), u32::try_from(chunk.len()).unwrap())
                 .unwrap();
         }
         let manifest = growing.seal(stoq_cache::content::Validators::default());

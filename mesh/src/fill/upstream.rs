@@ -17,6 +17,7 @@ use futures_util::{StreamExt, stream};
 use http::{Method, header};
 use stoq::identity::Identity;
 use stoq::pool::Pool;
+use stoq::wire::Urgency;
 use stoq_cache::content::{ChunkId, ChunkKey, ManifestId};
 use stoq_cache::key::CacheKey;
 use stoq_cache::upstream::{
@@ -210,6 +211,10 @@ impl Peers {
             key,
             chunk_key,
             patience: self.fills.patience,
+            urgency: match self.fills.holders.is_for_later(&key) {
+                true => Urgency::LAST,
+                false => Urgency::default(),
+            },
         })
     }
 

@@ -1,12 +1,13 @@
 //! Who holds an object, the best first: as the index says, and as the neighbours say where it cannot.
 //!
 //! In a mesh of no more others than own a key, the neighbours are asked beside the index: they are the same nodes, know small objects as well, and know of what was stored a
-//! moment ago. The index's word comes first where it names somebody.
+//! moment ago. The index's word comes first where it names somebody. In a larger one the object's home is asked beside it.
 
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use stoq::identity::NodeId;
@@ -14,11 +15,15 @@ use stoq_cache::content::ManifestId;
 use stoq_routing::index::{Finding, Index, Provider, REPLICAS, WHOLE};
 use stoq_routing::{Candidate as Ranked, Key, Policy, Residency, Source, View, Wish, rank};
 
+use super::homes::Homes;
 use super::metrics::{By, IndexMetrics};
 use super::rpc::Asker;
 use crate::bearings::Bearings;
 use crate::borders::Borders;
-use crate::fill::{Candidate, Holders, Sought};
+use crate::fill::{Candidate, Holders, Neighbours, Sought};
+
+/// How long an object's home in the metro has to answer, unless it is told otherwise: 50 ms.
+const HOME_WITHIN: Duration = Duration::from_millis(50);
 
 /// Who is asked where the index cannot say.
 pub type Neighbourhood = Arc<dyn Holders>;
@@ -32,6 +37,8 @@ pub struct IndexHolders {
     residency: Residency,
     borders: Arc<Borders>,
     turn: AtomicU64,
+    homes: Homes,
+    home_within: Duration,
     metrics: Arc<IndexMetrics>,
 }
 
@@ -61,8 +68,17 @@ impl IndexHolders {
             residency: Residency::default(),
             borders: Arc::default(),
             turn: AtomicU64::new(0),
+            homes: Homes::default(),
+            home_within: HOME_WITHIN,
             metrics,
         }
+    }
+
+    /// How long the home of an object has to say whether it has it. Default 50 ms: it is in the same metro.
+    #[must_use]
+    pub const fn asking_homes_within(mut self, limit: Duration) -> Self {
+        self.home_within = limit;
+        self
     }
 
     /// What is held of a site whose bytes may not be everywhere only the neighbours within are asked: the index, whose owners are anywhere, is told nothing of it.
@@ -89,12 +105,24 @@ impl IndexHolders {
         let asker = Asker::over(sought.pool.clone());
         let mut finding = pin!(self.index.find_by(&asker, key));
         let mut beside = pin!(self.neighbours.find(sought));
-        let mut said = None;
+        let home = (!is_small).then(|| self.homes.of(&view, &key)).flatten();
+        if home.is_some() {
+            self.metrics.homes_asked.inc();
+        }
+        let home = home.map(|addr| Neighbours::new(vec![addr]).answering_within(self.home_within));
+        let mut at_home = pin!(async {
+            match &home {
+                Some(home) => home.find(sought).await,
+                None => Vec::new(),
+            }
+        });
+        let (mut said, mut home_said) = (None, None);
         let finding = loop {
             // Either may be waited for again: both are kept outside.
             tokio::select! {
                 finding = &mut finding => break finding,
                 found = &mut beside, if is_small && said.is_none() => said = Some(found),
+                found = &mut at_home, if home_said.is_none() => home_said = Some(found),
             }
         };
         let (named, is_settled) = match finding {
@@ -106,7 +134,14 @@ impl IndexHolders {
             return (By::Index, named);
         }
         if is_settled {
-            return (By::Nobody, Vec::new());
+            let said = match home_said {
+                Some(said) => said,
+                None => at_home.await,
+            };
+            return match said.is_empty() {
+                true => (By::Nobody, said),
+                false => (By::Home, said),
+            };
         }
         let said = match said {
             Some(said) => said,

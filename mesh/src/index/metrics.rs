@@ -19,6 +19,8 @@ pub(super) enum By {
     Index,
     /// The neighbours, where the index could not say.
     Neighbours,
+    /// The object's home in the metro, where the index knew of nobody.
+    Home,
     /// Nobody knew any.
     Nobody,
 }
@@ -29,13 +31,14 @@ struct ByLabel {
 }
 
 impl By {
-    const ALL: [Self; 3] = [Self::Index, Self::Neighbours, Self::Nobody];
+    const ALL: [Self; 4] = [Self::Index, Self::Neighbours, Self::Home, Self::Nobody];
 
     fn label(self) -> ByLabel {
         ByLabel {
             by: match self {
                 Self::Index => "index",
                 Self::Neighbours => "neighbours",
+                Self::Home => "home",
                 Self::Nobody => "nobody",
             },
         }
@@ -47,6 +50,8 @@ impl By {
 pub struct IndexMetrics {
     /// Searches of fills, by who named holders: all that ended. Fills count those they waited for, `stoq_fill_found_total` and `stoq_fill_not_found_total`.
     holders: Family<ByLabel, Counter>,
+    /// Searches that asked the object's home as well. Those that found it there are among `holders`.
+    pub(super) homes_asked: Counter,
     /// Objects taken back because they were evicted, invalidated or replaced.
     pub(super) withdrawn: Counter,
     /// Objects that were not announced, at a bound.
@@ -69,6 +74,11 @@ impl IndexMetrics {
             "holders",
             "Searches for holders by fills, by who named some",
             self.holders.clone(),
+        );
+        registry.register(
+            "homes_asked",
+            "Searches for holders by fills that asked the object's home in the metro beside the index",
+            self.homes_asked.clone(),
         );
         registry.register(
             "withdrawn_objects",

@@ -6,12 +6,14 @@
 //! | `server` | answers them, and tells the audit of what no honest node says |
 //! | `announce` | what the cache holds, announced and taken back |
 //! | `holders` | who holds an object, the best first, for [fills](crate::PeerFills) |
+//! | `homes` | which edge of the metro is asked for a small object |
 //! | `metrics` | what it comes to |
 //!
 //! What is said and what follows from it is `stoq_routing::index`; nothing here decides more than whom to believe and whom to ask first.
 
 mod announce;
 mod holders;
+mod homes;
 mod metrics;
 mod rpc;
 mod server;

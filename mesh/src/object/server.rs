@@ -12,6 +12,8 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method, StatusCode, header};
 use stoq::identity::{Identity, Role};
 use stoq::peer::{ExchangeError, Handler, IncomingRequest, Part, PeerInfo, RecvHalf, SendHalf};
+use stoq::shape::Class;
+use stoq::wire::Urgency;
 use stoq_cache::content::{Manifest, ManifestId};
 use stoq_cache::upstream::{BodyStream, ChunkEvent, ChunkStream};
 use tokio::time::timeout;
@@ -214,8 +216,13 @@ impl ObjectServer {
             control,
             body,
             mut reply,
+            marks,
             ..
         } = request;
+        if marks.urgency == Urgency::LAST {
+            // Nobody waits for it.
+            reply.set_class(Class::Replicate);
+        }
         let answered = match kind {
             _ if !may_ask(peer) => Err(Refusal::new(
                 Code::Role,

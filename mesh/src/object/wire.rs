@@ -395,21 +395,21 @@ pub fn decode_sealed(payload: &[u8]) -> Result<([u8; 32], u64), DecodeError> {
     Ok(sealed)
 }
 
-pub(super) fn bad(field: &'static str, value: impl std::fmt::Display) -> DecodeError {
+pub(crate) fn bad(field: &'static str, value: impl std::fmt::Display) -> DecodeError {
     DecodeError::Value {
         field,
         value: value.to_string(),
     }
 }
 
-pub(super) fn control(out: BytesMut) -> Result<Bytes, DecodeError> {
+pub(crate) fn control(out: BytesMut) -> Result<Bytes, DecodeError> {
     if out.len() > stoq::wire::REQUEST_CONTROL_BYTES_MAX {
         return Err(DecodeError::TooLarge(out.len()));
     }
     Ok(out.freeze())
 }
 
-pub(super) fn put_str(
+pub(crate) fn put_str(
     out: &mut BytesMut,
     field: &'static str,
     bytes: &[u8],
@@ -422,7 +422,7 @@ pub(super) fn put_str(
     Ok(())
 }
 
-pub(super) fn put_fields(out: &mut BytesMut, fields: &HeaderMap) -> Result<(), DecodeError> {
+pub(crate) fn put_fields(out: &mut BytesMut, fields: &HeaderMap) -> Result<(), DecodeError> {
     let count = u16::try_from(fields.len())
         .ok()
         .filter(|n| usize::from(*n) <= FIELDS_MAX);
@@ -451,10 +451,10 @@ fn put_chunk(out: &mut BytesMut, id: &[u8; 32], len: u32) {
 }
 
 /// Reads from the front of a message; every step is checked against what is left.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         field: &'static str,
         len: usize,
@@ -469,7 +469,7 @@ impl<'a> Reader<'a> {
         Ok(front)
     }
 
-    pub(super) fn array<const N: usize>(
+    pub(crate) fn array<const N: usize>(
         &mut self,
         field: &'static str,
     ) -> Result<[u8; N], DecodeError> {
@@ -478,11 +478,11 @@ impl<'a> Reader<'a> {
         Ok(array)
     }
 
-    pub(super) fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
+    pub(crate) fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         self.array::<1>(field).map(|[byte]| byte)
     }
 
-    pub(super) fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+    pub(crate) fn flag(&mut self, field: &'static str) -> Result<bool, DecodeError> {
         match self.byte(field)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -490,26 +490,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn version(&mut self) -> Result<(), DecodeError> {
+    pub(crate) fn version(&mut self) -> Result<(), DecodeError> {
         match self.byte("version")? {
             VERSION => Ok(()),
             other => Err(DecodeError::Version(other)),
         }
     }
 
-    pub(super) fn string(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
+    pub(crate) fn string(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let len = u16::from_be_bytes(self.array(field)?);
         self.take(field, usize::from(len))
     }
 
-    pub(super) fn text(&mut self, field: &'static str) -> Result<String, DecodeError> {
+    pub(crate) fn text(&mut self, field: &'static str) -> Result<String, DecodeError> {
         let bytes = self.string(field)?;
         std::str::from_utf8(bytes)
             .map(str::to_owned)
             .map_err(|_| bad(field, bytes.escape_ascii()))
     }
 
-    pub(super) fn fields(&mut self) -> Result<HeaderMap, DecodeError> {
+    pub(crate) fn fields(&mut self) -> Result<HeaderMap, DecodeError> {
         let count = usize::from(u16::from_be_bytes(self.array("field count")?));
         if count > FIELDS_MAX {
             return Err(bad("field count", count));
@@ -542,7 +542,7 @@ impl<'a> Reader<'a> {
         ))
     }
 
-    pub(super) fn end(self) -> Result<(), DecodeError> {
+    pub(crate) fn end(self) -> Result<(), DecodeError> {
         if self.0.is_empty() {
             Ok(())
         } else {

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
-use super::units::{Count, RateOrOff, Size, SizeOrOff, Time};
+use super::units::{Copies, Count, RateOrOff, Size, SizeOrOff, Time};
 
 /// A value and where it stands.
 pub(super) type At<T> = Option<Spanned<T>>;
@@ -247,6 +247,7 @@ pub(super) struct RawSite {
     pub(super) stale_if_error: At<Time>,
     pub(super) stale_if_unreachable: At<Time>,
     pub(super) shield_fallback: At<bool>,
+    pub(super) protect: At<Copies>,
     pub(super) dedupe_domain: At<String>,
     pub(super) residency: At<Strings>,
     pub(super) normal_accept_encoding: At<bool>,

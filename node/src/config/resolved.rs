@@ -522,6 +522,8 @@ pub struct Site {
     pub stale_if_unreachable: Duration,
     /// Whether the edge asks the origin itself when no shield answers. Default true.
     pub shield_fallback: bool,
+    /// How many edges keep what is hot of the site, in different domains of failure where there are any, 2 to 8; 0, the default: those that are asked for it.
+    pub protect: usize,
     /// Sites of one domain share chunks. Default: the site's name, so nothing is shared.
     pub dedupe_domain: Arc<str>,
     /// Patterns of the zones in which its bytes may be. Default: none, and they may be anywhere.

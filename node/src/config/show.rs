@@ -191,6 +191,10 @@ impl Config {
             }
             out.key("stale_if_unreachable", time(site.stale_if_unreachable));
             out.key("shield_fallback", site.shield_fallback);
+            match site.protect {
+                0 => out.key("protect", false),
+                copies => out.key("protect", copies),
+            }
             out.key("dedupe_domain", quoted(&site.dedupe_domain));
             if !site.residency.is_empty() {
                 out.key("residency", list(&site.residency));

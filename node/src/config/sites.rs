@@ -155,6 +155,7 @@ impl Resolver<'_> {
             stale_if_error: site.stale_if_error.as_ref().map(|value| value.get_ref().0),
             stale_if_unreachable: time(&site.stale_if_unreachable, STALE_IF_UNREACHABLE),
             shield_fallback: flag(&site.shield_fallback),
+            protect: site.protect.as_ref().map_or(0, |value| value.get_ref().0),
             dedupe_domain: domain.into(),
             residency: self.residency(&site.residency, &key("residency")),
             normal_accept_encoding: site

@@ -365,6 +365,49 @@ pub(super) struct SizeOrOff(pub(super) Option<u64>);
 /// A rate of packets: `None` is the word `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RateOrOff(pub(super) Option<PacketRate>);
+/// Copies of what is hot: `true` for [`COPIES`], a number, or `false` for 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Copies(pub(super) usize);
+
+/// What `true` means.
+const COPIES: usize = 3;
+/// The most copies.
+const COPIES_MAX: usize = 8;
+
+impl<'de> Deserialize<'de> for Copies {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CopiesVisitor)
+    }
+}
+
+struct CopiesVisitor;
+
+impl Visitor<'_> for CopiesVisitor {
+    type Value = Copies;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "true, false, or how many edges keep it, 2 to {COPIES_MAX}"
+        )
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<Copies, E> {
+        Ok(Copies(if on { COPIES } else { 0 }))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Copies, E> {
+        usize::try_from(number)
+            .ok()
+            .filter(|number| (2..=COPIES_MAX).contains(number))
+            .map(Copies)
+            .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Copies, E> {
+        self.visit_i64(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
 
 /// A duration as the file states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,87 @@
+//! What an edge leaves to others, and keeps for them: the objects that are asked for most.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `heat` | which URLs those are |
+//! | `pull` | keeps what other edges ask this one to: fetched as for a miss |
+//! | `tell` | has another edge keep some of them |
+//! | `hand` | at a drain: the neighbours, before this edge takes its leave of them |
+//! | `protect` | while it serves: edges that do not fail together, for sites that are protected |
+
+mod hand;
+mod heat;
+mod metrics;
+mod protect;
+mod pull;
+mod tell;
+
+use std::sync::Arc;
+
+use stoq_mesh::keep::{KeepServer, Told};
+use stoq_node::{Drain, Registry};
+use stoq_routing::Membership;
+use tokio_util::sync::CancellationToken;
+
+use crate::peers::Peers;
+use crate::serve::Shared;
+
+pub(crate) use heat::{Asked, Heat};
+
+use hand::Hand;
+use metrics::KeepMetrics;
+use protect::Protect;
+use pull::Puller;
+use tell::Teller;
+
+/// Both sides of an edge.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    /// What others ask of it.
+    pub(crate) puller: Arc<Puller>,
+    /// What it asks of others at its end.
+    pub(crate) hand: Hand,
+    /// What it asks of others before that.
+    pub(crate) protect: Protect,
+}
+
+impl Keep {
+    /// Of an edge among these peers. `told` is asked first by its fills; `copies`: for each site how many edges are to
+    /// hold what is hot of it. `handed_over` is cancelled when it has handed over what it had.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        peers: &Peers,
+        told: Told,
+        drain: &Drain,
+        copies: Vec<usize>,
+        handed_over: &CancellationToken,
+        registry: &Registry,
+    ) -> Self {
+        let metrics = Arc::<KeepMetrics>::default();
+        registry.with(|registry| metrics.register(registry.sub_registry_with_prefix("stoq")));
+        let gossip = peers.gossip().clone();
+        let addresses = Box::new(move |node: stoq::identity::NodeId| {
+            let view = gossip.view();
+            let node = view.get(&stoq_mesh::gossip::node_id(node));
+            node.map_or_else(Vec::new, |node| node.addresses.clone())
+        });
+        let (shared, drain) = (Arc::clone(shared), drain.clone());
+        let puller = Puller::new(
+            Arc::clone(&shared),
+            told,
+            addresses,
+            drain,
+            Arc::clone(&metrics),
+        );
+        let teller = Arc::new(Teller::new(shared, metrics));
+        Self {
+            puller: Arc::new(puller),
+            protect: Protect::new(Arc::clone(&teller), copies),
+            hand: Hand::new(teller, handed_over.clone()),
+        }
+    }
+
+    /// What answers other edges.
+    pub(crate) fn handler(&self) -> Arc<dyn stoq::peer::Handler> {
+        Arc::new(KeepServer::new(Arc::clone(&self.puller) as _))
+    }
+}

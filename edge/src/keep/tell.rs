@@ -1,0 +1,146 @@
+//! Has other edges keep what is hot here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stoq::identity::{NodeId, Role};
+use stoq::peer::PeerConn;
+use stoq::pool::Pool;
+use stoq_cache::key::CacheKey;
+use stoq_mesh::keep::{self, KEPT_MAX, Object, Request};
+use stoq_routing::View;
+use tokio::time::Instant;
+
+use super::heat::Hot;
+use super::metrics::KeepMetrics;
+use crate::serve::Shared;
+
+/// URLs that others are told of at a time: 256.
+const HOT_MAX: usize = 256;
+
+/// Addresses of a neighbour that are tried: 8.
+const ADDRESSES_MAX: usize = 8;
+
+/// What is hot here and stored.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) key: CacheKey,
+    /// Position of its site.
+    pub(super) site: usize,
+    pub(super) object: Object,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Teller {
+    shared: Arc<Shared>,
+    metrics: Arc<KeepMetrics>,
+}
+
+impl Teller {
+    /// Of what this edge serves.
+    pub(super) const fn new(shared: Arc<Shared>, metrics: Arc<KeepMetrics>) -> Self {
+        Self { shared, metrics }
+    }
+
+    /// What is asked for most of what is stored here, the hottest first.
+    pub(super) async fn hot(&self) -> Vec<Held> {
+        let hottest = self.shared.heat.as_ref().map(|heat| heat.hottest(HOT_MAX));
+        let mut held = Vec::new();
+        for hot in hottest.unwrap_or_default() {
+            let manifests = self.shared.cache.manifests(&hot.key).await;
+            let Some(site) = self.shared.sites.get(hot.site) else {
+                continue;
+            };
+            if let Some(manifest) = manifests.first() {
+                let Hot {
+                    key,
+                    https,
+                    authority,
+                    path_and_query,
+                    headers,
+                    ..
+                } = hot;
+                let object = Object {
+                    site: site.name.to_string(),
+                    https,
+                    authority,
+                    path_and_query,
+                    root: *manifest.root().as_bytes(),
+                    headers,
+                };
+                held.push(Held {
+                    key,
+                    site: hot.site,
+                    object,
+                });
+            }
+        }
+        held
+    }
+
+    /// Has one neighbour keep these.
+    pub(super) async fn tell(
+        &self,
+        view: &View,
+        home: stoq_routing::NodeId,
+        objects: Vec<Object>,
+        pool: &Pool,
+        until: Instant,
+    ) {
+        for objects in objects.chunks(KEPT_MAX) {
+            let offered = objects.len() as u64;
+            self.metrics.offered.inc_by(offered);
+            let within = until.saturating_duration_since(Instant::now());
+            let kept = match within.is_zero() {
+                true => Err("there is no time left".to_owned()),
+                false => self.ask(view, home, objects, pool, within).await,
+            };
+            let kept = kept.unwrap_or_else(|error| {
+                let node = NodeId(home.0);
+                tracing::warn!(%node, %error, "a neighbour does not take over");
+                0
+            });
+            let kept = kept.min(offered);
+            self.metrics.given.inc_by(kept);
+            self.metrics.left.inc_by(offered - kept);
+        }
+    }
+
+    async fn ask(
+        &self,
+        view: &View,
+        home: stoq_routing::NodeId,
+        objects: &[Object],
+        pool: &Pool,
+        within: Duration,
+    ) -> Result<u64, String> {
+        let conn = connect(view, home, pool).await?;
+        let request = Request {
+            // A little less, so that the answer arrives in time.
+            within_ms: u32::try_from((within * 9 / 10).as_millis()).unwrap_or(u32::MAX),
+            objects: objects.to_vec(),
+        };
+        let answer = keep::ask(&conn, &request, within).await?;
+        Ok(answer.kept())
+    }
+}
+
+/// A connection to an edge that is in view.
+async fn connect(view: &View, home: stoq_routing::NodeId, pool: &Pool) -> Result<PeerConn, String> {
+    let node = view.get(&home).ok_or("it has left")?;
+    let mut last = "it has no address".to_owned();
+    for addr in node.addresses.iter().take(ADDRESSES_MAX) {
+        match pool.get(*addr).await {
+            Ok(conn) => {
+                let peer = &conn.peer().identity;
+                if peer.node_id == NodeId(home.0) && peer.has(&Role::Edge) {
+                    return Ok(conn);
+                }
+                last = format!("{} answers at {addr}", peer.node_id);
+            }
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
+}
