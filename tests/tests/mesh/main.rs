@@ -8,7 +8,7 @@
 //! cargo test -p integration --test mesh -- --include-ignored --nocapture
 //! ```
 //!
-//! Rates are judged where neither the switch nor the machine made them; where they did, that is said.
+//! With `--features sim` lookups are laid beside what the simulator foretells. Rates are judged where neither the switch nor the machine made them; where they did, that is said.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,6 +17,8 @@
 
 mod clock;
 mod fills;
+#[cfg(feature = "sim")]
+mod lookups;
 mod members;
 mod network;
 mod nodes;
