@@ -600,10 +600,17 @@ impl Drop for ShieldNode {
     }
 }
 
+/// As [`metric_in`] what the registry says now.
+fn metric(registry: &stoq_node::Registry, name: &str, labels: &[&str]) -> f64 {
+    metric_in(&registry.render().expect("metrics render"), name, labels)
+}
+
+/// The sum of all samples named `name` in this text of metrics whose labels contain each of `labels`.
+///
 /// # Panics
 /// When no metric has that name: a misspelt one would read as zero and prove anything.
-fn metric(registry: &stoq_node::Registry, name: &str, labels: &[&str]) -> f64 {
-    let text = registry.render().expect("metrics render");
+#[must_use]
+pub fn metric_in(text: &str, name: &str, labels: &[&str]) -> f64 {
     let family = ["_total", "_count"]
         .iter()
         .find_map(|suffix| name.strip_suffix(suffix))

@@ -6,6 +6,6 @@ pub mod cluster;
 pub mod origin;
 pub mod tools;
 
-pub use cluster::{Cluster, EdgeNode, Running, ShieldNode, until};
+pub use cluster::{Cluster, EdgeNode, Running, ShieldNode, metric_in, until};
 pub use origin::{Answer, Gate, Origin, Seen};
 pub use stoq_loadtest::{Client, Payload, Version};

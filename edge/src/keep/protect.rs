@@ -13,7 +13,7 @@ use stoq::pool::Pool;
 use stoq_cache::key::CacheKey;
 use stoq_mesh::gossip::Gossip;
 use stoq_mesh::keep::Object;
-use stoq_routing::{Health, Key, Membership, NodeId, NodeState, View, rendezvous, spread};
+use stoq_routing::{Key, Membership, NodeId, NodeState, View, rendezvous, spread};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::tell::Teller;
@@ -90,9 +90,7 @@ impl Protect {
 
 /// Which edges are to hold an object.
 fn holders(view: &View, key: &Key, copies: usize) -> Vec<NodeId> {
-    let serves = |node: &NodeState| {
-        node.health != Health::Ill && !node.draining && !node.addresses.is_empty()
-    };
+    let serves = |node: &NodeState| node.shares_work() && !node.addresses.is_empty();
     let nodes = view.nodes().iter().filter(|node| serves(node));
     let order = rendezvous(nodes.map(|node| node.id), key);
     let order = order
