@@ -377,6 +377,7 @@ impl Bound {
                     )))
                 }),
                 reload,
+                proxies: config.limits.trusted_proxies.clone(),
                 workers: count,
                 memory: config.limits.memory,
             };

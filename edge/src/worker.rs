@@ -132,11 +132,9 @@ impl Plan {
         let Some(doors) = self.doors.lock().get_mut(id.0).and_then(Option::take) else {
             return Err(format!("worker {id} was started twice").into());
         };
-        let service = Arc::new(Serve::new(
-            Arc::clone(&self.shared),
-            upstreams,
-            doors.writer,
-        ));
+        let serve = Serve::new(Arc::clone(&self.shared), upstreams, doors.writer);
+        let keeper = self.keeper.as_ref();
+        let service = Arc::new(serve.telling(keeper.map(|keeper| keeper.witness().teller())));
         let context = Context::new(service, &self.common);
 
         let mut listeners: Vec<BoxFuture<'_, ()>> = Vec::new();

@@ -8,6 +8,7 @@ use stoq_node::report::{Exit, Output};
 
 use super::run::prepare;
 use crate::edge::Prepared;
+use crate::xdp::{self, Forecast};
 
 /// What a check found in a file that is valid.
 #[derive(Debug, Serialize)]
@@ -18,11 +19,15 @@ struct Checked {
     warnings: Vec<String>,
     /// Origins that do not answer, each placed at its entry in the file.
     unreachable: Vec<String>,
+    /// Where packets would be judged, where `[xdp]` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xdp: Option<String>,
 }
 
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in self.warnings.iter().chain(&self.unreachable) {
+        let lines = self.warnings.iter().chain(&self.xdp);
+        for line in lines.chain(&self.unreachable) {
             writeln!(f, "{line}")?;
         }
         match self.unreachable.len() {
@@ -39,7 +44,17 @@ pub(super) fn check(path: &Path, output: &Output) -> anyhow::Result<Exit> {
         .enable_all()
         .build()?;
     let unreachable = runtime.block_on(unreachable(&prepared));
-    let exit = if unreachable.is_empty() {
+    let config = prepared.config();
+    let forecast = xdp::forecast(&config.xdp, &config.node.state_dir);
+    let is_had = match &forecast {
+        None => true,
+        Some(forecast) => matches!(forecast, Ok(Forecast { wish, would, .. }) if wish == would),
+    };
+    let forecast = forecast.map(|forecast| match forecast {
+        Ok(forecast) => forecast.to_string(),
+        Err(why) => config.error("xdp.interface", why).to_string(),
+    });
+    let exit = if unreachable.is_empty() && is_had {
         Exit::Done
     } else {
         Exit::Degraded
@@ -49,6 +64,7 @@ pub(super) fn check(path: &Path, output: &Output) -> anyhow::Result<Exit> {
         file: path.display().to_string(),
         warnings: prepared.warnings().to_vec(),
         unreachable,
+        xdp: forecast,
     })?;
     Ok(exit)
 }

@@ -49,7 +49,10 @@ use forward::Received;
 use record::Ended;
 use rescue::{Refusal, Trouble, rescue};
 
-use crate::service::{Answer, Interim, RequestBody, RequestHead, RequestView, Sent, Service};
+use crate::service::{
+    Answer, Interim, ListenerKind, RequestBody, RequestHead, RequestView, Sent, Service,
+};
+use crate::xdp::Teller;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ pub(crate) struct Serve {
     upstreams: Vec<Arc<dyn Upstream>>,
     /// `None` when the operator wants no access log.
     log: Option<AccessWriter>,
+    /// Where a packet limiter is told who asks for what; `None` without one.
+    teller: Option<Teller>,
 }
 
 /// What is remembered of a request until its answer has been sent.
@@ -112,7 +117,13 @@ impl Serve {
             shared,
             upstreams,
             log,
+            teller: None,
         }
+    }
+
+    /// The same, telling a packet limiter how requests end.
+    pub(crate) fn telling(self, teller: Option<Teller>) -> Self {
+        Self { teller, ..self }
     }
 
     /// Admit, site, key.
@@ -285,6 +296,13 @@ impl Service for Serve {
     fn done(&self, request: &RequestView<'_>, note: Option<Note>, sent: &Sent) {
         let outcome = note.map(|note| note.outcome);
         self.shared.metrics.ended(request.version, outcome, sent);
+        // Behind a local terminator all have one address.
+        if let (Some(teller), Some(status)) = (&self.teller, sent.status)
+            && request.connection.listener != ListenerKind::Plain
+        {
+            let is_miss = outcome == Some(CacheStatus::Miss);
+            teller.answered(request.peer.ip(), status.is_client_error(), is_miss);
+        }
         if let Some(log) = &self.log {
             let site = note
                 .and_then(|note| note.site)

@@ -7,30 +7,35 @@
 //!
 //! **It ends** with the edge, after the last connection; the program goes with it, also where the process is killed.
 
+mod verbs;
+
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use rand::TryRngCore as _;
 use stoq::quic::{Alarm, CidKeys, Screen};
 use stoq_ebpf::abi::Reason;
-use stoq_ebpf::helper::{Held, Helper, HelperError, Status, Why};
+use stoq_ebpf::helper::{Held, Helper, HelperError};
 use stoq_ebpf::{
-    Counters, Fallback, Judged, Limiter as _, LimiterError, Mode, Record, Rules, edits, object_hash,
+    Counters, Fallback, Judged, Limiter as _, LimiterError, Mode, Record, Rules, Treatment, edits,
 };
 use stoq_node::config::Xdp;
-use stoq_node::{CallError, Calls, Registry};
+use stoq_node::{Calls, Registry};
 
-use super::calls::{self, Ask, Verb};
+use super::calls::{self, Ask};
+use super::evidence::{Change, Evidence};
+use super::forecast::{Forecast, allowed};
 use super::load::Gauge;
 use super::metrics::{Figures, Shown};
 use super::policy::{self, Ports, wish};
-use super::report::XdpReport;
 use super::shed::{EVERY, Load, Shed};
 use super::witness::Witness;
 
@@ -40,6 +45,8 @@ const ASKS_MAX: usize = 8;
 const VALIDATED_FOR: Duration = Duration::from_secs(4 * 3600);
 /// Ticks between two looks at what was counted.
 const COUNT_EVERY: u32 = 5;
+/// Ticks between two looks at what speaks against whom.
+const JUDGE_EVERY: u32 = 10;
 
 /// Reads `[xdp]` from the file again; the error is for the operator.
 pub(crate) type Reload = Box<dyn Fn() -> Result<Xdp, String> + Send>;
@@ -52,6 +59,8 @@ pub(crate) struct Setup {
     pub(crate) keys: CidKeys,
     pub(crate) helper: Result<Helper, HelperError>,
     pub(crate) reload: Option<Reload>,
+    /// Networks of those who speak for others: nothing that comes from there is held against them.
+    pub(crate) proxies: Vec<IpNet>,
     pub(crate) workers: usize,
     /// `limits.memory`, bytes.
     pub(crate) memory: u64,
@@ -106,6 +115,8 @@ impl Keeper {
             ports: setup.ports,
             keys: setup.keys,
             reload: setup.reload,
+            proxies: setup.proxies,
+            evidence: Evidence::default(),
             hash_key,
             has_helper,
             limiter: Arc::clone(&limiter),
@@ -199,6 +210,8 @@ struct Duty {
     ports: Ports,
     keys: CidKeys,
     reload: Option<Reload>,
+    proxies: Vec<IpNet>,
+    evidence: Evidence,
     hash_key: [u64; 2],
     /// There is one to ask. Else the limiter knows why not, and is not asked again, since it would say only that there is none.
     has_helper: bool,
@@ -282,30 +295,23 @@ impl Duty {
         if !self.has_helper {
             return Err(self.limiter.why_at_socket().unwrap_or_default());
         }
-        let record = Record::load(&self.state_dir).map_err(|error| error.to_string())?;
+        let record = Record::load(&self.state_dir).map_err(|error| error.to_string());
         let wish = wish(self.config.mode);
         let report = self
             .limiter
             .with_helper(|helper| helper.probe(interface, wish))
             .map_err(|error| error.to_string())?;
-        if report.would == Mode::UserSpace {
-            let reasons: Vec<String> = report.refusals(wish).map(ToString::to_string).collect();
-            return Err(reasons.join("; "));
+        let forecast = Forecast::new(&report, wish, interface, record.clone());
+        if !forecast.attaches {
+            return Err(forecast.why.unwrap_or_default());
         }
-        let driver = report.facts.device.and_then(|device| device.driver);
-        let allowed = |mode: Mode, driver: Option<&str>| {
-            let now = Record::new(interface, mode, object_hash(), driver, SystemTime::now());
-            Record::allows(record.as_ref(), &now).map_err(|why| {
-                format!("{why} (`stoq-edge xdp enable`, then `xdp confirm` while you still reach this machine)")
-            })
-        };
-        allowed(report.would, driver.as_deref())?;
         let held = self
             .limiter
             .enable(interface, wish, None)
             .map_err(|error| error.to_string())?;
         // What would be and what came of it differ where the driver refused at the last moment.
-        if let Err(why) = allowed(held.mode, held.driver.as_deref()) {
+        let driver = held.driver.as_deref();
+        if let Err(why) = allowed(record?.as_ref(), interface, held.mode, driver) {
             self.noted(self.limiter.disable());
             return Err(why);
         }
@@ -326,6 +332,9 @@ impl Duty {
                 Ok(counters) => self.figures.counters = counters,
                 Err(error) => self.note(Err(error)),
             }
+        }
+        if self.ticks.is_multiple_of(JUDGE_EVERY) {
+            self.judge(now);
         }
         self.ticks = self.ticks.wrapping_add(1);
         let load = self.gauge.look(now, turned_away(&self.figures.counters));
@@ -359,6 +368,45 @@ impl Duty {
         *self.shown.0.lock() = figures;
     }
 
+    /// Lowers the budgets of those whom something speaks against, and lets go of those whose time is over.
+    fn judge(&mut self, now: Instant) {
+        for (source, counts) in self.witness.take_told() {
+            if !self.is_exempt(source.addr()) {
+                self.evidence.note(source, counts, now);
+            }
+        }
+        let mut edits = Vec::new();
+        for (source, change) in self.evidence.turn(now) {
+            let listed = self.lists.get(&source).copied();
+            let treatment = match change {
+                Change::Lower(cause) => {
+                    tracing::info!(%source, cause = cause.word(), "xdp: has smaller budgets for a while");
+                    *self.figures.lowerings.entry(cause).or_default() += 1;
+                    Some(listed.unwrap_or(Treatment::Profile(policy::LOWERED)))
+                }
+                // The operator may have listed it meanwhile.
+                Change::LetGo => listed,
+            };
+            edits.push((source, treatment));
+        }
+        if !edits.is_empty() {
+            self.note(self.limiter.edit_rules(&edits));
+        }
+        self.figures.lowered = self.evidence.lowered().count() as u64;
+        self.figures.overlooked = self.evidence.overlooked;
+    }
+
+    /// Whether nothing is held against an address: of this machine, of those who speak for others, or in the operator's lists, which say what is to
+    /// become of it.
+    fn is_exempt(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+            || self
+                .proxies
+                .iter()
+                .any(|proxies| proxies.contains(&address))
+            || self.lists.keys().any(|listed| listed.contains(&address))
+    }
+
     /// Counts what the helper did not do. It is said where the mode changes, not ten times a second.
     fn note(&mut self, done: Result<(), LimiterError>) {
         match done {
@@ -380,190 +428,6 @@ impl Duty {
             HelperError::Refused(_) | HelperError::Malformed(_) => {}
         }
         tracing::debug!(%error, "xdp: the helper");
-    }
-
-    fn answer(&mut self, verb: Verb) -> Result<XdpReport, CallError> {
-        let done = match verb {
-            Verb::Status => None,
-            Verb::Enable { trial } => Some(self.enable(trial)?),
-            Verb::Confirm => Some(self.confirm()?),
-            Verb::Disable => Some(self.disable()?),
-            Verb::Reload => Some(self.reread()?),
-        };
-        self.report(done)
-    }
-
-    fn enable(&mut self, trial: Duration) -> Result<String, CallError> {
-        self.needs_helper()?;
-        let interface = self.interface().to_owned();
-        let enabled = self
-            .limiter
-            .enable(&interface, wish(self.config.mode), Some(trial));
-        let held = enabled.map_err(|error| self.refused(error))?;
-        self.note(self.limiter.beat(self.shed.of_all()));
-        self.last_mode = held.mode;
-        self.not_at_start = None;
-        tracing::info!(mode = %held.mode, %interface, ?trial, "xdp: enabled on trial");
-        let mut done = format!("enabled on {interface}: {}", held.mode);
-        for finding in &held.passed_over {
-            done.push_str(&format!("\n           {finding}"));
-        }
-        Ok(done)
-    }
-
-    fn confirm(&mut self) -> Result<String, CallError> {
-        self.needs_helper()?;
-        let confirmed = self.limiter.with_helper(Helper::confirm);
-        let held = confirmed.map_err(|error| self.refused(error))?;
-        let record = Record::new(
-            &held.interface,
-            held.mode,
-            object_hash(),
-            held.driver.as_deref(),
-            SystemTime::now(),
-        );
-        record.store(&self.state_dir).map_err(|error| {
-            CallError::Failed(format!(
-                "it stays as long as this process runs, but the next start will not attach: {error}"
-            ))
-        })?;
-        tracing::info!(mode = %held.mode, interface = %held.interface, "xdp: confirmed");
-        Ok("confirmed: it stays, and the next start attaches too".to_owned())
-    }
-
-    fn disable(&mut self) -> Result<String, CallError> {
-        // The record first: what fails afterwards is gone with the process, and does not come back with the next.
-        let forgotten = Record::remove(&self.state_dir);
-        if self.has_helper {
-            let disabled = self.limiter.disable();
-            // Where the helper did not answer it was ended, and that takes the program away as well.
-            self.noted(disabled);
-        }
-        self.last_mode = Mode::UserSpace;
-        self.not_at_start = None;
-        tracing::info!("xdp: disabled");
-        match forgotten {
-            Ok(()) => {
-                Ok("disabled: nothing is attached, and the next start does not attach".to_owned())
-            }
-            Err(error) => Err(CallError::Failed(format!(
-                "nothing is attached, but the next start will attach again: {error}"
-            ))),
-        }
-    }
-
-    /// Takes over what may change while the process runs.
-    fn reread(&mut self) -> Result<String, CallError> {
-        let Some(reload) = &self.reload else {
-            return Err(CallError::Absent(
-                "this node was not started from a file".to_owned(),
-            ));
-        };
-        let failed = |error: LimiterError| CallError::Failed(error.to_string());
-        let new = reload().map_err(CallError::Failed)?;
-        let restart: Vec<&str> = [
-            ("mode", new.mode != self.config.mode),
-            ("interface", new.interface != self.config.interface),
-            (
-                "keep_capabilities",
-                new.keep_capabilities != self.config.keep_capabilities,
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect();
-        let new = Xdp {
-            mode: self.config.mode,
-            interface: self.config.interface.clone(),
-            keep_capabilities: self.config.keep_capabilities,
-            ..new
-        };
-        let policy = policy::policy(&new, &self.ports, &self.keys, self.hash_key);
-        self.limiter.apply(&policy).map_err(failed)?;
-        self.put_lists(policy::lists(&new)).map_err(failed)?;
-        self.config = new;
-        tracing::info!(?restart, "xdp: budgets and lists were read again");
-        let mut done = "budgets and lists are those of the file".to_owned();
-        if !restart.is_empty() {
-            done.push_str(&format!("; {} take a restart", restart.join(", ")));
-        }
-        Ok(done)
-    }
-
-    fn needs_helper(&self) -> Result<(), CallError> {
-        if self.has_helper {
-            return Ok(());
-        }
-        let why = self.why_at_socket().unwrap_or_default();
-        Err(CallError::Failed(format!(
-            "there is no helper to do it: {why}"
-        )))
-    }
-
-    fn refused(&mut self, error: HelperError) -> CallError {
-        let text = error.to_string();
-        let is_busy = matches!(&error, HelperError::Refused(refusal) if refusal.why == Why::Order);
-        self.noted(Err(error));
-        if is_busy {
-            CallError::Busy(text)
-        } else {
-            CallError::Failed(text)
-        }
-    }
-
-    fn report(&mut self, done: Option<String>) -> Result<XdpReport, CallError> {
-        let counters = self
-            .limiter
-            .counters()
-            .unwrap_or_else(|_| self.figures.counters.clone());
-        let status = self.status();
-        let samples = match self.limiter.mode() {
-            Mode::UserSpace => Vec::new(),
-            Mode::Native | Mode::Generic => {
-                self.limiter.with_helper(Helper::events).unwrap_or_default()
-            }
-        };
-        let mode = self.limiter.mode();
-        Ok(XdpReport {
-            ok: true,
-            done,
-            wish: wish(self.config.mode),
-            interface: self.interface().to_owned(),
-            mode,
-            why: self.why_at_socket().or_else(|| {
-                let held = status.as_ref()?.held.as_ref()?;
-                let findings: Vec<_> = held.passed_over.iter().map(ToString::to_string).collect();
-                (!findings.is_empty()).then(|| findings.join("; "))
-            }),
-            dry_run: self.config.dry_run,
-            trial_left_ms: status.and_then(|status| status.trial_left_ms),
-            confirmed: matches!(Record::load(&self.state_dir), Ok(Some(_))),
-            shed: self.shed.level(),
-            retry: self.shed.is_retrying(),
-            pressure: self.load.map_or(0.0, |load| load.pressure()),
-            counters,
-            samples,
-        })
-    }
-
-    /// Why packets are judged at the sockets, where they are.
-    fn why_at_socket(&self) -> Option<String> {
-        let why = self.limiter.why_at_socket()?;
-        Some(self.not_at_start.clone().unwrap_or(why))
-    }
-
-    /// What the helper holds, while it holds anything.
-    fn status(&mut self) -> Option<Status> {
-        if self.limiter.mode() == Mode::UserSpace {
-            return None;
-        }
-        match self.limiter.with_helper(Helper::status) {
-            Ok(status) => Some(status),
-            Err(error) => {
-                self.noted(Err(error));
-                None
-            }
-        }
     }
 }
 

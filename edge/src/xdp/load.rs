@@ -102,6 +102,10 @@ impl Gauge {
     /// How things stand now; `turned_away` is what the limiter turned away so far.
     pub(super) fn look(&mut self, now: Instant, turned_away: u64) -> Load {
         let (handshakes, arrived) = self.doorstep.read();
+        self.take(now, handshakes, arrived, turned_away)
+    }
+
+    fn take(&mut self, now: Instant, handshakes: usize, arrived: u64, turned_away: u64) -> Load {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = Duration::try_from(cpu).unwrap_or_default();
         let look = Look {
@@ -150,40 +154,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handshakes_under_way_are_those_that_began_less_those_that_ended() {
+    fn handshakes_over_tcp_count_while_they_last() {
         let doorstep = Doorstep::default();
-        let endpoint = Arc::new(Counters::default());
-        doorstep.add(&endpoint);
-        endpoint.attempts_accepted.add(10);
-        endpoint.handshakes_completed.add(3);
-        endpoint.handshakes_failed.add(2);
-        endpoint.handshakes_timed_out.inc();
-        endpoint.retries_sent.add(5);
-        let tls = doorstep.shaking();
-        assert_eq!(doorstep.read(), (5, 15));
-        drop(tls);
-        assert_eq!(doorstep.read(), (4, 15));
+        doorstep.add(&Arc::new(Counters::default()));
+        assert_eq!(doorstep.read(), (0, 0));
+        let (one, other) = (doorstep.shaking(), doorstep.clone().shaking());
+        assert_eq!(doorstep.read(), (2, 0));
+        drop(one);
+        drop(other);
+        assert_eq!(doorstep.read(), (0, 0));
     }
 
     #[test]
     fn rates_are_of_the_last_half_second() {
-        let doorstep = Doorstep::default();
-        let endpoint = Arc::new(Counters::default());
-        doorstep.add(&endpoint);
-        let mut gauge = Gauge::new(doorstep, 2, u64::MAX);
+        let mut gauge = Gauge::new(Doorstep::default(), 2, u64::MAX);
         let start = Instant::now();
         let at = |tenths: u32| start + Duration::from_millis(100) * tenths;
-        assert_eq!(gauge.look(at(0), 7).arrivals_per_second, 0.0);
+        assert_eq!(gauge.take(at(0), 3, 0, 7).arrivals_per_second, 0.0);
         for tenth in 1..=10 {
-            endpoint.attempts_accepted.add(100);
-            let load = gauge.look(at(tenth), 7 + u64::from(tenth) * 20);
+            let sum = u64::from(tenth);
+            let load = gauge.take(at(tenth), 3, sum * 100, 7 + sum * 20);
             assert!((load.arrivals_per_second - 1000.0).abs() < 1e-6, "{load:?}");
             assert!((load.turned_away_per_second - 200.0).abs() < 1e-6);
+            assert_eq!(load.handshakes, 3);
         }
         for tenth in 11..=15 {
-            gauge.look(at(tenth), 207);
+            gauge.take(at(tenth), 3, 1000, 207);
         }
-        let load = gauge.look(at(16), 207);
+        let load = gauge.take(at(16), 3, 1000, 207);
         assert_eq!(load.arrivals_per_second, 0.0);
         assert!(load.cpu >= 0.0 && load.memory > 0.0, "{load:?}");
     }

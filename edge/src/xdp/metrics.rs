@@ -1,5 +1,6 @@
 //! What is exported: verdicts by reason, and how the limiter stands.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use stoq_ebpf::{Counters, Mode};
+
+use super::evidence::Cause;
 
 /// The figures of one moment, at most half a second old.
 #[derive(Debug, Clone)]
@@ -25,6 +28,12 @@ pub(super) struct Figures {
     pub(super) validated_refused: u64,
     /// Times that the helper did not do what it was asked for.
     pub(super) helper_failures: u64,
+    /// Sources that have smaller budgets now.
+    pub(super) lowered: u64,
+    /// Times that one got them, by why.
+    pub(super) lowerings: HashMap<Cause, u64>,
+    /// Sources that were not taken note of, for want of room.
+    pub(super) overlooked: u64,
 }
 
 impl Default for Figures {
@@ -38,6 +47,9 @@ impl Default for Figures {
             validated: 0,
             validated_refused: 0,
             helper_failures: 0,
+            lowered: 0,
+            lowerings: HashMap::new(),
+            overlooked: 0,
         }
     }
 }
@@ -100,10 +112,27 @@ impl Collector for Shown {
                 "Times that the helper did not do what it was asked for.",
                 figures.helper_failures,
             ),
+            (
+                "stoq_xdp_overlooked",
+                "Sources that nothing was counted of, since as many as there is room for were being counted.",
+                figures.overlooked,
+            ),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
+        let name = "stoq_xdp_lowerings";
+        let help = "Times that a source got smaller budgets for a while, by why.";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for cause in Cause::ALL {
+            let times = figures.lowerings.get(&cause).copied().unwrap_or(0);
+            let value = ConstCounter::new(times);
+            value.encode(metric.encode_family(&[("cause", cause.word())])?)?;
+        }
+        let name = "stoq_xdp_lowered";
+        let help = "Sources that have smaller budgets now.";
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(figures.lowered).encode(metric)?;
         let is = |is: bool| if is { 1.0 } else { 0.0 };
         for (name, help, value) in [
             (
@@ -144,6 +173,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_reason_for_a_drop_is_explained_to_the_operator() {
+        let page = include_str!("../../../docs/xdp.md");
+        for reason in stoq_ebpf::abi::Reason::ALL {
+            let word = format!("`{}`", reason.word());
+            assert!(!reason.drops() || page.contains(&word), "{word}");
+        }
+    }
+
+    #[test]
     fn every_reason_is_shown_and_one_mode_is_on() {
         let shown = Shown::default();
         let registry = Registry::new();
@@ -160,6 +198,8 @@ mod tests {
             "stoq_xdp_spared_bytes_total{reason=\"drop_shed\"} 0",
             "stoq_xdp_shed_level 0.25",
             "stoq_xdp_validated_total 7",
+            "stoq_xdp_lowerings_total{cause=\"cache-busting\"} 0",
+            "stoq_xdp_lowered 0",
             "stoq_xdp_mode{mode=\"native\"} 1.0",
             "stoq_xdp_mode{mode=\"user-space\"} 0.0",
         ] {

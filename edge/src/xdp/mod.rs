@@ -5,7 +5,8 @@
 //!                                                     policy.rs   ports, budgets and lists as the limiter takes them
 //!                                                     shed.rs     from load to how many newcomers are shed, and Retry
 //!                                                     load.rs     that load
-//!                                                     witness.rs  what the listeners tell it
+//!                                                     witness.rs  what listeners and the serve path tell it
+//!                                                     evidence.rs  who has less for a while, and why
 //!                                                     calls.rs, report.rs, metrics.rs  what it says
 //! ```
 //!
@@ -15,6 +16,8 @@
 //! Invariant: calls to the helper block, so none is made on a worker.
 
 mod calls;
+mod evidence;
+mod forecast;
 mod keeper;
 mod load;
 mod metrics;
@@ -25,10 +28,11 @@ mod witness;
 
 pub(crate) use self::{
     calls::{CONFIRM, DISABLE, ENABLE, RELOAD, STATUS, TRIAL},
+    forecast::{Forecast, forecast},
     keeper::{Keeper, Reload, Setup},
     policy::{Ports, mandate},
     report::{Verdicts, XdpReport},
-    witness::Witness,
+    witness::{Miscarried, Teller, Witness},
 };
 
 use stoq_ebpf::helper::{Helper, HelperError};

@@ -2,9 +2,26 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use stoq_ebpf::helper::Sample;
 use stoq_ebpf::{Counters, Mode};
+
+use super::evidence::Cause;
+
+/// Of those who have smaller budgets, so many are shown: 256 × 100 B of text.
+pub(super) const LOWERED_SHOWN_MAX: usize = 256;
+
+/// A source that has smaller budgets for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lowered {
+    /// An IPv4 address or an IPv6 /64.
+    pub(crate) source: IpNet,
+    /// Why.
+    pub(crate) cause: Cause,
+    /// For so many seconds more.
+    pub(crate) left_s: u64,
+}
 
 /// The answer to every `xdp` verb.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +50,8 @@ pub(crate) struct XdpReport {
     pub(crate) retry: bool,
     /// The load that follows from: 0 is none.
     pub(crate) pressure: f64,
+    /// Who has smaller budgets for a while, at most 256.
+    pub(crate) lowered: Vec<Lowered>,
     /// What was counted since the process started.
     pub(crate) counters: Counters,
     /// Some of the packets that were dropped, oldest first, at most 256.
@@ -81,7 +100,16 @@ impl fmt::Display for XdpReport {
             "shed       {:.0} % of newcomers{retry} (pressure {:.2})",
             self.shed * 100.0,
             self.pressure
-        )
+        )?;
+        for Lowered {
+            source,
+            cause,
+            left_s,
+        } in &self.lowered
+        {
+            writeln!(f, "lowered    {source} for {left_s} s: {}", cause.word())?;
+        }
+        Ok(())
     }
 }
 

@@ -19,17 +19,18 @@ mod ready;
 mod request;
 mod way;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use h3::error::Code;
-use stoq::quic::{Connecting, Endpoint};
+use stoq::quic::{ConnectError, Connecting, ConnectionError, Endpoint};
 use tokio::task::JoinSet;
 
 use super::Context;
 use super::metrics::Refusal;
 use crate::service::{ListenerKind, Service};
+use crate::xdp::Miscarried;
 
 /// How long the peers are given to hear of a close, once everything is done.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -75,6 +76,7 @@ async fn greet<S: Service>(context: Arc<Context<S>>, connecting: Connecting, loc
         context.metrics.refused(ListenerKind::Quic, Refusal::Full);
         return;
     };
+    let (peer, proven) = (connecting.remote_addr().ip(), connecting.is_proven());
     let established = tokio::select! {
         established = connecting.establish() => established,
         () = context.drain.ended() => return,
@@ -89,18 +91,45 @@ async fn greet<S: Service>(context: Arc<Context<S>>, connecting: Connecting, loc
             connection::run(context.clone(), connection, local).await;
             context.metrics.closed(ListenerKind::Quic);
         }
-        Err(stoq::quic::ConnectError::HandshakeTimeout) => {
+        Err(ConnectError::HandshakeTimeout) => {
+            held_against(&context, peer, proven, Miscarried::Unfinished);
             context
                 .metrics
                 .refused(ListenerKind::Quic, Refusal::HandshakeTimeout);
         }
         Err(error) => {
             tracing::debug!(%error, "QUIC handshake failed");
+            if is_foreign(&error) {
+                held_against(&context, peer, proven, Miscarried::Foreign);
+            }
             context
                 .metrics
                 .refused(ListenerKind::Quic, Refusal::Handshake);
         }
     }
+}
+
+/// Tells the packet limiter of a handshake that came to nothing, where the client cannot have lied about its address.
+fn held_against<S>(context: &Context<S>, peer: IpAddr, proven: bool, how: Miscarried) {
+    if let Some(witness) = context.witness.as_ref().filter(|_| proven) {
+        witness.miscarried(peer, how);
+    }
+}
+
+/// Whether the client wanted a protocol that is not spoken here.
+fn is_foreign(error: &ConnectError) -> bool {
+    //= https://www.rfc-editor.org/rfc/rfc9001#section-8.1
+    //# When using ALPN, endpoints MUST immediately close a connection […] with a no_application_protocol TLS
+    //# alert (QUIC error code 0x0178; see Section 4.8) if an application protocol is not negotiated.
+    const NO_APPLICATION_PROTOCOL: u64 = 0x178;
+    matches!(
+        error,
+        ConnectError::Connection(ConnectionError::TransportClosed {
+            code: NO_APPLICATION_PROTOCOL,
+            by_peer: false,
+            ..
+        })
+    )
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

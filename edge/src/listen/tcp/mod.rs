@@ -33,6 +33,7 @@ use super::metrics::Refusal;
 use super::wait::{TooLong, at_most};
 use crate::alt_svc::AltSvc;
 use crate::service::{ListenerKind, Service};
+use crate::xdp::Miscarried;
 
 /// First and longest pause after the system refused to accept: out of descriptors, trying again at once would only burn.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -180,10 +181,16 @@ async fn greet<S: Service>(
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     tracing::debug!(%peer, %error, "TLS handshake failed");
+                    if let (Some(witness), Some(how)) = (&context.witness, miscarried(&error)) {
+                        witness.miscarried(peer.ip(), how);
+                    }
                     context.metrics.refused(kind, Refusal::Handshake);
                     return;
                 }
                 Err(TooLong) => {
+                    if let Some(witness) = &context.witness {
+                        witness.miscarried(peer.ip(), Miscarried::Unfinished);
+                    }
                     context.metrics.refused(kind, Refusal::HandshakeTimeout);
                     return;
                 }
@@ -212,6 +219,20 @@ async fn greet<S: Service>(
             }
             context.metrics.closed(kind);
         }
+    }
+}
+
+/// What a handshake that failed says against the client, if anything. That it does not like our certificate does not.
+fn miscarried(error: &io::Error) -> Option<Miscarried> {
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match (error.kind(), tls) {
+        (_, Some(rustls::Error::NoApplicationProtocol)) => Some(Miscarried::Foreign),
+        (io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset, _) => {
+            Some(Miscarried::Unfinished)
+        }
+        _ => None,
     }
 }
 
