@@ -482,12 +482,7 @@ pub fn source(address: IpAddr) -> u64 {
 
 /// The place of a source of [`map::VALIDATED`] in [`map::FILTER`], below 2^[`FILTER_BITS_LOG`].
 pub fn filter_bit(source: u64) -> u32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the shift leaves FILTER_BITS_LOG bits"
-    )]
-    let bit = (source.wrapping_mul(FILTER_FACTOR) >> (u64::BITS - FILTER_BITS_LOG)) as u32;
-    bit
+    (source.wrapping_mul(FILTER_FACTOR) >> (u64::BITS - FILTER_BITS_LOG)) as u32
 }
 
 pub(crate) fn source_v4(address: Ipv4Addr) -> u64 {

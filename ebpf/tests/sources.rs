@@ -20,7 +20,6 @@ use std::{
     collections::{BTreeMap, BinaryHeap},
     fs,
     net::Ipv4Addr,
-    sync::Mutex,
 };
 
 use kit::{
@@ -30,6 +29,7 @@ use kit::{
     scene::{self, KEYS, Kind, PUBLIC},
     setting,
 };
+use parking_lot::Mutex;
 use stoq_ebpf::{
     abi::{
         self, Budget, CLASS_INITIAL, CLASS_LONG, CLASS_RETRANSMISSION, CLASS_SHORT, CLASS_SYN,

@@ -160,9 +160,9 @@ impl Model {
     /// Whether a packet with this reason is dropped by the settings that hold: not in a dry run.
     pub fn drops(&self, reason: Reason) -> bool {
         reason.drops()
-            && !self
+            && self
                 .settings()
-                .is_some_and(|settings| settings.flags & FLAG_DRY_RUN != 0)
+                .is_none_or(|settings| settings.flags & FLAG_DRY_RUN == 0)
     }
 
     fn settings(&self) -> Option<&Arc<Settings>> {

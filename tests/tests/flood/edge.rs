@@ -154,7 +154,7 @@ impl Edge {
         });
         samples
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum()
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// What all its threads have spent, the program that holds XDP not among them.
