@@ -93,8 +93,9 @@ impl Fences {
     }
 
     fn of(&self, key: &CacheKey) -> Option<Timestamp> {
-        let floor = Timestamp(self.floor.load(Ordering::SeqCst));
-        let last = self.at.get(key).map_or(floor, |at| floor.max(*at));
+        // In this order: what is cleared meanwhile has raised the floor before.
+        let own = self.at.get(key).map_or(Timestamp(0), |at| *at);
+        let last = own.max(Timestamp(self.floor.load(Ordering::SeqCst)));
         (last.0 > 0).then_some(last)
     }
 }
