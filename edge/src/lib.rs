@@ -11,6 +11,7 @@ mod keep;
 pub mod listen;
 mod mesh;
 mod peers;
+mod prepared;
 mod serve;
 pub mod service;
 mod state;
@@ -20,5 +21,6 @@ mod worker;
 mod xdp;
 
 pub use certificates::DevTls;
-pub use edge::{Bound, Edge, Prepared, Running, StartError};
+pub use edge::{Bound, Edge, Running};
+pub use prepared::{Prepared, StartError};
 pub use state::StateError;

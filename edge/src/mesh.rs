@@ -23,8 +23,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::source::EdgeSource;
-use crate::edge::StartError;
 use crate::listen::BindError;
+use crate::prepared::StartError;
 use crate::serve::Shared;
 use crate::steering::Selectors;
 

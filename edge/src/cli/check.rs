@@ -7,7 +7,7 @@ use serde::Serialize;
 use stoq_node::report::{Exit, Output};
 
 use super::run::prepare;
-use crate::edge::Prepared;
+use crate::prepared::Prepared;
 use crate::xdp::{self, Forecast};
 
 /// What a check found in a file that is valid.

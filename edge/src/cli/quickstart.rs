@@ -12,7 +12,8 @@ use stoq_node::report::{Exit, Output};
 use stoq_node::telemetry;
 
 use super::run::Signalled;
-use crate::edge::{Edge, Prepared, Running};
+use crate::edge::{Edge, Running};
+use crate::prepared::Prepared;
 
 /// Where quickstart listens when nothing is said. Both loopbacks: `localhost` is the sixth version's first, and clients do not fall back over QUIC.
 const LISTEN: [&str; 2] = ["127.0.0.1:8443", "[::1]:8443"];

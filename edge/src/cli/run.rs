@@ -11,7 +11,8 @@ use stoq_node::telemetry;
 use tokio::runtime::Runtime;
 
 use super::check::print_warnings;
-use crate::edge::{Edge, Prepared, Running};
+use crate::edge::{Edge, Running};
+use crate::prepared::Prepared;
 
 pub(super) fn run(path: &Path, _output: &Output) -> anyhow::Result<Exit> {
     let prepared = prepare(path)?;
