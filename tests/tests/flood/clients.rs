@@ -125,6 +125,9 @@ pub(crate) async fn visit(server: &Server, from: IpAddr, limit: Duration) -> Opt
     }
 }
 
+/// A client is not held back for less than this.
+const GRAIN: Duration = Duration::from_millis(2);
+
 /// A client that stays.
 #[derive(Debug, Default)]
 pub(crate) struct Download {
@@ -167,7 +170,10 @@ pub(crate) async fn stay(
             if now > due + Duration::from_millis(100) {
                 received = u64::try_from(now.as_micros())? * rate / 1_000_000;
             }
-            tokio::time::sleep(due.saturating_sub(now)).await;
+            // A timer of a millisecond's grain makes even no time at all wait for the next one: whoever slept after each packet would never be at his pace.
+            if let Some(ahead) = due.checked_sub(now).filter(|ahead| *ahead >= GRAIN) {
+                tokio::time::sleep(ahead).await;
+            }
         }
         ensure!(at == server.large.len(), "a short body: {at}");
     }
