@@ -119,6 +119,13 @@ impl Borders {
         }
     }
 
+    /// Whether a site's bytes may be in a zone. Nothing is counted: nobody asked.
+    #[must_use]
+    pub fn allows(&self, site: &str, zone: &Zone) -> bool {
+        self.bound_by(site)
+            .is_none_or(|residency| residency.allows(zone))
+    }
+
     /// Whether a site's bytes may go to another node or come from it. If not, that is counted as a refusal.
     #[must_use]
     pub fn admits(&self, site: &str, node: &NodeId, crossing: Crossing) -> bool {

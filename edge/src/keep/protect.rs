@@ -63,7 +63,8 @@ impl Protect {
                 if copies == 0 || !self.is_due((hot.key, hot.object.root), now) {
                     continue;
                 }
-                for holder in holders(&view, &Key(*hot.key.as_bytes()), copies) {
+                let may_keep = |node: &NodeState| self.teller.may_keep(hot.site, node);
+                for holder in holders(&view, &Key(*hot.key.as_bytes()), copies, may_keep) {
                     if holder != view.me {
                         lists.entry(holder).or_default().push(hot.object.clone());
                     }
@@ -88,9 +89,15 @@ impl Protect {
     }
 }
 
-/// Which edges are to hold an object.
-fn holders(view: &View, key: &Key, copies: usize) -> Vec<NodeId> {
-    let serves = |node: &NodeState| node.shares_work() && !node.addresses.is_empty();
+/// Which edges are to hold an object, of those that may.
+fn holders(
+    view: &View,
+    key: &Key,
+    copies: usize,
+    may_keep: impl Fn(&NodeState) -> bool,
+) -> Vec<NodeId> {
+    let serves =
+        |node: &NodeState| node.shares_work() && !node.addresses.is_empty() && may_keep(node);
     let nodes = view.nodes().iter().filter(|node| serves(node));
     let order = rendezvous(nodes.map(|node| node.id), key);
     let order = order
@@ -121,8 +128,8 @@ mod tests {
         let zones = ["eu-fra", "eu-fra", "eu-fra", "eu-ams", "us-nyc", "us-nyc"];
         for number in 0..50 {
             let key = Key([number; 32]);
-            let chosen = holders(&view(0, &zones), &key, 3);
-            assert_eq!(chosen, holders(&view(4, &zones), &key, 3));
+            let chosen = holders(&view(0, &zones), &key, 3, |_| true);
+            assert_eq!(chosen, holders(&view(4, &zones), &key, 3, |_| true));
             let mut metros: Vec<_> = chosen
                 .iter()
                 .map(|id| zones[usize::from(id.0[0])])
@@ -130,6 +137,18 @@ mod tests {
             metros.sort_unstable();
             assert_eq!(metros, ["eu-ams", "eu-fra", "us-nyc"]);
         }
-        assert_eq!(holders(&view(0, &zones[..2]), &Key([1; 32]), 3).len(), 2);
+        let few = holders(&view(0, &zones[..2]), &Key([1; 32]), 3, |_| true);
+        assert_eq!(few.len(), 2);
+    }
+
+    #[test]
+    fn of_a_site_that_may_not_be_everywhere_only_edges_within_are_told() {
+        let zones = ["eu-fra", "eu-ams", "us-nyc", "us-nyc"];
+        for number in 0..50 {
+            let in_europe = |node: &NodeState| node.zone.region == "eu";
+            let mut chosen = holders(&view(2, &zones), &Key([number; 32]), 3, in_europe);
+            chosen.sort_unstable();
+            assert_eq!(chosen, [NodeId([0; 32]), NodeId([1; 32])]);
+        }
     }
 }

@@ -7,8 +7,8 @@ use stoq::identity::{NodeId, Role};
 use stoq::peer::PeerConn;
 use stoq::pool::Pool;
 use stoq_cache::key::CacheKey;
-use stoq_mesh::keep::{self, KEPT_MAX, Object, Request};
-use stoq_routing::View;
+use stoq_mesh::keep::{self, Object, Request};
+use stoq_routing::{NodeState, View};
 use tokio::time::Instant;
 
 use super::heat::Hot;
@@ -41,6 +41,12 @@ impl Teller {
     /// Of what this edge serves.
     pub(super) const fn new(shared: Arc<Shared>, metrics: Arc<KeepMetrics>) -> Self {
         Self { shared, metrics }
+    }
+
+    /// Whether a site's bytes may be at a node.
+    pub(super) fn may_keep(&self, site: usize, node: &NodeState) -> bool {
+        let site = self.shared.sites.get(site);
+        site.is_some_and(|site| self.shared.borders.allows(&site.name, &node.zone))
     }
 
     /// What is asked for most of what is stored here, the hottest first.
@@ -88,7 +94,7 @@ impl Teller {
         pool: &Pool,
         until: Instant,
     ) {
-        for objects in objects.chunks(KEPT_MAX) {
+        for objects in Request::batches(&objects) {
             let offered = objects.len() as u64;
             self.metrics.offered.inc_by(offered);
             let within = until.saturating_duration_since(Instant::now());

@@ -10,11 +10,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
+use stoq::wire::REQUEST_CONTROL_BYTES_MAX;
 
 use crate::wire::{DecodeError, Reader, VERSION, bad, control, put_fields, put_str};
 
-/// Objects of one request: 64. Beyond that more requests are made.
+/// Objects of one request: 64. Beyond that more requests are made, as [`Request::batches`] says.
 pub const KEPT_MAX: usize = 64;
+
+/// Bytes of a request before its objects.
+const PREFIX_BYTES: usize = 7;
 
 /// A URL to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,17 @@ pub struct Object {
     pub root: [u8; 32],
     /// Fields of the requests for it that what is stored may vary by.
     pub headers: HeaderMap,
+}
+
+impl Object {
+    fn put(&self, out: &mut BytesMut) -> Result<(), DecodeError> {
+        put_str(out, "site", self.site.as_bytes())?;
+        out.put_u8(u8::from(self.https));
+        put_str(out, "authority", self.authority.as_bytes())?;
+        put_str(out, "path", self.path_and_query.as_bytes())?;
+        out.put_slice(&self.root);
+        put_fields(out, &self.headers)
+    }
 }
 
 /// "Keep these."
@@ -68,14 +83,32 @@ impl Request {
         let count = count.filter(|count| usize::from(*count) <= KEPT_MAX);
         out.put_u16(count.ok_or_else(|| bad("object count", self.objects.len()))?);
         for object in &self.objects {
-            put_str(&mut out, "site", object.site.as_bytes())?;
-            out.put_u8(u8::from(object.https));
-            put_str(&mut out, "authority", object.authority.as_bytes())?;
-            put_str(&mut out, "path", object.path_and_query.as_bytes())?;
-            out.put_slice(&object.root);
-            put_fields(&mut out, &object.headers)?;
+            object.put(&mut out)?;
         }
         control(out)
+    }
+
+    /// These objects in as few runs as fit a request each, in their order. One that fits none by itself is a run of
+    /// its own, which cannot be [encoded](Self::encode).
+    #[must_use]
+    pub fn batches(objects: &[Object]) -> Vec<&[Object]> {
+        let mut batches = Vec::new();
+        let (mut begin, mut bytes) = (0, PREFIX_BYTES);
+        for (at, object) in objects.iter().enumerate() {
+            let mut out = BytesMut::new();
+            let len = match object.put(&mut out) {
+                Ok(()) => out.len(),
+                Err(_) => REQUEST_CONTROL_BYTES_MAX,
+            };
+            let is_full = at - begin >= KEPT_MAX || bytes + len > REQUEST_CONTROL_BYTES_MAX;
+            if is_full && at > begin {
+                batches.extend(objects.get(begin..at));
+                (begin, bytes) = (at, PREFIX_BYTES);
+            }
+            bytes += len;
+        }
+        batches.extend(objects.get(begin..).filter(|rest| !rest.is_empty()));
+        batches
     }
 
     /// Reads a message.
@@ -192,6 +225,32 @@ mod tests {
             let _ = Request::decode(&bytes);
             let _ = Answer::decode(&bytes);
         }
+    }
+
+    #[test]
+    fn objects_with_long_urls_go_in_several_requests_in_their_order() {
+        let object = |number: usize, bytes| Object {
+            site: "site".to_owned(),
+            https: true,
+            authority: "a.test".to_owned(),
+            path_and_query: format!("/{}{number:03}", "x".repeat(bytes)),
+            root: [0; 32],
+            headers: HeaderMap::new(),
+        };
+        for (bytes, batches) in [(10, 4), (2_048, 9), (70_000, 256)] {
+            let objects: Vec<_> = (0..256).map(|number| object(number, bytes)).collect();
+            let made = Request::batches(&objects);
+            assert_eq!(made.len(), batches, "URLs of {bytes} bytes");
+            assert_eq!(made.concat(), objects);
+            for batch in made {
+                let request = Request {
+                    within_ms: 1,
+                    objects: batch.to_vec(),
+                };
+                assert_eq!(request.encode().is_ok(), bytes < 65_000);
+            }
+        }
+        assert!(Request::batches(&[]).is_empty());
     }
 
     #[test]
