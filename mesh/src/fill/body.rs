@@ -337,7 +337,7 @@ impl Driver {
             self.tasks.spawn(async move {
                 let said = async {
                     let conn = way.connect(&line.pool, &line.quarantine).await?;
-                    teller.tell(News::Reached(conn.path().rtt)).await;
+                    teller.tell(News::Reached(conn.path().rtt_min)).await;
                     ask::holdings(&conn, &line.site, line.chunk_key_id(), &chunks).await
                 };
                 let said = said.await;

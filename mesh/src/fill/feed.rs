@@ -60,7 +60,7 @@ pub(super) struct Wanted {
 /// What a fill hears of its holders.
 #[derive(Debug)]
 pub(super) enum News {
-    /// It was reached, over a path with this round trip.
+    /// It was reached, over a path with this round trip, what waits in queues left out.
     Reached(Duration),
     /// Bytes came, of a chunk that is not whole yet.
     Heard,
@@ -123,7 +123,7 @@ async fn converse(
     };
     let conn = way.connect(&line.pool, &line.quarantine).await?;
     let node = conn.peer().identity.node_id;
-    teller.tell(News::Reached(conn.path().rtt)).await;
+    teller.tell(News::Reached(conn.path().rtt_min)).await;
     let request = ChunksRequest {
         key: *line.key.as_bytes(),
         chunk_key_id: line.chunk_key_id(),

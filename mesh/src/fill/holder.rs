@@ -1,5 +1,6 @@
 //! One holder as a swarm sees it: how fast it gives, how much to have under way with it, and how long to be patient.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use stoq::path::{Bandwidth, Distance, PathClass, Plan, WindowBounds};
@@ -53,8 +54,11 @@ impl Default for Patience {
 
 /// The round trip taken for one that is not known.
 const RTT_UNKNOWN: Duration = Duration::from_millis(50);
-/// Bytes a second taken for a rate that is not known: 100 Mbit/s. It decides who is asked first, and nothing else.
+/// Bytes a second taken for a rate that is not known: 100 Mbit/s. It decides who is asked first.
 const RATE_UNKNOWN: f64 = 12_500_000.0;
+/// What is expected of one that idles where nothing is known of anybody, and at least, however slow the others are: 10 Mbit/s. So nobody who gives next to
+/// nothing is waited for because he always has.
+const RATE_UNKNOWN_MIN: f64 = 1_250_000.0;
 /// Bytes under way with a holder whose rate is not known.
 const FIRST_BYTES: u64 = 256 << 10;
 /// Bytes under way with the slowest of holders: one chunk.
@@ -74,6 +78,8 @@ const MEASURED_BYTES: u64 = 128 << 10;
 const MEASURED_TIME: Duration = Duration::from_millis(20);
 /// What is written down of a time too short to measure.
 const MEASURED_TIME_MIN: Duration = Duration::from_micros(100);
+/// How much a measurement moves the rate: a quarter of what they differ by.
+const WEIGHT: f64 = 0.25;
 /// The first rest of a holder that failed; each further one is twice as long.
 const REST: Duration = Duration::from_millis(250);
 /// How many times as long after its rest it is asked only for what nobody else can give.
@@ -109,10 +115,7 @@ pub(super) struct Holder {
     heard: Duration,
     /// Whether it ever gave a byte.
     gave: bool,
-    /// From when on the bytes to come are measured.
-    since: Duration,
-    measured_bytes: u64,
-    measured_time: Duration,
+    meter: Meter,
 }
 
 impl Holder {
@@ -131,9 +134,7 @@ impl Holder {
             proving: false,
             heard: Duration::ZERO,
             gave: false,
-            since: Duration::ZERO,
-            measured_bytes: 0,
-            measured_time: Duration::ZERO,
+            meter: Meter::default(),
         }
     }
 
@@ -210,22 +211,32 @@ impl Holder {
 
     /// How long until so many bytes more would be here.
     pub(super) fn time_for(&self, bytes: u64) -> Duration {
-        let rate = self.rate.unwrap_or(RATE_UNKNOWN).max(1.0);
+        self.time_at(self.rate.unwrap_or(RATE_UNKNOWN), bytes)
+    }
+
+    /// How long until so many bytes would be here of this one, who idles, instead of `slow`. One whose rate is not known is taken to be no faster than that.
+    pub(super) fn time_instead_of(&self, slow: &Self, bytes: u64) -> Duration {
+        let unknown = slow.rate.unwrap_or(RATE_UNKNOWN_MIN);
+        let unknown = unknown.clamp(RATE_UNKNOWN_MIN, RATE_UNKNOWN);
+        self.time_at(self.rate.unwrap_or(unknown), bytes)
+    }
+
+    fn time_at(&self, rate: f64, bytes: u64) -> Duration {
         #[expect(
             clippy::cast_precision_loss,
             reason = "an estimate needs no more than 52 bits"
         )]
-        let seconds = (self.under_way + bytes) as f64 / rate;
+        let seconds = (self.under_way + bytes) as f64 / rate.max(1.0);
         self.rtt() + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4)
     }
 
     pub(super) fn asked(&mut self, bytes: u64, now: Duration) {
         if self.under_way == 0 {
             self.heard = now;
-            // What the request and its first byte take on the way says nothing of the rate.
-            self.since = now + self.rtt();
+            self.meter.begin(now, self.rtt());
         }
         self.under_way += bytes;
+        self.meter.asked(bytes, now);
     }
 
     /// Bytes came in, of whatever part of a chunk.
@@ -243,28 +254,19 @@ impl Holder {
             (self.strikes, self.good_bytes) = (self.strikes.saturating_sub(1), 0);
         }
         self.under_way = self.under_way.saturating_sub(bytes);
-        self.measured_bytes += bytes;
-        self.measured_time += now.saturating_sub(self.since);
-        self.since = now.max(self.since);
-        if self.measured_bytes < MEASURED_BYTES && self.measured_time < MEASURED_TIME {
+        let Some(sample) = self.meter.gave(bytes, now) else {
             return;
-        }
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "an estimate needs no more than 52 bits"
-        )]
-        let sample =
-            self.measured_bytes as f64 / self.measured_time.max(MEASURED_TIME_MIN).as_secs_f64();
+        };
         self.rate = Some(
             self.rate
-                .map_or(sample, |rate| rate + (sample - rate) / 4.0),
+                .map_or(sample, |rate| rate + (sample - rate) * WEIGHT),
         );
-        (self.measured_bytes, self.measured_time) = (0, Duration::ZERO);
     }
 
-    /// What was asked for will not come.
-    pub(super) fn gives_not(&mut self, bytes: u64) {
-        self.under_way = self.under_way.saturating_sub(bytes);
+    /// All that it was asked for and has not given will not come.
+    pub(super) fn gives_not(&mut self) {
+        self.under_way = 0;
+        self.meter.gives_not();
     }
 
     /// When its silence is too long; `None` while nothing is asked of it.
@@ -293,6 +295,95 @@ impl Holder {
     }
 }
 
+/// How fast what is asked for comes: for each chunk, what has come since it was asked for, over the longer of two times: that in which it came, and that in which it was asked for.
+///
+/// Bytes that a lost packet held up come all at once. Measured from chunk to chunk they would seem to come at many times the path's rate; as it is, those asked for before the pause count
+/// it, and those asked for after it count the time that the ones which came with it had to come. (The delivery rate of draft-cheng-iccrg-delivery-rate-estimation, for chunks in the place of packets.)
+#[derive(Debug, Default)]
+struct Meter {
+    /// Bytes asked for since the first, less those that will not come, and bytes given.
+    asked: u64,
+    given: u64,
+    last: Last,
+    /// The requests under way, the oldest first.
+    marks: VecDeque<Mark>,
+}
+
+/// The chunk that came last; of an idle holder the one that will.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last {
+    /// When it came. Of an idle holder, when the first byte can.
+    came: Duration,
+    /// When it came. Of an idle holder, when it is asked.
+    seen: Duration,
+    /// When it was asked for.
+    asked: Duration,
+}
+
+/// A request.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: Duration,
+    /// [`Meter::asked`] after it.
+    end: u64,
+    /// [`Meter::given`] and [`Meter::last`] when it was made.
+    given: u64,
+    last: Last,
+}
+
+impl Meter {
+    /// An idle holder is asked. What the request and its first byte take on the way says nothing of the rate.
+    fn begin(&mut self, now: Duration, rtt: Duration) {
+        self.last = Last {
+            came: now + rtt,
+            seen: now,
+            asked: now,
+        };
+    }
+
+    fn asked(&mut self, bytes: u64, now: Duration) {
+        self.asked += bytes;
+        self.marks.push_back(Mark {
+            at: now,
+            end: self.asked,
+            given: self.given,
+            last: self.last,
+        });
+    }
+
+    /// A chunk is here. Bytes a second, where they were enough to say.
+    fn gave(&mut self, bytes: u64, now: Duration) -> Option<f64> {
+        self.given += bytes;
+        while self.marks.front()?.end < self.given {
+            self.marks.pop_front();
+        }
+        let mark = *self.marks.front()?;
+        self.last = Last {
+            came: now,
+            seen: now,
+            asked: mark.at,
+        };
+        let bytes = self.given - mark.given;
+        let came_in = now.saturating_sub(mark.last.came);
+        let asked_in = mark.at.saturating_sub(mark.last.asked);
+        // A round trip that is not known may be much less than what is taken for it.
+        let least = (now.saturating_sub(mark.last.seen) / 2).max(MEASURED_TIME_MIN);
+        let time = came_in.max(asked_in).max(least);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "an estimate needs no more than 52 bits"
+        )]
+        let rate = bytes as f64 / time.as_secs_f64();
+        (bytes >= MEASURED_BYTES || time >= MEASURED_TIME).then_some(rate)
+    }
+
+    /// Nothing more of what was asked for comes.
+    fn gives_not(&mut self) {
+        self.asked = self.given;
+        self.marks.clear();
+    }
+}
+
 /// A number of bytes.
 fn whole(bytes: f64) -> u64 {
     #[expect(
@@ -307,6 +398,36 @@ fn whole(bytes: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_come_all_at_once_after_a_pause_are_not_taken_for_a_faster_path() {
+        const RATE: u32 = 12_500_000;
+        const CHUNK: u32 = 256 << 10;
+        let rtt = Duration::from_millis(10);
+        let mut holder = Holder::new(Offer {
+            tier: Tier::Peer,
+            whole: true,
+            rtt: Some(rtt),
+        });
+        // Four under way; every tenth is held up for as long as three take, and comes with those after it.
+        let ask = |holder: &mut Holder, now| holder.asked(CHUNK.into(), now);
+        for _ in 0..4 {
+            ask(&mut holder, Duration::ZERO);
+        }
+        let each = Duration::from_secs_f64(f64::from(CHUNK) / f64::from(RATE));
+        let mut fastest: f64 = 0.0;
+        for chunk in 0..400 {
+            let held_up = 3_u32.saturating_sub(chunk % 10);
+            let now = rtt + each * (chunk + 1 + held_up);
+            holder.gave(CHUNK.into(), now);
+            ask(&mut holder, now);
+            fastest = fastest.max(holder.rate.unwrap_or_default());
+        }
+        let times = fastest / f64::from(RATE);
+        assert!(times < 1.5, "{times} times the rate");
+        let times = holder.rate.unwrap() / f64::from(RATE);
+        assert!(times > 0.7, "{times} times the rate");
+    }
 
     #[test]
     fn failures_are_forgiven_for_what_is_given_between_them_and_not_in_a_row() {

@@ -449,7 +449,7 @@ impl<T> Swarm<T> {
                 && holder.is_sound(now)
         });
         let soonest = others
-            .map(|(holder, _)| holder.time_for(u64::from(slot.len)))
+            .map(|(holder, _)| holder.time_instead_of(slow, u64::from(slot.len)))
             .min()?;
         let least = slow.patience_unproven(&self.patience);
         let until = asked + (soonest * HELD_UP_TIMES + self.patience.held_up).max(least);
@@ -471,15 +471,13 @@ impl<T> Swarm<T> {
 
     /// What a holder was asked for and has not given is wanted again.
     fn release(&mut self, id: HolderId) {
-        let mut bytes = 0;
         for slot in &mut self.slots {
             if matches!(slot.state, State::Asked(of, _) if of == id) {
                 slot.state = State::Wanted;
-                bytes += u64::from(slot.len);
             }
         }
         if let Some(holder) = self.holders.get_mut(id.index()) {
-            holder.gives_not(bytes);
+            holder.gives_not();
         }
     }
 

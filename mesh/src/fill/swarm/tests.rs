@@ -22,6 +22,8 @@ enum Fate {
     Stalls(u64),
     /// Gives next to nothing after so many bytes: [`DRIP`] a tick.
     Drips(u64),
+    /// What comes in so many milliseconds comes at their end, as after a packet was lost.
+    Bursts(u64),
     /// Sends this chunk with other bytes.
     Lies(usize),
     /// Has lost this chunk when it is asked for it, though it said otherwise.
@@ -66,6 +68,8 @@ struct Running {
     /// Bytes of the front that are here.
     partial: u64,
     given: u64,
+    /// What could have come and waits for the end of a burst.
+    held_back: u64,
     /// When its end will be noticed.
     breaks_at: Option<Duration>,
     said: bool,
@@ -97,6 +101,7 @@ fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
             queue: VecDeque::new(),
             partial: 0,
             given: 0,
+            held_back: 0,
             breaks_at: None,
             said: model.holds.is_none(),
         });
@@ -215,6 +220,19 @@ fn give(
     if matches!(holder.model.fate, Fate::Drips(after) if holder.given >= after) {
         budget = DRIP;
     }
+    if let Fate::Bursts(every) = holder.model.fate {
+        // Of what was asked for by then.
+        let waits = holder.queue.iter().filter(|(_, at)| now >= *at);
+        let waits: u64 = waits.map(|(chunk, _)| u64::from(lengths[*chunk])).sum();
+        budget = (holder.held_back + budget).min(waits);
+        holder.held_back = 0;
+        if !u64::try_from(now.as_millis())
+            .unwrap()
+            .is_multiple_of(every)
+        {
+            (holder.held_back, budget) = (budget, 0);
+        }
+    }
     while let Some((chunk, at)) = holder.queue.front().copied() {
         if now < at || budget == 0 {
             break;
@@ -222,7 +240,9 @@ fn give(
         let len = u64::from(lengths[chunk]);
         let left = match holder.model.fate {
             Fate::Dies(after) | Fate::Stalls(after) => after.saturating_sub(holder.given),
-            Fate::Gives | Fate::Drips(_) | Fate::Lies(_) | Fate::Lost(_) => u64::MAX,
+            Fate::Gives | Fate::Drips(_) | Fate::Bursts(_) | Fate::Lies(_) | Fate::Lost(_) => {
+                u64::MAX
+            }
         };
         if let Fate::Lost(lost) = holder.model.fate
             && lost == chunk
@@ -270,6 +290,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => (0u64..4 << 20).prop_map(Fate::Dies),
         1 => (0u64..4 << 20).prop_map(Fate::Stalls),
         1 => (0u64..4 << 20).prop_map(Fate::Drips),
+        1 => (1u64..100).prop_map(Fate::Bursts),
         1 => (0usize..150).prop_map(Fate::Lies),
         1 => (0usize..150).prop_map(Fate::Lost),
     ]
@@ -366,6 +387,45 @@ fn unequal_peers_are_used_by_what_they_carry() {
     assert!(share >= 0.8, "{share}");
     assert!(outcome.by_holder[0] > 3 * outcome.by_holder[1]);
     assert!(outcome.by_holder[1] > 3 * outcome.by_holder[2]);
+}
+
+/// Peers whose bytes come in bursts are all used, and none is taken for one that is slow beside an idle shield of which nothing is known.
+#[test]
+fn peers_whose_bytes_come_in_bursts_carry_what_they_can() {
+    const RATE: u64 = 12_500_000;
+    let bursts = [20, 50, 33].map(|every| Model::new(Fate::Bursts(every), RATE, 10));
+    let shield = Model {
+        tier: Tier::Shield,
+        ..Model::new(Fate::Gives, RATE, 10)
+    };
+    let models: Vec<_> = bursts.into_iter().chain([shield]).collect();
+    let lengths = vec![256 << 10; 1024];
+    let outcome = run(&models, &lengths, 8 << 20);
+    #[expect(clippy::cast_precision_loss, reason = "a share to print")]
+    let share = total(&lengths) as f64 / outcome.elapsed.as_secs_f64() / (3 * RATE) as f64;
+    println!("{outcome:?}: {share:.2} of what they carry");
+    assert_eq!((outcome.failures, outcome.by_holder[3]), (0, 0));
+    assert!(share >= 0.8, "{share}");
+}
+
+/// Slow peers are not given up for a shield of which nothing is known, and which is no faster.
+#[test]
+fn slow_peers_are_not_given_up_for_a_shield_that_nothing_is_known_of() {
+    const RATE: u64 = 400_000;
+    let models = [
+        Model::new(Fate::Gives, RATE, 20),
+        Model::new(Fate::Gives, RATE, 20),
+        Model {
+            tier: Tier::Shield,
+            ..Model::new(Fate::Gives, RATE, 20)
+        },
+    ];
+    let lengths = vec![256 << 10; 40];
+    let outcome = run(&models, &lengths, 8 << 20);
+    println!("{outcome:?}");
+    assert_eq!((outcome.failures, outcome.by_holder[2]), (0, 0));
+    // 10 MiB take 13.1 s of both.
+    assert!(outcome.elapsed < Duration::from_secs(15), "{outcome:?}");
 }
 
 /// Who gives next to nothing is not waited for, be it the only peer: the shield has the rest.
