@@ -15,14 +15,14 @@ use std::{
     fs,
     io::{Read, stdin},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, stream};
 use pair::{client, server, tls, tls_client};
 use stoq::quic::{AdmissionLimits, CidKeys, Connection, EndpointConfig, TransportConfig};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 /// Connections before the first measurement, so that tables and pools have their size.
 const WARM: usize = 300;
@@ -105,12 +105,23 @@ impl Clients {
     fn start(addr: &str, certificate: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
-            .args(["--exact", "clients_of_the_child_process"])
+            .args(["--exact", "clients_of_the_child_process", "--nocapture"])
             .env(SERVER, addr)
             .env(CERTIFICATE, certificate)
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
         Self(command.spawn().unwrap())
+    }
+
+    /// Ends with the process, which ends by itself only when something failed; what it was, it has said. Cancel-safe.
+    async fn ended(&mut self) -> ExitStatus {
+        let mut look = interval(Duration::from_secs(1));
+        loop {
+            look.tick().await;
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+        }
     }
 }
 
@@ -145,6 +156,8 @@ async fn idle_connections_cost_40_kib_each_and_answer_when_poked() {
     config.transport = transport();
     config.limits = AdmissionLimits {
         max_connections: count + 1,
+        // They all come from one address.
+        max_per_prefix: count + 1,
         ..AdmissionLimits::default()
     };
     let endpoint = server(config);
@@ -158,7 +171,7 @@ async fn idle_connections_cost_40_kib_each_and_answer_when_poked() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &certificate).unwrap();
 
-    let clients = Clients::start(&addr.to_string(), file.path());
+    let mut clients = Clients::start(&addr.to_string(), file.path());
     let mut held = Vec::with_capacity(count);
     let ramp = async {
         let mut warm = None;
@@ -170,7 +183,10 @@ async fn idle_connections_cost_40_kib_each_and_answer_when_poked() {
         }
         warm.unwrap()
     };
-    let (before, begun) = timeout(patience, ramp).await.expect("all connect");
+    let (before, begun) = tokio::select! {
+        ramp = timeout(patience, ramp) => ramp.expect("all connect"),
+        status = clients.ended() => panic!("the clients ended: {status}"),
+    };
     let (ramp, measured) = (begun.elapsed(), (count - WARM) as f64);
     let each = (rss() - before) as f64 / measured;
 
