@@ -279,9 +279,10 @@ fn from_five_peers(test: &str, size: usize, mbit: f64, lies_each: usize) {
         mesh.origin().body_bytes()
     );
     assert_eq!(mesh.origin().body_bytes(), size as u64);
-    match faults.is_empty() {
-        true => assert!(share >= 0.8, "{share}"),
-        false => println!("INVALID as a rate: {}", faults.join("; ")),
+    if share < 0.8 {
+        // A machine that is late makes it slower, and never faster.
+        assert!(!faults.is_empty(), "{share}");
+        println!("INVALID as a rate: {}", faults.join("; "));
     }
 }
 
