@@ -63,6 +63,20 @@ pub enum PeerError {
 }
 
 impl PeerError {
+    /// Whether one of the two stands on the other's revocation list.
+    pub(crate) const fn is_revocation(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                refusal: Refusal::Revoked { .. },
+                ..
+            } | Self::RefusedByPeer {
+                code: CloseCode::Revoked,
+                ..
+            }
+        )
+    }
+
     /// What a connection's end means while it is being set up.
     pub(super) fn ended(addr: SocketAddr, error: ConnectionError) -> Self {
         match meaning(&error) {

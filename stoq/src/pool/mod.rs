@@ -51,7 +51,7 @@ pub struct PoolConfig {
     pub resume_max: usize,
     /// How long an address is left alone after its first failure. Default 100 ms; doubled with each further one.
     pub backoff_min: Duration,
-    /// The longest time it is left alone. Default 10 s.
+    /// The longest time it is left alone. Default 10 s. Where one of the two is revoked it is 15 to 60 s, whatever stands here.
     pub backoff_max: Duration,
     /// Seed of the jitter: the time is drawn from the upper half of its bound. Default: random.
     pub seed: u64,

@@ -17,6 +17,13 @@ use super::slot::{Outcome, Slot};
 use super::{CONNECTIONS_MAX, PeerHealth, PoolCounters, PoolError};
 use crate::peer::{PeerConn, PeerError};
 
+/// How long an address is left alone where a node on a revocation list answers, or one that has us on its own: nobody is taken off in a
+/// hurry, and each dial is a line in two audits.
+const REVOKED: BackoffRange = BackoffRange {
+    min: Duration::from_secs(30),
+    max: Duration::from_secs(60),
+};
+
 /// What is to be done for one who asks for an address.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -107,7 +114,11 @@ impl Table {
             (Err(_), None) => {}
             (Ok(conn), Some(slot)) => slot.connected(conn),
             (Err(error), Some(slot)) => {
-                return Some(slot.failed(error, now, self.rules.backoff, &mut self.dice));
+                let range = match error.is_revocation() {
+                    true => REVOKED,
+                    false => self.rules.backoff,
+                };
+                return Some(slot.failed(error, now, range, &mut self.dice));
             }
         }
         None
@@ -155,5 +166,55 @@ impl Table {
 
     pub(super) fn len(&self) -> usize {
         self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{NodeId, Refusal};
+    use crate::wire::CloseCode;
+
+    #[test]
+    fn an_address_with_a_revoked_node_is_left_alone_for_longer() {
+        let addr = SocketAddr::from(([192, 0, 2, 1], 7443));
+        let revoked = Refusal::Revoked {
+            node_id: NodeId([1; 32]),
+            name: "one".to_owned(),
+        };
+        let by_us = PeerError::Refused {
+            addr,
+            refusal: revoked,
+        };
+        let by_them = PeerError::RefusedByPeer {
+            addr,
+            code: CloseCode::Revoked,
+            reason: String::new(),
+        };
+        let limit = Duration::from_secs(1);
+        let rules = Rules {
+            peers_max: 8,
+            connections: 1,
+            backoff: BackoffRange {
+                min: limit,
+                max: limit,
+            },
+            breaker: BreakerRule {
+                unanswered_max: 0,
+                range: REVOKED,
+            },
+        };
+        let rest = |error: PeerError| {
+            let mut table = Table::new(rules, 1, Arc::default());
+            let now = Instant::now();
+            assert!(matches!(table.ask(addr, now), Step::Dial(_)));
+            let rest = table.dialled(addr, &Err(error), now).unwrap();
+            assert!(matches!(table.ask(addr, now + rest / 2), Step::Refuse(_)));
+            rest
+        };
+        for error in [by_us, by_them] {
+            assert!(rest(error) >= REVOKED.min / 2);
+        }
+        assert!(rest(PeerError::Timeout { addr, limit }) <= limit);
     }
 }
