@@ -154,7 +154,7 @@ impl Talk {
         (now < end && self.read >= READ_MAX).then_some(end)
     }
 
-    /// Takes a message. Whether it was the last that is read in this second, too.
+    /// Takes a message.
     ///
     /// # Errors
     /// It is passed over.
