@@ -14,7 +14,7 @@ use tokio::time::interval;
 use crate::bearings::{Bearings, GeoWatch, Standing};
 use crate::borders::Borders;
 use crate::gossip::report::Seen;
-use crate::gossip::{Gossip, GossipConfig, Places, node_id, pool_config};
+use crate::gossip::{Gossip, GossipConfig, Mdns, Places, node_id, pool_config};
 use crate::links::Links;
 use crate::membership::Membership as Member;
 
@@ -59,6 +59,7 @@ impl Presence {
         if own.addresses.is_empty() {
             return None;
         }
+        let told = own.addresses.clone();
         let gossip = Gossip::new(
             member.identity(),
             own,
@@ -72,8 +73,12 @@ impl Presence {
         let bearings = Bearings::standing(members, Standing::of(config), geo.clone());
         let here = bearings.whereabouts();
         gossip.publish(&mut |own| here.tell(own));
+        let mdns = cluster.mdns.then(|| {
+            let metrics = Arc::clone(gossip.metrics());
+            Mdns::new(member.identity(), listens, &told, metrics)
+        });
         Some(Self {
-            places: Places::new(cluster),
+            places: Places::new(cluster, mdns),
             bearings: Arc::new(bearings),
             gossip,
             geo,
@@ -142,6 +147,7 @@ impl Presence {
         };
         let draining = async {
             drain.begun().await;
+            self.places.leave();
             self.gossip.publish(&mut |own| own.draining = true);
         };
         let geo = async {

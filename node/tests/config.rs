@@ -678,3 +678,52 @@ fn what_is_said_of_packets_loads_shows_itself_and_is_checked() {
         assert!(said.contains(expected), "{tables}:\n{said}");
     }
 }
+
+#[test]
+fn multicast_dns_is_off_shows_itself_and_needs_an_address_that_others_reach() {
+    let edge = |stoq: &str, cluster: &str| {
+        format!(
+            "[listen]\nhttp = [\"127.0.0.1:80\"]\nstoq = [{stoq}]\n[cluster]\nname = \"demo\"\n{cluster}\n[[site]]\nhosts = [\"*\"]\norigins = [\"dir:public\"]\n"
+        )
+    };
+    let plain = parse(&edge("\"192.0.2.7:7443\"", ""), Role::Edge).unwrap();
+    let cluster = plain.cluster.unwrap();
+    assert!(!cluster.mdns && !cluster.looks_for_others());
+
+    for (stoq, more) in [
+        ("\"192.0.2.7:7443\"", ""),
+        ("\"127.0.0.1:7443\", \"[2001:db8::7]:7443\"", ""),
+        ("\"127.0.0.1:7443\"", "advertise = [\"192.0.2.7:7443\"]"),
+        ("\"0.0.0.0:7443\"", "advertise = [\"192.0.2.7:7443\"]"),
+    ] {
+        let text = edge(stoq, &format!("mdns = true\n{more}"));
+        let config = parse(&text, Role::Edge).unwrap_or_else(|errors| panic!("{errors}"));
+        let shown = config.to_toml();
+        assert!(shown.contains("\nmdns = true\n"), "{shown}");
+        let again = parse(&shown, Role::Edge).unwrap().cluster.unwrap();
+        assert!(again.mdns && again.looks_for_others());
+    }
+
+    let nobody =
+        "edge.toml:6:8: cluster.mdns: announces only addresses that no other machine reaches";
+    for (stoq, more, said) in [
+        ("\"127.0.0.1:7443\"", "", nobody),
+        ("\"[::1]:7443\", \"[fe80::1]:7443\"", "", nobody),
+        (
+            "\"192.0.2.7:7443\"",
+            "advertise = [\"127.0.0.1:7443\"]",
+            nobody,
+        ),
+        ("", "", "cluster.mdns: others must reach this node as well"),
+        (
+            "\"0.0.0.0:7443\"",
+            "",
+            "listen.stoq: says to no other node where this one is",
+        ),
+    ] {
+        let found = errors(&edge(stoq, &format!("mdns = true\n{more}")));
+        assert!(found.contains(said), "{stoq} {more}: {found}");
+    }
+    let found = errors(&edge("\"192.0.2.7:7443\"", "mdns = \"on\""));
+    assert!(found.contains("edge.toml:6:8: cluster.mdns"), "{found}");
+}

@@ -63,6 +63,42 @@ impl Reason {
     }
 }
 
+/// Why something that came by multicast DNS is passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PassedOver {
+    /// No DNS message, too long, or an announcement that lacks something.
+    Malformed,
+    /// It announces a node of another cluster.
+    OtherCluster,
+    /// It names this cluster, and no member made it.
+    Forged,
+    /// As many nodes are known as are remembered.
+    NoRoom,
+    /// A second in which no more was read. What came in it besides is not counted.
+    Flood,
+}
+
+impl PassedOver {
+    const ALL: [Self; 5] = [
+        Self::Malformed,
+        Self::OtherCluster,
+        Self::Forged,
+        Self::NoRoom,
+        Self::Flood,
+    ];
+
+    /// The word for it in metrics.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::OtherCluster => "other_cluster",
+            Self::Forged => "forged",
+            Self::NoRoom => "no_room",
+            Self::Flood => "flood",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
@@ -94,6 +130,12 @@ pub struct GossipMetrics {
     pub(super) complete: Gauge,
     /// Changes of the view that an operator acts on.
     pub(super) changes: Counter,
+    /// Messages of multicast DNS that went out, by link.
+    pub(super) mdns_sent: Counter,
+    /// Messages of it that came in, whatever they are about: own ones are among them, and those of all other devices there.
+    pub(super) mdns_received: Counter,
+    /// Those of `mdns_received` that were of no use, and seconds in which no more were read.
+    mdns_passed_over: Family<ReasonLabel, Counter>,
 }
 
 impl GossipMetrics {
@@ -102,6 +144,12 @@ impl GossipMetrics {
             .get_or_create(&ReasonLabel {
                 reason: reason.word(),
             })
+            .inc();
+    }
+
+    pub(super) fn passed_over(&self, why: PassedOver) {
+        self.mdns_passed_over
+            .get_or_create(&ReasonLabel { reason: why.word() })
             .inc();
     }
 
@@ -129,8 +177,14 @@ impl GossipMetrics {
                 reason: reason.word(),
             }));
         }
+        for why in PassedOver::ALL {
+            drop(
+                self.mdns_passed_over
+                    .get_or_create(&ReasonLabel { reason: why.word() }),
+            );
+        }
         let registry = registry.sub_registry_with_prefix("gossip");
-        let counters: [(&str, &str, &Counter); 9] = [
+        let counters: [(&str, &str, &Counter); 11] = [
             (
                 "messages_sent",
                 "Messages given to the transport",
@@ -172,6 +226,16 @@ impl GossipMetrics {
                 "Changes of who is in view, where and how",
                 &self.changes,
             ),
+            (
+                "mdns_messages_sent",
+                "Messages of multicast DNS that went out, by link",
+                &self.mdns_sent,
+            ),
+            (
+                "mdns_messages_received",
+                "Messages of multicast DNS that came in, of whatever device",
+                &self.mdns_received,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -180,6 +244,11 @@ impl GossipMetrics {
             "refused",
             "What was said of nodes and not believed, by reason",
             self.refused.clone(),
+        );
+        registry.register(
+            "mdns_passed_over",
+            "Messages of multicast DNS that were of no use, by reason; flood counts seconds in which no more were read",
+            self.mdns_passed_over.clone(),
         );
         registry.register(
             "nodes",

@@ -11,7 +11,7 @@
 //! | `papers` | whose key is whose |
 //! | `engine` | chitchat kept running, its nodes made into a view, this node's word kept up |
 //! | `generation` | which process of a node is the latest |
-//! | `places`, `srv` | where to look for others |
+//! | `places`, `srv`, `mdns` | where to look for others |
 //! | `report` | what an operator is told |
 //!
 //! What holds: a view has only nodes of this cluster that said themselves what it says of them, the latest thing they said, and that are not revoked now. That a node lives is what
@@ -24,6 +24,7 @@ mod engine;
 mod frame;
 mod gate;
 mod generation;
+mod mdns;
 mod metrics;
 mod papers;
 mod places;
@@ -38,7 +39,8 @@ pub use engine::{Gossip, GossipConfig, pool_config};
 pub use frame::GOSSIP;
 #[doc(hidden)]
 pub use frame::reframed;
-pub use metrics::{GossipMetrics, Reason};
+pub use mdns::Mdns;
+pub use metrics::{GossipMetrics, PassedOver, Reason};
 pub use papers::{Papers, node_id};
 pub use places::Places;
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! Looking for other nodes: seeds and their names, SRV records. What is found are addresses; who is there, certificates say.
+//! Looking for other nodes: seeds and their names, SRV records, multicast DNS. What is found are addresses; who is there, certificates say.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use stoq_node::config::{Cluster, NodeAddr};
 use stoq_routing::discovery::{Addresses, Pace, Source};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::mdns::Mdns;
 use super::srv::Srv;
 
 /// What one look may take.
@@ -20,20 +21,24 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 pub struct Places {
     seeds: Vec<NodeAddr>,
     srv: Option<Srv>,
+    mdns: Option<Mdns>,
     found: Mutex<Addresses>,
     began: Instant,
 }
 
 impl Places {
-    /// As the configuration says. Nothing is looked up yet.
+    /// As the configuration says; `mdns` is this node's part in it where `cluster.mdns` is on. Nothing is looked up yet.
     #[must_use]
-    pub fn new(cluster: &Cluster) -> Arc<Self> {
+    pub fn new(cluster: &Cluster, mdns: Option<Mdns>) -> Arc<Self> {
         let seeds = (0..cluster.seeds.len()).map(Source::Seed);
         let srv = cluster.srv.as_ref().map(|_| Source::Srv);
+        let by_mdns = mdns.as_ref().map(|_| Source::Mdns);
+        let sources = seeds.chain(srv).chain(by_mdns);
         Arc::new(Self {
             seeds: cluster.seeds.clone(),
             srv: cluster.srv.as_deref().map(Srv::of_system),
-            found: Mutex::new(Addresses::new(Pace::default(), seeds.chain(srv))),
+            mdns,
+            found: Mutex::new(Addresses::new(Pace::default(), sources)),
             began: Instant::now(),
         })
     }
@@ -53,6 +58,7 @@ impl Places {
             found: Mutex::new(Addresses::new(Pace::default(), sources)),
             seeds,
             srv: None,
+            mdns: None,
             began: Instant::now(),
         })
     }
@@ -60,7 +66,7 @@ impl Places {
     /// Whether there is anything to look for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.seeds.is_empty() && self.srv.is_none()
+        self.seeds.is_empty() && self.srv.is_none() && self.mdns.is_none()
     }
 
     /// What was found, without these.
@@ -68,8 +74,24 @@ impl Places {
         self.found.lock().current(own)
     }
 
+    /// This node is not to be found any more: others on the same links are told so, where they were told that it is there.
+    pub(crate) fn leave(&self) {
+        if let Some(mdns) = &self.mdns {
+            mdns.leave();
+        }
+    }
+
     /// Looks, again and again. Never ends. Cancel-safe: a look that is cut off is made again.
     pub(super) async fn run(&self) {
+        let listening = async {
+            if let Some(mdns) = &self.mdns {
+                mdns.listen(|heard| self.note(Source::Mdns, heard)).await;
+            }
+        };
+        tokio::join!(listening, self.look_around());
+    }
+
+    async fn look_around(&self) {
         loop {
             let next = self.found.lock().next();
             let Some(next) = next else {
@@ -83,18 +105,23 @@ impl Places {
 
     async fn look(&self, source: Source) {
         let looked = timeout(TIME_MAX, self.addresses(source)).await;
-        let now = self.began.elapsed();
         match looked.unwrap_or_else(|_| Err(format!("nothing within {TIME_MAX:?}"))) {
-            Ok(addresses) => {
-                let passed_over = self.found.lock().found(source, addresses, now);
-                if passed_over > 0 {
-                    tracing::warn!(%source, passed_over, "more addresses than are used");
-                }
-            }
+            Ok(addresses) => self.note(source, addresses),
             Err(error) => {
-                tracing::warn!(%source, error, "no other nodes were found there");
-                self.found.lock().failed(source, now);
+                // Without a link there will be none for long: it has been said.
+                if source != Source::Mdns {
+                    tracing::warn!(%source, error, "no other nodes were found there");
+                }
+                self.found.lock().failed(source, self.began.elapsed());
             }
+        }
+    }
+
+    fn note(&self, source: Source, addresses: Vec<SocketAddr>) {
+        let now = self.began.elapsed();
+        let passed_over = self.found.lock().found(source, addresses, now);
+        if passed_over > 0 {
+            tracing::warn!(%source, passed_over, "more addresses than are used");
         }
     }
 
@@ -106,6 +133,10 @@ impl Places {
             },
             Source::Srv => match &self.srv {
                 Some(srv) => srv.addresses().await,
+                None => Ok(Vec::new()),
+            },
+            Source::Mdns => match &self.mdns {
+                Some(mdns) => mdns.tend(),
                 None => Ok(Vec::new()),
             },
         }

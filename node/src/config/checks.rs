@@ -107,6 +107,7 @@ fn others_can_be_found(config: &Config, role: Role, errors: &mut ConfigErrors) {
     let keys = [
         ("cluster.seeds", !cluster.seeds.is_empty()),
         ("cluster.srv", cluster.srv.is_some()),
+        ("cluster.mdns", cluster.mdns),
         ("cluster.advertise", !cluster.advertise.is_empty()),
         ("cluster.policy", cluster.policy != PeerPolicy::default()),
     ];
@@ -134,6 +135,22 @@ fn others_can_be_found(config: &Config, role: Role, errors: &mut ConfigErrors) {
         if !config.listen.stoq.is_empty() {
             errors.push(config.error("listen.stoq", message));
         }
+    }
+    let announced = match cluster.advertise.as_slice() {
+        [] => &config.listen.stoq,
+        advertised => advertised,
+    };
+    if cluster.mdns && !announced.is_empty() && announced.iter().all(stays_on_this_machine) {
+        let message = "announces only addresses that no other machine reaches (write an address of a network in listen.stoq or cluster.advertise; processes on one machine find each other by cluster.seeds)";
+        errors.push(config.error("cluster.mdns", message));
+    }
+}
+
+/// Whether an address is of no use to other machines: loopback, and those of IPv6 for a single link, which mean something only with the number that this machine gives its interface.
+fn stays_on_this_machine(addr: &SocketAddr) -> bool {
+    match addr.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
     }
 }
 

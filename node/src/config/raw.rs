@@ -154,6 +154,7 @@ pub(super) struct RawCluster {
     pub(super) leaf_rotation: At<Time>,
     pub(super) seeds: At<Strings>,
     pub(super) srv: At<String>,
+    pub(super) mdns: At<bool>,
     pub(super) advertise: At<Strings>,
     pub(super) policy: At<String>,
     pub(super) geo: RawGeo,

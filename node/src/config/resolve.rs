@@ -463,6 +463,7 @@ impl Resolver<'_> {
             leaf_rotation: LEAF_ROTATION,
             seeds: Vec::new(),
             srv: None,
+            mdns: false,
             advertise: Vec::new(),
             policy: PeerPolicy::default(),
             geo: GeoFiles::default(),
@@ -513,6 +514,7 @@ impl Resolver<'_> {
                 .srv
                 .as_ref()
                 .and_then(|name| self.parsed(name, "cluster.srv", hosts::srv)),
+            mdns: table.mdns.as_ref().is_some_and(|value| *value.get_ref()),
             advertise: self.at_most(PLACES_MAX, &table.advertise, "cluster.advertise", reachable),
             policy: self.or(
                 &table.policy,

@@ -395,6 +395,8 @@ pub struct Cluster {
     pub seeds: Vec<NodeAddr>,
     /// A name whose SRV records name more of them. Default: none.
     pub srv: Option<String>,
+    /// Whether it announces itself by multicast DNS to nodes on the same networks, and looks for theirs. Default: false.
+    pub mdns: bool,
     /// Where others reach this node, at most 8. Default: what it listens on, where that is no wildcard.
     pub advertise: Vec<SocketAddr>,
     /// Which of the edges that hold an object is asked first. Default [`PeerPolicy::Latency`].
@@ -463,7 +465,7 @@ impl Cluster {
     /// Whether anything says where other nodes are to be found.
     #[must_use]
     pub fn looks_for_others(&self) -> bool {
-        !self.seeds.is_empty() || self.srv.is_some()
+        !self.seeds.is_empty() || self.srv.is_some() || self.mdns
     }
 }
 

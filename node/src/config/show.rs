@@ -107,6 +107,7 @@ impl Config {
             if let Some(name) = &cluster.srv {
                 out.key("srv", quoted(name));
             }
+            out.key("mdns", cluster.mdns);
             out.key("advertise", list(&cluster.advertise));
             out.key("policy", quoted(cluster.policy.as_str()));
             let geo = [("city", &cluster.geo.city), ("asn", &cluster.geo.asn)];

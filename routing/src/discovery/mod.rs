@@ -17,6 +17,8 @@ pub enum Source {
     Seed(usize),
     /// The SRV records of a name.
     Srv,
+    /// Multicast DNS: nodes on the same link that say so themselves.
+    Mdns,
 }
 
 impl fmt::Display for Source {
@@ -24,6 +26,7 @@ impl fmt::Display for Source {
         match self {
             Self::Seed(at) => write!(f, "cluster.seeds[{at}]"),
             Self::Srv => f.write_str("cluster.srv"),
+            Self::Mdns => f.write_str("cluster.mdns"),
         }
     }
 }

@@ -19,6 +19,7 @@ mod clock;
 mod fills;
 #[cfg(feature = "sim")]
 mod lookups;
+mod mdns;
 mod members;
 mod network;
 mod nodes;

@@ -37,7 +37,7 @@ fn seconds(default: u64) -> Duration {
 }
 
 /// Waits while nothing is to happen; what is seen to happen fails by itself.
-fn pass(time: Duration, mut watch: impl FnMut()) {
+pub(crate) fn pass(time: Duration, mut watch: impl FnMut()) {
     let end = Instant::now() + time;
     while let Some(left) = end.checked_duration_since(Instant::now()) {
         watch();

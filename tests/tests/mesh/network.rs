@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -72,11 +72,34 @@ pub(crate) fn at(host: usize, port: u16) -> SocketAddr {
     SocketAddr::from((address(host), port))
 }
 
+/// Where it is over IPv6.
+pub(crate) fn address_v6(host: usize) -> Ipv6Addr {
+    let host = u16::try_from(host + 1).expect("at most 254 hosts");
+    Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, host)
+}
+
 /// Whom a packet is for.
-fn host_of(packet: &[u8]) -> Option<usize> {
-    let version = packet.first()? >> 4;
-    match (version, packet.get(16..20)?) {
-        (4, [10, 78, 0, host]) => usize::from(*host).checked_sub(1),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Host(usize),
+    /// All others: what is sent to the groups of multicast DNS.
+    All,
+}
+
+fn destination(packet: &[u8]) -> Option<For> {
+    match packet.first()? >> 4 {
+        4 => match packet.get(16..20)? {
+            [10, 78, 0, host] => usize::from(*host).checked_sub(1).map(For::Host),
+            [224, 0, 0, 251] => Some(For::All),
+            _ => None,
+        },
+        6 => match packet.get(24..40)? {
+            [0xfd, 0x78, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host] => {
+                usize::from(*host).checked_sub(1).map(For::Host)
+            }
+            [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfb] => Some(For::All),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -211,8 +234,10 @@ fn device(namespace: &Arc<File>, host: usize) -> SyncDevice {
             "link set dev lo up\n\
              tuntap add dev {DEVICE} mode tun\n\
              addr add {}/24 dev {DEVICE}\n\
+             addr add {}/64 dev {DEVICE} nodad\n\
              link set dev {DEVICE} mtu {MTU} txqueuelen {QUEUE} up\n",
-            address(host)
+            address(host),
+            address_v6(host)
         );
         let mut ip = Command::new("ip")
             .args(["-batch", "-"])
@@ -292,9 +317,13 @@ fn read(
             return false;
         };
         let packet = &buffer[..length];
-        // What is for nobody here, as the questions of IPv6 for its routers.
-        if let Some(to) = host_of(packet).filter(|to| *to < switch.hosts()) {
-            switch.take(zero.elapsed(), from, to, packet.to_vec());
+        match destination(packet) {
+            Some(For::Host(to)) if to < switch.hosts() => {
+                switch.take(zero.elapsed(), from, to, packet.to_vec());
+            }
+            Some(For::All) => switch.spread(zero.elapsed(), from, packet),
+            // What is for nobody here, as the questions of IPv6 for its routers.
+            Some(For::Host(_)) | None => {}
         }
     }
     true

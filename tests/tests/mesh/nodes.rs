@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use crate::clock;
-use crate::network::{Network, at};
+use crate::network::{Network, address_v6, at};
 
 /// Where the origin is, and the shield, and the first of the edges.
 pub(crate) const ORIGIN: usize = 0;
@@ -56,6 +56,18 @@ pub(crate) struct Plan {
     tables: String,
     cache: String,
     has_shield: bool,
+    meets: Meets,
+}
+
+/// How edges find each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meets {
+    /// The first two are the seeds of all.
+    Seeds,
+    /// By multicast DNS alone.
+    Mdns,
+    /// Likewise, and they listen for each other on IPv6 alone.
+    MdnsV6,
 }
 
 impl Plan {
@@ -68,7 +80,14 @@ impl Plan {
             tables: String::new(),
             cache: String::new(),
             has_shield: false,
+            meets: Meets::Seeds,
         }
+    }
+
+    /// That find each other so.
+    pub(crate) fn meets(mut self, meets: Meets) -> Self {
+        self.meets = meets;
+        self
     }
 
     /// With a shield before the origin.
@@ -166,16 +185,25 @@ impl Plan {
             true => format!("[shield]\nnodes = [\"{}\"]\n", at(SHIELD, STOQ)),
             false => String::new(),
         };
+        let stoq = match self.meets {
+            Meets::Seeds | Meets::Mdns => at(host, STOQ),
+            Meets::MdnsV6 => SocketAddr::from((address_v6(host), STOQ)),
+        };
+        let others = match self.meets {
+            Meets::Seeds => format!(
+                "seeds = [\"{}\", \"{}\"]",
+                at(FIRST, STOQ),
+                at(FIRST + 1, STOQ)
+            ),
+            Meets::Mdns | Meets::MdnsV6 => "mdns = true".to_owned(),
+        };
         format!(
-            "{}zone = \"{zone}\"\n[listen]\nhttp = [\"{}\"]\nhttps = [\"{}\"]\nstoq = [\"{}\"]\nadmin = \"unix:{name}.sock\"\n\
-             {}seeds = [\"{}\", \"{}\"]\n{shield}",
+            "{}zone = \"{zone}\"\n[listen]\nhttp = [\"{}\"]\nhttps = [\"{}\"]\nstoq = [\"{stoq}\"]\nadmin = \"unix:{name}.sock\"\n\
+             {}{others}\n{shield}",
             self.head(name),
             at(host, HTTP),
             at(host, 443),
-            at(host, STOQ),
             self.tail(name),
-            at(FIRST, STOQ),
-            at(FIRST + 1, STOQ),
         )
     }
 
@@ -269,6 +297,21 @@ impl Mesh {
         let validity = Validity::starting(UnixTime::now(), Duration::from_secs(24 * 3600));
         let file = self.root.issue(name, &[role], validity).unwrap();
         Identity::new(file, self.root.certificate().clone()).unwrap()
+    }
+
+    /// An edge of another cluster that has the same name, on a host of its own, which looks for others by multicast DNS.
+    pub(crate) fn stranger(&self, host: usize) -> Node {
+        let name = "stranger".to_owned();
+        let validity = || Validity::starting(UnixTime::now(), Duration::from_secs(24 * 3600));
+        let root = ClusterRoot::generate(CLUSTER, validity()).unwrap();
+        let path = |end: &str| self.directory.path().join(end);
+        std::fs::write(path("strange-root.pem"), root.to_pem_cert()).unwrap();
+        let file = root.issue(&name, &[Role::Edge], validity()).unwrap();
+        file.save(&path("stranger.pem")).unwrap();
+        let text = Plan::edges(1).meets(Meets::Mdns).edge_file(&name, host);
+        let text = text.replace("\"root.pem\"", "\"strange-root.pem\"");
+        let program = &self.edges.first().expect("an edge").program;
+        Node::new(self.directory.path(), name, host, program, &text)
     }
 
     /// Where the files are.

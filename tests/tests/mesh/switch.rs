@@ -95,6 +95,8 @@ pub(crate) struct Switch {
     counters: Counters,
     /// Bytes that came out of each host, with what Ethernet adds.
     sent_bytes: Vec<u64>,
+    /// Packets that a host sent to another one, by way; not those for all.
+    sent_to: Vec<u64>,
 }
 
 impl Switch {
@@ -111,6 +113,7 @@ impl Switch {
             rng: StdRng::seed_from_u64(seed),
             counters: Counters::default(),
             sent_bytes: vec![0; hosts],
+            sent_to: vec![0; hosts * hosts],
         }
     }
 
@@ -155,8 +158,25 @@ impl Switch {
         self.sent_bytes[host]
     }
 
+    /// Packets that a host sent to another, lost ones too; not those that are for all.
+    pub(crate) fn sent_to(&self, from: usize, to: usize) -> u64 {
+        self.sent_to[from * self.hosts + to]
+    }
+
     /// Takes a packet from a host, for a host.
     pub(crate) fn take(&mut self, now: Duration, from: usize, to: usize, packet: Vec<u8>) {
+        self.sent_to[from * self.hosts + to] += 1;
+        self.pass(now, from, to, packet);
+    }
+
+    /// Takes a packet from a host, for all others. Each is reached by its own way.
+    pub(crate) fn spread(&mut self, now: Duration, from: usize, packet: &[u8]) {
+        for to in (0..self.hosts).filter(|to| *to != from) {
+            self.pass(now, from, to, packet.to_vec());
+        }
+    }
+
+    fn pass(&mut self, now: Duration, from: usize, to: usize, packet: Vec<u8>) {
         // A draw for each packet, needed or not.
         let draw: f64 = self.rng.random();
         let way = *self.way(from, to);
@@ -274,6 +294,17 @@ mod tests {
             assert_eq!((seen, now), (51, 52 * MS), "up {is_up}");
             assert_eq!(switch.counters().queue_drops, 149);
         }
+    }
+
+    #[test]
+    fn what_is_for_all_reaches_all_others_whom_nothing_cuts_off() {
+        let mut switch = Switch::new(4, 1);
+        switch.cut(&[1], &[2], true);
+        switch.way(1, 3).delay = MS;
+        switch.spread(MS, 1, &[0; 100]);
+        assert_eq!(out(&mut switch, 2 * MS), [(MS, 0), (2 * MS, 3)]);
+        switch.take(MS, 1, 3, vec![0; 100]);
+        assert_eq!([switch.sent_to(1, 3), switch.sent_to(1, 0)], [1, 0]);
     }
 
     #[test]
