@@ -1,4 +1,4 @@
-//! What nodes read of each other: objects and what vouches for them, the provider index, gossip and what is said in it.
+//! What nodes read of each other: objects and what vouches for them, the provider index, gossip and what is said in it; and what anybody says on their link.
 
 use std::fmt::Debug;
 use std::sync::LazyLock;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
-use stoq_mesh::gossip::{reframed, rewritten};
+use stoq_mesh::gossip::{heard, reframed, rewritten};
 use stoq_mesh::wire::{
     self, CHUNKS_MAX, ChunksRequest, Head, Holdings, HoldingsRequest, Manifests, ManifestsRequest,
     ObjectRequest,
@@ -18,13 +18,14 @@ use stoq_routing::membership::{Statement, decode, encode};
 use super::Target;
 
 /// All targets, each with the name of its corpus.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("voucher", voucher),
     ("objects", objects),
     ("index", index),
     ("gossip", gossip),
     ("envelope", envelope),
     ("statement", statement),
+    ("mdns", mdns),
 ];
 
 /// A shield, whom anybody of its cluster believes.
@@ -165,4 +166,13 @@ pub fn statement(input: &[u8]) {
         panic!("{state:?} was read and cannot be said")
     };
     assert_eq!(decode(&said), Ok(state), "{said:02x?}");
+}
+
+/// What comes on the group of multicast DNS, to a member of the cluster whose secret the corpus was made with. What is believed says the same when it is written anew.
+pub fn mdns(input: &[u8]) {
+    let secret = [7; 32];
+    let Some(said) = heard(input, &secret) else {
+        return;
+    };
+    assert_eq!(heard(&said, &secret).as_deref(), Some(&said[..]));
 }

@@ -40,6 +40,8 @@ pub use frame::GOSSIP;
 #[doc(hidden)]
 pub use frame::reframed;
 pub use mdns::Mdns;
+#[doc(hidden)]
+pub use mdns::heard;
 pub use metrics::{GossipMetrics, PassedOver, Reason};
 pub use papers::{Papers, node_id};
 pub use places::Places;

@@ -36,6 +36,8 @@ use tokio::time::{Instant, sleep_until};
 use super::metrics::{GossipMetrics, PassedOver};
 use links::{Links, Tended};
 use talk::{Refusal, Talk};
+#[doc(hidden)]
+pub use wire::heard;
 use wire::{Fault, MESSAGE_BYTES_MAX, Seal};
 
 /// This node's part in multicast DNS. [`listen`](Self::listen) keeps it going; dropped, it says goodbye.

@@ -204,6 +204,17 @@ pub(super) fn read(bytes: &[u8], own: &str, seal: &Seal) -> Result<Said, Fault> 
     }
 }
 
+/// For the fuzzer: the announcement or goodbye that a message is read as, as this program writes it.
+#[must_use]
+pub fn heard(message: &[u8], cluster_secret: &[u8; 32]) -> Option<Vec<u8>> {
+    let seal = Seal::of(cluster_secret);
+    match read(message, &digits(&[0; 16]), &seal).ok()? {
+        Said::Here(node) => announcement(&node, &seal, false),
+        Said::Leaves(node) => announcement(&node, &seal, true),
+        Said::Nothing | Said::Asked => None,
+    }
+}
+
 fn is_internet(class: DNSClass) -> bool {
     u16::from(class) & CLASS == u16::from(DNSClass::IN)
 }
