@@ -255,6 +255,13 @@ impl Cluster {
         if self.peers {
             let all = edges.len() + if meets { shields.len() } else { 0 };
             see_all(&edges, all).await;
+            if meets {
+                // To whom it gives what may not be everywhere a shield sees in its own view.
+                for shield in &shields {
+                    let found = || shield.metric("stoq_gossip_nodes", &[]) >= all as f64;
+                    until("a shield sees all", found).await;
+                }
+            }
         }
         Running {
             edges,
