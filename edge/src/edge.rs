@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::alt_svc::AltSvc;
 use crate::certificates::DevTls;
-use crate::keep::{Heat, Keep};
+use crate::keep::{Heat, Keep, Puts};
 use crate::listen::{self, Common, HttpsSockets};
 use crate::mesh::{self, NodeListener};
 use crate::peers::Peers;
@@ -338,7 +338,7 @@ impl Bound {
                 peers,
                 told.clone(),
                 &drain,
-                config.sites.iter().map(|site| site.protect).collect(),
+                Puts::of(&config),
                 &handed_over,
                 &registry,
             )

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join, join_all, join3, join4, select};
+use futures_util::future::{BoxFuture, join, join_all, join4, select};
 use http::uri::Scheme;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
@@ -244,8 +244,13 @@ impl Plan {
         let keeping = async {
             if let Some(keep) = &self.keep {
                 let handing = keep.hand.run(peers.gossip(), pool, &self.drain);
+                let placing = async {
+                    if let Some(place) = &keep.place {
+                        place.run(peers.gossip(), pool).await;
+                    }
+                };
                 let protecting = keep.protect.run(peers.gossip(), pool);
-                join3(keep.puller.run(upstreams), handing, protecting).await;
+                join4(keep.puller.run(upstreams), handing, placing, protecting).await;
             }
         };
         join(taking_part, keeping).await;

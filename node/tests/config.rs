@@ -727,3 +727,20 @@ fn multicast_dns_is_off_shows_itself_and_needs_an_address_that_others_reach() {
     let found = errors(&edge("\"192.0.2.7:7443\"", "mdns = \"on\""));
     assert!(found.contains("edge.toml:6:8: cluster.mdns"), "{found}");
 }
+
+#[test]
+fn small_objects_are_put_at_their_homes_unless_an_edge_says_otherwise() {
+    let text = |cluster: &str| {
+        format!(
+            "[listen]\nhttp = [\"127.0.0.1:80\"]\nstoq = [\"192.0.2.7:7443\"]\n[cluster]\nname = \"demo\"\n{cluster}\n[[site]]\nhosts = [\"*\"]\norigins = [\"dir:public\"]\n"
+        )
+    };
+    let homes = |text: &str| parse(text, Role::Edge).unwrap().cluster.unwrap().homes;
+    assert!(homes(&text("")) && homes(&text("homes = true")));
+    let off = parse(&text("homes = false"), Role::Edge).unwrap();
+    assert!(!homes(&off.to_toml()));
+    let shield = format!("{SHIELD}[cluster]\nname = \"demo\"\nhomes = false\n");
+    let found = parse(&shield, Role::Shield).unwrap_err().to_string();
+    let said = "cluster.homes: a shield asks no edges for objects";
+    assert!(found.contains(said), "{found}");
+}

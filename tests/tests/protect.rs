@@ -1,4 +1,4 @@
-//! A site that is protected: what is hot of it is held by several edges, though clients asked one.
+//! What edges put at others, though clients asked one: what is hot of a site that is protected, and small objects at their homes.
 
 use bytes::Bytes;
 use integration::{Answer, Cluster, EdgeNode, Origin, Running, Version, body, until};
@@ -6,10 +6,16 @@ use integration::{Answer, Cluster, EdgeNode, Origin, Running, Version, body, unt
 const SIZE: usize = 512 << 10;
 
 async fn get(edge: &EdgeNode, path: &str) -> blake3::Hash {
+    try_get(edge, path).await.expect("status 200")
+}
+
+/// `None` where the status is another than 200.
+async fn try_get(edge: &EdgeNode, path: &str) -> Option<blake3::Hash> {
     let client = edge.client(Version::Http3).await;
     let answer = client.get(path).await.expect("an answer");
-    assert_eq!(answer.status, 200);
-    answer.whole().await.expect("a whole body").hash
+    let found = answer.status == 200;
+    let whole = answer.whole().await.expect("a whole body");
+    found.then_some(whole.hash)
 }
 
 async fn origin(whole: &Bytes) -> Origin {
@@ -46,4 +52,36 @@ async fn what_is_hot_of_a_protected_site_outlives_the_edge_that_had_it() {
     for edge in &cluster.edges[1..] {
         assert_eq!(get(edge, "/hot").await, hash);
     }
+}
+
+#[tokio::test]
+async fn small_objects_asked_for_once_are_at_their_homes() {
+    const OBJECTS: usize = 16;
+    let whole = body::random(body::seed(), SIZE / 8);
+    let hash = blake3::hash(&whole);
+    let origin = origin(&whole).await;
+    let cluster = Cluster::new().origin(&origin).shield().peers().edges(6);
+    let mut cluster = cluster.zones(&["eu-fra"; 6]).start().await;
+    let paths: Vec<_> = (0..OBJECTS).map(|object| format!("/{object}")).collect();
+    for path in &paths {
+        assert_eq!(get(&cluster.edges[0], path).await, hash);
+    }
+    // Of six edges one is the home of some of them itself; fewer than six others would be one in ten million.
+    until("homes hold them", || kept(&cluster) >= 6.0).await;
+    // Nothing is new that could be put somewhere yet.
+    let given = || cluster.edges[0].metric("stoq_keep_given_total", &[]);
+    let offered = || cluster.edges[0].metric("stoq_keep_offered_total", &[]);
+    until("all were asked", || given() == offered()).await;
+    let given = given();
+    println!("{given} of {OBJECTS} are at others");
+
+    cluster.edges[0].kill().await;
+    cluster.shields[0].kill().await;
+    drop(origin);
+    let edge = &cluster.edges[1];
+    let found = futures_util::future::join_all(paths.iter().map(|path| try_get(edge, path))).await;
+    let found: Vec<_> = found.into_iter().flatten().collect();
+    println!("{} are found", found.len());
+    assert!(found.iter().all(|found| *found == hash));
+    assert!(found.len() as f64 >= given, "{} of {given}", found.len());
 }

@@ -16,6 +16,8 @@ use stoq_cache::time::Timestamp;
 /// URLs that are counted: 512, with at most 2 KiB of URL and 512 B of fields each, 1.3 MiB.
 const URLS_MAX: usize = 512;
 const URL_BYTES_MAX: usize = 2048;
+/// URLs that came into the table and are not taken yet: 256 of them, 0.7 MiB. Those beyond are passed over.
+const NEW_MAX: usize = 256;
 const FIELDS_BYTES_MAX: usize = 512;
 
 /// After so long a count is worth half: 60 s.
@@ -62,6 +64,8 @@ struct Table {
     halved: Timestamp,
     /// Requests since then.
     seen: u64,
+    /// Those that came in since they were taken.
+    new: Vec<Hot>,
 }
 
 impl Heat {
@@ -84,6 +88,11 @@ impl Heat {
         urls.sort_unstable_by_key(|(count, hot)| (std::cmp::Reverse(*count), *hot.key.as_bytes()));
         let urls = urls.into_iter().take(max);
         urls.map(|(_, hot)| hot.clone()).collect()
+    }
+
+    /// The URLs that were not asked for before, as far as that is known, since this was last called: at most 256.
+    pub(crate) fn take_new(&self) -> Vec<Hot> {
+        std::mem::take(&mut self.0.lock().new)
     }
 }
 
@@ -122,6 +131,9 @@ impl Table {
             path_and_query: asked.path_and_query.to_owned(),
             headers: fields(asked.headers),
         };
+        if self.new.len() < NEW_MAX {
+            self.new.push(hot.clone());
+        }
         self.urls.insert(*asked.key, (before + weight, hot));
     }
 
@@ -189,6 +201,26 @@ mod tests {
         let headers = &heat.hottest(1)[0].headers;
         assert_eq!(headers.len(), 1);
         assert_eq!(headers[ACCEPT_ENCODING], "br");
+    }
+
+    #[test]
+    fn what_is_new_is_taken_once_and_no_more_of_it_than_there_is_room_for() {
+        let heat = Heat::default();
+        for path in ["/a", "/b", "/a"] {
+            ask(&heat, path, 1_000);
+        }
+        let taken = |heat: &Heat| -> Vec<_> {
+            let new = heat.take_new().into_iter();
+            new.map(|hot| hot.path_and_query).collect()
+        };
+        assert_eq!(taken(&heat), ["/a", "/b"]);
+        ask(&heat, "/b", 1_000);
+        ask(&heat, "/c", 1_000);
+        assert_eq!(taken(&heat), ["/c"]);
+        for number in 0..2 * NEW_MAX {
+            ask(&heat, &format!("/{number}"), 1_000);
+        }
+        assert_eq!(taken(&heat).len(), NEW_MAX);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What an edge leaves to others, and keeps for them: the objects that are asked for most.
+//! What an edge leaves to others, and keeps for them: the objects that are asked for most, and small ones at their homes.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -6,11 +6,13 @@
 //! | `pull` | keeps what other edges ask this one to: fetched as for a miss |
 //! | `tell` | has another edge keep some of them |
 //! | `hand` | at a drain: the neighbours, before this edge takes its leave of them |
+//! | `place` | while it serves: the homes of small objects, where other edges of the metro ask for them |
 //! | `protect` | while it serves: edges that do not fail together, for sites that are protected |
 
 mod hand;
 mod heat;
 mod metrics;
+mod place;
 mod protect;
 mod pull;
 mod tell;
@@ -18,6 +20,7 @@ mod tell;
 use std::sync::Arc;
 
 use stoq_mesh::keep::{KeepServer, Told};
+use stoq_node::config::Config;
 use stoq_node::{Drain, Registry};
 use stoq_routing::Membership;
 use tokio_util::sync::CancellationToken;
@@ -29,9 +32,29 @@ pub(crate) use heat::{Asked, Heat};
 
 use hand::Hand;
 use metrics::KeepMetrics;
+use place::Place;
 use protect::Protect;
 use pull::Puller;
 use tell::Teller;
+
+/// What an edge puts at others while it serves.
+#[derive(Debug)]
+pub(crate) struct Puts {
+    /// For each site how many edges are to hold what is hot of it; 0 for none.
+    copies: Vec<usize>,
+    /// Small objects at their homes.
+    at_homes: bool,
+}
+
+impl Puts {
+    /// As the configuration says.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            copies: config.sites.iter().map(|site| site.protect).collect(),
+            at_homes: config.cluster.as_ref().is_some_and(|cluster| cluster.homes),
+        }
+    }
+}
 
 /// Both sides of an edge.
 #[derive(Debug)]
@@ -41,18 +64,19 @@ pub(crate) struct Keep {
     /// What it asks of others at its end.
     pub(crate) hand: Hand,
     /// What it asks of others before that.
+    pub(crate) place: Option<Place>,
     pub(crate) protect: Protect,
 }
 
 impl Keep {
-    /// Of an edge among these peers. `told` is asked first by its fills; `copies`: for each site how many edges are to
-    /// hold what is hot of it. `handed_over` is cancelled when it has handed over what it had.
+    /// Of an edge among these peers. `told` is asked first by its fills; `handed_over` is cancelled when it has handed
+    /// over what it had.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         peers: &Peers,
         told: Told,
         drain: &Drain,
-        copies: Vec<usize>,
+        puts: Puts,
         handed_over: &CancellationToken,
         registry: &Registry,
     ) -> Self {
@@ -75,7 +99,8 @@ impl Keep {
         let teller = Arc::new(Teller::new(shared, metrics));
         Self {
             puller: Arc::new(puller),
-            protect: Protect::new(Arc::clone(&teller), copies),
+            place: puts.at_homes.then(|| Place::new(Arc::clone(&teller))),
+            protect: Protect::new(Arc::clone(&teller), puts.copies),
             hand: Hand::new(teller, handed_over.clone()),
         }
     }

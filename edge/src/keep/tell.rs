@@ -11,7 +11,7 @@ use stoq_mesh::keep::{self, Object, Request};
 use stoq_routing::{NodeState, View};
 use tokio::time::Instant;
 
-use super::heat::Hot;
+use super::heat::{Heat, Hot};
 use super::metrics::KeepMetrics;
 use crate::serve::Shared;
 
@@ -27,6 +27,8 @@ pub(super) struct Held {
     pub(super) key: CacheKey,
     /// Position of its site.
     pub(super) site: usize,
+    /// Of its body.
+    pub(super) bytes: u64,
     pub(super) object: Object,
 }
 
@@ -49,11 +51,28 @@ impl Teller {
         site.is_some_and(|site| self.shared.borders.allows(&site.name, &node.zone))
     }
 
+    /// Whether what is held of a site is told to some nodes only.
+    pub(super) fn is_bound(&self, site: usize) -> bool {
+        let site = self.shared.sites.get(site);
+        site.is_some_and(|site| self.shared.borders.binds(&site.name))
+    }
+
     /// What is asked for most of what is stored here, the hottest first.
     pub(super) async fn hot(&self) -> Vec<Held> {
         let hottest = self.shared.heat.as_ref().map(|heat| heat.hottest(HOT_MAX));
+        self.held(hottest.unwrap_or_default()).await
+    }
+
+    /// What was asked for that had not been before, since this was last called.
+    pub(super) fn take_new(&self) -> Vec<Hot> {
+        let heat = self.shared.heat.as_ref();
+        heat.map(Heat::take_new).unwrap_or_default()
+    }
+
+    /// Those that are stored here, in their order.
+    pub(super) async fn held(&self, urls: Vec<Hot>) -> Vec<Held> {
         let mut held = Vec::new();
-        for hot in hottest.unwrap_or_default() {
+        for hot in urls {
             let manifests = self.shared.cache.manifests(&hot.key).await;
             let Some(site) = self.shared.sites.get(hot.site) else {
                 continue;
@@ -78,6 +97,7 @@ impl Teller {
                 held.push(Held {
                     key,
                     site: hot.site,
+                    bytes: manifest.total_len(),
                     object,
                 });
             }

@@ -90,10 +90,10 @@ impl IndexHolders {
 
     async fn search(&self, sought: Sought<'_>) -> (By, Vec<Candidate>) {
         let view = self.bearings.view();
-        let is_small = match others(&view) {
-            0 => return (By::Nobody, Vec::new()),
-            others => others <= REPLICAS,
-        };
+        if others(&view) == 0 {
+            return (By::Nobody, Vec::new());
+        }
+        let is_small = !asks_homes(&view);
         if self.borders.binds(sought.site) {
             let said = self.neighbours.find(sought).await;
             return match said.is_empty() {
@@ -200,6 +200,12 @@ impl IndexHolders {
             rtt: measured.map(|(rtt, _)| rtt),
         }
     }
+}
+
+/// Whether an object's home in the metro is asked for it. In smaller meshes the neighbours are.
+#[must_use]
+pub fn asks_homes(view: &View) -> bool {
+    others(view) > REPLICAS
 }
 
 /// The other nodes that may own keys.

@@ -21,7 +21,7 @@ mod server;
 mod tests;
 
 pub use announce::Announcer;
-pub use holders::{IndexHolders, Neighbourhood};
+pub use holders::{IndexHolders, Neighbourhood, asks_homes};
 pub use metrics::IndexMetrics;
 pub use rpc::Asker;
 pub use server::IndexServer;

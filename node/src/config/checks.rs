@@ -113,10 +113,14 @@ fn others_can_be_found(config: &Config, role: Role, errors: &mut ConfigErrors) {
     ];
     let written = keys.iter().find(|(_, set)| *set).map(|(key, _)| *key);
     match (role, written) {
-        (Role::Shield, _) if cluster.policy != PeerPolicy::default() => {
+        (Role::Shield, _) if cluster.policy != PeerPolicy::default() || !cluster.homes => {
+            let key = match cluster.homes {
+                true => "cluster.policy",
+                false => "cluster.homes",
+            };
             let message =
                 "a shield asks no edges for objects (remove it; it belongs in the edges' file)";
-            errors.push(config.error("cluster.policy", message));
+            errors.push(config.error(key, message));
         }
         (Role::Edge, Some(key)) if config.listen.stoq.is_empty() => {
             let message =

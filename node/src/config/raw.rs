@@ -157,6 +157,7 @@ pub(super) struct RawCluster {
     pub(super) mdns: At<bool>,
     pub(super) advertise: At<Strings>,
     pub(super) policy: At<String>,
+    pub(super) homes: At<bool>,
     pub(super) geo: RawGeo,
 }
 

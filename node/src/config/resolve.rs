@@ -466,6 +466,7 @@ impl Resolver<'_> {
             mdns: false,
             advertise: Vec::new(),
             policy: PeerPolicy::default(),
+            homes: true,
             geo: GeoFiles::default(),
         };
         let Some(table) = &raw.cluster else {
@@ -522,6 +523,7 @@ impl Resolver<'_> {
                 PeerPolicy::default,
                 PeerPolicy::parse,
             ),
+            homes: table.homes.as_ref().is_none_or(|value| *value.get_ref()),
             geo: self.geo(&table.geo),
         })
     }

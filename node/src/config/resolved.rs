@@ -401,6 +401,8 @@ pub struct Cluster {
     pub advertise: Vec<SocketAddr>,
     /// Which of the edges that hold an object is asked first. Default [`PeerPolicy::Latency`].
     pub policy: PeerPolicy,
+    /// Whether the home of a small object that was fetched here keeps it as well. Default: true.
+    pub homes: bool,
     /// `cluster.geo`
     pub geo: GeoFiles,
 }

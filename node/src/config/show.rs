@@ -110,6 +110,7 @@ impl Config {
             out.key("mdns", cluster.mdns);
             out.key("advertise", list(&cluster.advertise));
             out.key("policy", quoted(cluster.policy.as_str()));
+            out.key("homes", cluster.homes);
             let geo = [("city", &cluster.geo.city), ("asn", &cluster.geo.asn)];
             let geo: Vec<String> = geo
                 .into_iter()

@@ -124,6 +124,8 @@ fn lookups_between_processes_take_what_the_simulator_foretells() {
         format!("{}-{}", place.region, place.metro)
     });
     let plan = Plan::edges(edges).shield().zones(zones.collect());
+    // What homes fetch they look up as well, when they like.
+    let plan = plan.cluster("homes = false");
     let Some(mut mesh) = plan.prepare(TEST) else {
         return;
     };

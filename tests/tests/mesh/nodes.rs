@@ -55,6 +55,7 @@ pub(crate) struct Plan {
     zones: Vec<String>,
     tables: String,
     cache: String,
+    cluster: String,
     has_shield: bool,
     meets: Meets,
 }
@@ -79,6 +80,7 @@ impl Plan {
             zones: vec!["eu-fra".to_owned()],
             tables: String::new(),
             cache: String::new(),
+            cluster: String::new(),
             has_shield: false,
             meets: Meets::Seeds,
         }
@@ -105,6 +107,13 @@ impl Plan {
     /// In these zones, in turn.
     pub(crate) fn zones(mut self, zones: Vec<String>) -> Self {
         self.zones = zones;
+        self
+    }
+
+    /// With these lines in the table `[cluster]` of each edge.
+    #[cfg(feature = "sim")]
+    pub(crate) fn cluster(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.cluster);
         self
     }
 
@@ -199,11 +208,12 @@ impl Plan {
         };
         format!(
             "{}zone = \"{zone}\"\n[listen]\nhttp = [\"{}\"]\nhttps = [\"{}\"]\nstoq = [\"{stoq}\"]\nadmin = \"unix:{name}.sock\"\n\
-             {}{others}\n{shield}",
+             {}{others}\n{}\n{shield}",
             self.head(name),
             at(host, HTTP),
             at(host, 443),
             self.tail(name),
+            self.cluster,
         )
     }
 

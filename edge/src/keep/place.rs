@@ -1,0 +1,71 @@
+//! Small objects are put where the other edges of the metro ask for them: at their homes.
+//!
+//! The index has no record of a small object that was asked for once; a miss asks the object's home in the metro. So what an edge has fetched for a client it has the home keep as well, a
+//! few seconds later, with what else is new for that home. In a mesh so small that the neighbours themselves are asked nothing is put anywhere, nor of a site whose bytes may not be
+//! everywhere, for the same reason.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use stoq::pool::Pool;
+use stoq_mesh::gossip::Gossip;
+use stoq_mesh::index::asks_homes;
+use stoq_mesh::keep::Object;
+use stoq_routing::index::Worth;
+use stoq_routing::{Key, Membership, NodeId, Placement};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::tell::Teller;
+
+/// How often homes are told: every 2 s. What is new is told at the second look, when it has been stored.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long they have to fetch what they are told of in one look: 20 s.
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Place {
+    teller: Arc<Teller>,
+}
+
+impl Place {
+    /// By this teller.
+    pub(super) const fn new(teller: Arc<Teller>) -> Self {
+        Self { teller }
+    }
+
+    /// Looks again and again. Never ends.
+    pub(crate) async fn run(&self, gossip: &Gossip, pool: &Pool) {
+        let large = Worth::default().bytes_min;
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut new = Vec::new();
+        loop {
+            looks.tick().await;
+            let view = gossip.view();
+            let before = std::mem::replace(&mut new, self.teller.take_new());
+            if before.is_empty() || !asks_homes(&view) {
+                continue;
+            }
+            let placement = Placement::new(&view);
+            let mut lists: HashMap<NodeId, Vec<Object>> = HashMap::new();
+            for held in self.teller.held(before).await {
+                let home = placement.home(&Key(*held.key.as_bytes()));
+                if held.bytes < large
+                    && !self.teller.is_bound(held.site)
+                    && let Some(home) = home.filter(|home| *home != view.me)
+                {
+                    lists.entry(home).or_default().push(held.object);
+                }
+            }
+            let until = Instant::now() + WITHIN;
+            let tells = lists
+                .into_iter()
+                .map(|(home, objects)| self.teller.tell(&view, home, objects, pool, until));
+            join_all(tells).await;
+        }
+    }
+}
