@@ -36,6 +36,7 @@ pub struct Cluster {
     tables: String,
     zones: Vec<String>,
     shield_zone: Option<String>,
+    edge_cluster: String,
     hosts: String,
 }
 
@@ -66,6 +67,7 @@ impl Cluster {
             hosts: "[\"*\"]".to_owned(),
             zones: Vec::new(),
             shield_zone: None,
+            edge_cluster: String::new(),
         }
     }
 
@@ -121,6 +123,13 @@ impl Cluster {
     #[must_use]
     pub fn zones(mut self, zones: &[&str]) -> Self {
         self.zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
+        self
+    }
+
+    /// With these lines in the table `[cluster]` of each edge.
+    #[must_use]
+    pub fn edge_cluster(mut self, lines: &str) -> Self {
+        self.edge_cluster = format!("{lines}\n");
         self
     }
 
@@ -236,7 +245,7 @@ impl Cluster {
             let name = format!("edge-{number}");
             let mut behind = String::new();
             if self.peers || !nodes.is_empty() {
-                behind = Self::cluster(&name);
+                behind = Self::cluster(&name) + &self.edge_cluster;
                 if let Some(seed) = seed {
                     behind += &format!("seeds = [\"{seed}\"]\n");
                 }

@@ -111,7 +111,6 @@ impl Plan {
     }
 
     /// With these lines in the table `[cluster]` of each edge.
-    #[cfg(feature = "sim")]
     pub(crate) fn cluster(mut self, lines: &str) -> Self {
         lines.clone_into(&mut self.cluster);
         self

@@ -49,6 +49,8 @@ fn ask(mesh: &Mesh, edge: usize, objects: std::ops::Range<usize>, times: usize) 
 fn all_edges_killed_at_once_know_what_is_held_without_an_announcement() {
     const TEST: &str = "all_edges_killed_at_once_know_what_is_held_without_an_announcement";
     let plan = Plan::edges(EDGES)
+        // So that nobody has what another fetched but by the index.
+        .cluster("homes = false")
         .shield()
         .cache("ram = \"32MiB\"\ndisk = [{ path = \"disk-NAME\", size = \"64MiB\" }]");
     let Some(mut mesh) = plan.prepare(TEST) else {
