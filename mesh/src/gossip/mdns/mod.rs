@@ -40,7 +40,7 @@ use talk::{Refusal, Talk};
 pub use wire::heard;
 use wire::{Fault, MESSAGE_BYTES_MAX, Seal};
 
-/// This node's part in multicast DNS. [`listen`](Self::listen) keeps it going; dropped, it says goodbye.
+/// This node's part in multicast DNS. Gossip keeps it going; dropped, it says goodbye.
 #[derive(Debug)]
 pub struct Mdns {
     links: Mutex<Links>,
