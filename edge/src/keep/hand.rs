@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use stoq::pool::Pool;
 use stoq_mesh::gossip::Gossip;
 use stoq_node::Drain;
@@ -47,13 +46,12 @@ impl Hand {
         let (keys, objects): (Vec<_>, Vec<_>) = keyed.unzip();
         let objects: HashMap<_, _> = keys.iter().copied().zip(objects).collect();
         let homes = handover(&view, &view.me, keys);
-        let tells = homes.into_iter().map(|(home, keys)| {
+        let lists = homes.into_iter().map(|(home, keys)| {
             let objects = keys.iter().filter_map(|key| objects.get(key).cloned());
-            self.teller
-                .tell(&view, home, objects.collect(), pool, until)
+            (home, objects.collect())
         });
         tokio::select! {
-            _ = join_all(tells) => {}
+            () = self.teller.tell_all(&view, lists, pool, until) => {}
             () = drain.ended() => {}
         }
     }

@@ -63,8 +63,9 @@ pub(crate) struct Keep {
     pub(crate) puller: Arc<Puller>,
     /// What it asks of others at its end.
     pub(crate) hand: Hand,
-    /// What it asks of others before that.
+    /// What it asks of others before that, of small objects; `None` where it is told not to.
     pub(crate) place: Option<Place>,
+    /// What it asks of others before that, of sites that are protected.
     pub(crate) protect: Protect,
 }
 

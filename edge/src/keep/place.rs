@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use stoq::pool::Pool;
 use stoq_mesh::gossip::Gossip;
 use stoq_mesh::index::asks_homes;
@@ -62,10 +61,7 @@ impl Place {
                 }
             }
             let until = Instant::now() + WITHIN;
-            let tells = lists
-                .into_iter()
-                .map(|(home, objects)| self.teller.tell(&view, home, objects, pool, until));
-            join_all(tells).await;
+            self.teller.tell_all(&view, lists, pool, until).await;
         }
     }
 }

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use stoq::pool::Pool;
 use stoq_cache::key::CacheKey;
@@ -70,10 +69,7 @@ impl Protect {
                     }
                 }
             }
-            let tells = lists.into_iter().map(|(holder, objects)| {
-                self.teller.tell(&view, holder, objects, pool, now + WITHIN)
-            });
-            join_all(tells).await;
+            self.teller.tell_all(&view, lists, pool, now + WITHIN).await;
         }
     }
 

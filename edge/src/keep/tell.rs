@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use stoq::identity::{NodeId, Role};
 use stoq::peer::PeerConn;
 use stoq::pool::Pool;
@@ -21,7 +22,7 @@ const HOT_MAX: usize = 256;
 /// Addresses of a neighbour that are tried: 8.
 const ADDRESSES_MAX: usize = 8;
 
-/// What is hot here and stored.
+/// What was asked for here and is stored.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) key: CacheKey,
@@ -105,8 +106,21 @@ impl Teller {
         held
     }
 
+    /// Has each of these neighbours keep what is listed for it.
+    pub(super) async fn tell_all(
+        &self,
+        view: &View,
+        lists: impl IntoIterator<Item = (stoq_routing::NodeId, Vec<Object>)>,
+        pool: &Pool,
+        until: Instant,
+    ) {
+        let lists = lists.into_iter();
+        let tells = lists.map(|(home, objects)| self.tell(view, home, objects, pool, until));
+        join_all(tells).await;
+    }
+
     /// Has one neighbour keep these.
-    pub(super) async fn tell(
+    async fn tell(
         &self,
         view: &View,
         home: stoq_routing::NodeId,
