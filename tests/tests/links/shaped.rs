@@ -220,7 +220,7 @@ fn length() -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// All rates at all distances. The relay that delays carries some 120,000 frames a second on the two cores that also send and receive: at 2.5 Gbit/s
+/// All rates at all distances. The relay that delays carries some 100,000 frames a second on the two cores that also send and receive: at 2.5 Gbit/s
 /// large ones.
 fn links() -> impl Iterator<Item = Cell> {
     let at = |mbit| {
