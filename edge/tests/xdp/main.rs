@@ -27,8 +27,10 @@ const ADMIN: &str = "127.0.0.1:9100";
 /// What is dropped is dropped each time: waiting for longer tells no more.
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(5);
-/// A second, and what a busy machine adds to it.
-const SOON: Duration = Duration::from_secs(3);
+/// After a kill -9 the program is gone within this.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+/// After a SIGSTOP everything passes within this: the heartbeat is stale after a second.
+const PASSES_WITHIN: Duration = Duration::from_millis(1500);
 
 /// False, and said, where this process may not make namespaces.
 fn is_privileged(test: &str) -> bool {
@@ -156,7 +158,7 @@ fn what_nobody_confirms_is_taken_back_and_what_is_confirmed_is_there_after_a_kil
     node.kill();
     let took = lab.wait_until_bare(since);
     println!("gone {took:?} after kill -9");
-    assert!(took < SOON, "{took:?}");
+    assert!(took < GONE_WITHIN, "{took:?}");
     start(&lab, &mut node);
     wait_for("the program, which was confirmed", || {
         lab.attached().is_some()
@@ -195,7 +197,7 @@ fn lists_change_without_a_restart_and_a_process_that_hangs_lets_everything_pass(
     });
     let took = since.elapsed();
     println!("packets pass {took:?} after SIGSTOP");
-    assert!(took < SOON, "{took:?}");
+    assert!(took < PASSES_WITHIN, "{took:?}");
     node.signal("-CONT");
     wait_for("the list to hold again", || !client_is_served(&lab, SHORT));
 
