@@ -418,7 +418,10 @@ impl Gossip {
         let now = Instant::now();
         let heartbeat = u64::from(chitchat.self_node_state().heartbeat());
         let others = chitchat.node_states().keys().filter(|other| *other != id);
-        let left_out = self.0.gate.look(known(id), heartbeat, others.map(known));
+        let left_out = self
+            .0
+            .gate
+            .look(known(id), heartbeat, others.map(known), now);
         living.look(chitchat, id, &self.0.gate, &self.0.config, now);
         // Alone as long as nobody was heard, if there is anybody to look for.
         let heard = self.0.inbox.has_heard() || places.is_empty();

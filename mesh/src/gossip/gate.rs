@@ -8,8 +8,9 @@
 //! that is signed into it. So nobody can give a process another version than it gave itself, and nothing is ever deleted. The process's name, generation and address must be
 //! those of the statement. Nobody speaks for this process but itself.
 //!
-//! What no signature covers is whether a process lives: chitchat's heartbeats. A member can make a dead node seem alive, or, with a heartbeat that is far ahead, a
-//! living one seem dead; the latter's node notices when it sees its own heartbeat ([`Alarm`]) and goes on under another generation.
+//! What no signature covers is whether a process lives: chitchat's heartbeats. A member can make a dead node seem alive, or, with a heartbeat that is ahead, a
+//! living one seem dead; the latter's node notices when it sees its own heartbeat ([`Alarm`]) and goes on under another generation. How many processes a member can make up is
+//! bounded by the [`Room`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -22,9 +23,11 @@ use parking_lot::Mutex;
 use stoq::identity::Refusal;
 use stoq_routing::membership::{STATEMENT_BYTES_MAX, Statement, StatementError};
 use stoq_routing::{Distrust, NodeId, Signer};
+use tokio::time::Instant;
 
 use super::metrics::{GossipMetrics, Reason};
 use super::papers::Papers;
+use super::room::Room;
 use super::wire::{Entry, Id, Message, NodeDelta, Value, WireError};
 
 /// The key of a node's identity certificate, base64 of DER.
@@ -36,14 +39,8 @@ const CERTIFICATE_VERSION: u64 = 1;
 /// Longest certificate that is read.
 const CERTIFICATE_BYTES_MAX: usize = 4 << 10;
 
-/// Bytes of this node's digest, and with it the processes that are known at once: 1,170 with IPv4 addresses, 939 with IPv6. chitchat's messages are at most
-/// 65,507 bytes, and what a digest leaves is for values. Beyond it processes that are new are not taken note of, and the view is not complete.
-pub(super) const DIGEST_BYTES_MAX: usize = 56 << 10;
-
 /// Heartbeats and versions beyond this are of nobody: chitchat would count over.
 const COUNT_MAX: u64 = 1 << 48;
-/// How far this process's heartbeat may be ahead in what others say before it counts as made up: it is some seconds old here.
-const AHEAD_MAX: u64 = 100_000;
 /// The same refusal of the same process is audited once in this time.
 const AUDIT_EVERY: Duration = Duration::from_secs(60);
 /// Refusals of which it is known when they were audited: the next ones are counted, and audited when there is room again.
@@ -89,10 +86,15 @@ pub(super) struct Alarm {
 }
 
 /// Who sent a message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct From<'a> {
-    pub(super) name: &'a str,
+#[derive(Debug, Clone)]
+pub(super) struct Sender {
+    /// The name of its certificate, and its node as its processes are named: the connection proves both.
+    pub(super) name: String,
+    pub(super) node: String,
+    /// Where the connection comes from.
     pub(super) addr: SocketAddr,
+    /// Where it says that it listens.
+    pub(super) listens: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -106,19 +108,17 @@ pub(super) struct Gate {
 struct Inner {
     /// This process.
     own: Option<Own>,
-    /// The processes that chitchat knows, this one among them, and what they take in a digest.
-    known: BTreeSet<Id>,
-    bytes: usize,
-    /// Whether one was left out since chitchat was last looked at.
-    left_out: bool,
+    room: Room,
     alarm: Option<Alarm>,
-    audited: BTreeMap<(String, Reason), Duration>,
+    /// By whom it is, or who named it.
+    audited: BTreeMap<(String, Reason), Instant>,
 }
 
 #[derive(Debug)]
 struct Own {
     id: Id,
-    heartbeat: u64,
+    /// The highest heartbeat that others have said it has.
+    said: u64,
 }
 
 impl Gate {
@@ -130,20 +130,30 @@ impl Gate {
         }
     }
 
-    /// Told what chitchat knows, now and then: this process with its heartbeat, and all others. Returns whether one was left out since the last time.
+    /// Told what chitchat knows, now and then: this process with its heartbeat, and all others. Returns whether one was left out of late.
     pub(super) fn look(
         &self,
         own: Id,
         heartbeat: u64,
         others: impl IntoIterator<Item = Id>,
+        now: Instant,
     ) -> bool {
         let mut known: BTreeSet<Id> = others.into_iter().collect();
         known.insert(own.clone());
         let mut inner = self.inner.lock();
-        inner.bytes = known.iter().map(Id::digest_bytes).sum();
-        inner.known = known;
-        inner.own = Some(Own { id: own, heartbeat });
-        std::mem::take(&mut inner.left_out)
+        let inner = &mut *inner;
+        let said = inner.own.take_if(|before| before.id == own);
+        let said = said.map_or(0, |before| before.said);
+        // It never falls, and what others say of it they had from here: so nobody says more than it is now.
+        if said > heartbeat {
+            self.metrics.refused(Reason::Heartbeat);
+            inner.alarm = Some(Alarm {
+                generation: own.generation,
+                why: "another node made up its heartbeat",
+            });
+        }
+        inner.own = Some(Own { id: own, said: 0 });
+        inner.room.look(known, now)
     }
 
     /// Why this process should go on under another generation, if something came in that says so.
@@ -151,16 +161,16 @@ impl Gate {
         self.inner.lock().alarm.take()
     }
 
-    /// Judges a message. What is returned is for chitchat.
+    /// Judges a message. What is returned is for chitchat, once there was [room](Self::make_room) for it.
     ///
     /// # Errors
     /// It cannot be read.
     pub(super) fn admit(
         &self,
         bytes: &[u8],
-        from: From<'_>,
-        now: Duration,
-    ) -> Result<Vec<u8>, GateError> {
+        by: &Sender,
+        now: Instant,
+    ) -> Result<Message, GateError> {
         let mut message = Message::read(bytes)?;
         if let Some(digest) = message.digest_mut() {
             digest.retain(|entry| self.entry(entry));
@@ -174,14 +184,34 @@ impl Gate {
                     false => Err(No::of(Reason::Malformed, "named twice in one message")),
                 };
                 judged
-                    .map_err(|no| self.refuse(&node.id, &no, from, now))
+                    .map_err(|no| self.refuse(&node.id, &no, by, now))
                     .is_ok()
             });
         }
-        Ok(message.write())
+        Ok(message)
     }
 
-    /// Whether chitchat may take note of a process.
+    /// Takes out of a message's digest the processes that there is no room for. To be asked right before chitchat is given it.
+    pub(super) fn make_room(&self, message: &mut Message, by: &Sender, now: Instant) {
+        let Some(digest) = message.digest_mut() else {
+            return;
+        };
+        let left_out = self.inner.lock().room.admit(digest, by, now);
+        if left_out == 0 {
+            return;
+        }
+        for _ in 0..left_out {
+            self.metrics.refused(Reason::NoRoom);
+        }
+        let no = No::of(Reason::NoRoom, "");
+        let detail = format!(
+            "{left_out} processes that \"{}\" names are more than there is room for",
+            by.name
+        );
+        self.note(&by.node, &no, by, &detail, now);
+    }
+
+    /// Whether what a digest says of a process can be.
     fn entry(&self, entry: &Entry) -> bool {
         let Entry {
             id,
@@ -198,26 +228,9 @@ impl Gate {
             return false;
         }
         let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        if let Some(own) = inner.own.as_ref().filter(|own| own.id == *id)
-            && *heartbeat > own.heartbeat.saturating_add(AHEAD_MAX)
-        {
-            inner.alarm = Some(Alarm {
-                generation: id.generation,
-                why: "another node made up its heartbeat",
-            });
-            self.metrics.refused(Reason::Heartbeat);
+        if let Some(own) = inner.own.as_mut().filter(|own| own.id == *id) {
+            own.said = own.said.max(*heartbeat);
         }
-        if inner.known.contains(id) {
-            return true;
-        }
-        if inner.bytes + id.digest_bytes() > DIGEST_BYTES_MAX {
-            inner.left_out = true;
-            self.metrics.refused(Reason::NoRoom);
-            return false;
-        }
-        inner.bytes += id.digest_bytes();
-        inner.known.insert(id.clone());
         true
     }
 
@@ -233,6 +246,13 @@ impl Gate {
             .is_some_and(|own| own.id == node.id)
         {
             return Err(No::of(Reason::Own, "said of this process, by another"));
+        }
+        // A process that is told of without it would be known, and never be believed: chitchat asks for no version below the ones it has.
+        let first = node.values.first().map(|value| value.version);
+        if node.from_version_excluded < CERTIFICATE_VERSION
+            && first.is_some_and(|first| first != CERTIFICATE_VERSION)
+        {
+            return Err(No::of(Reason::Malformed, "its certificate is left out"));
         }
         let mut last = 0;
         for value in &node.values {
@@ -335,29 +355,33 @@ impl Gate {
         }
     }
 
-    fn refuse(&self, id: &Id, no: &No, from: From<'_>, now: Duration) {
+    fn refuse(&self, id: &Id, no: &No, by: &Sender, now: Instant) {
         self.metrics.refused(no.reason);
-        let mut inner = self.inner.lock();
-        inner
-            .audited
-            .retain(|_, at| now.saturating_sub(*at) < AUDIT_EVERY);
-        let what = (id.node.clone(), no.reason);
-        if inner.audited.contains_key(&what) || inner.audited.len() >= AUDITED_MAX {
-            return;
-        }
-        inner.audited.insert(what, now);
-        drop(inner);
         let detail = format!(
             "said to be of {} at {}, passed on by \"{}\": {}",
-            id.node, id.addr, from.name, no.detail
+            id.node, id.addr, by.name, no.detail
         );
+        self.note(&id.node, no, by, &detail, now);
+    }
+
+    /// Has a refusal audited: the same, of the same node, once in [`AUDIT_EVERY`].
+    fn note(&self, node: &str, no: &No, by: &Sender, detail: &str, now: Instant) {
+        {
+            let audited = &mut self.inner.lock().audited;
+            audited.retain(|_, at| now.duration_since(*at) < AUDIT_EVERY);
+            let what = (node.to_owned(), no.reason);
+            if audited.contains_key(&what) || audited.len() >= AUDITED_MAX {
+                return;
+            }
+            audited.insert(what, now);
+        }
         tracing::warn!(
             reason = no.reason.word(),
             "a node's word is not believed: {detail}"
         );
         self.papers
             .identity()
-            .audit_statement(no.about, Some(from.addr), &detail);
+            .audit_statement(no.about, Some(by.addr), detail);
     }
 
     /// A statement that chitchat holds, once more: what was good may be revoked or expired by now. Its name is the certificate's.

@@ -29,6 +29,7 @@ mod metrics;
 mod papers;
 mod places;
 pub mod report;
+mod room;
 mod srv;
 #[cfg(test)]
 mod tests;

@@ -22,8 +22,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::frame::{self, BODY_BYTES_MAX, GOSSIP};
-use super::gate::{From, Gate};
+use super::gate::{Gate, Sender, short};
 use super::metrics::GossipMetrics;
+use super::papers::node_id;
+use super::wire::Message;
 
 /// Messages that wait for the engine: 256 × at most 96 KiB; at 50 nodes there are some 20 a second, and it takes one in less than a millisecond.
 const WAITING_MAX: usize = 256;
@@ -33,8 +35,8 @@ const UNDER_WAY_TO_ONE_MAX: usize = 4;
 /// What a message may take, connecting included. Later it says nothing new.
 const TIME_MAX: Duration = Duration::from_secs(3);
 
-/// A message that was judged, and where it is answered.
-type Arrived = (SocketAddr, Vec<u8>);
+/// A message that was judged, and who is answered.
+type Arrived = (Sender, Message);
 
 /// Where messages come in. It is the handler of [`GOSSIP`] on all workers.
 #[derive(Debug)]
@@ -45,7 +47,6 @@ pub(super) struct Inbox {
     /// For the engine of the time; the next takes it over.
     arrived: Arc<AsyncMutex<mpsc::Receiver<Arrived>>>,
     heard: AtomicBool,
-    began: Instant,
 }
 
 impl Inbox {
@@ -57,7 +58,6 @@ impl Inbox {
             queue,
             arrived: Arc::new(AsyncMutex::new(arrived)),
             heard: AtomicBool::new(false),
-            began: Instant::now(),
         }
     }
 
@@ -82,37 +82,37 @@ impl Inbox {
                 Err(_) => return,
             }
         }
-        let from = From {
-            name: &peer.identity.name,
+        let by = Sender {
+            name: peer.identity.name.clone(),
+            node: short(&node_id(peer.identity.node_id)),
             addr: peer.addr,
+            listens,
         };
-        if let Err(error) = self.judge(from, listens, &body) {
+        if let Err(error) = self.judge(by, &body) {
             self.unreadable(peer, &error);
         }
     }
 
     /// For the engine of the time.
     pub(super) fn arrived(&self) -> Arrivals {
-        Arrivals(Arc::clone(&self.arrived))
+        Arrivals {
+            queue: Arc::clone(&self.arrived),
+            gate: Arc::clone(&self.gate),
+        }
     }
 
     /// Takes a body whole.
-    pub(super) fn judge(
-        &self,
-        from: From<'_>,
-        listens: SocketAddr,
-        body: &[u8],
-    ) -> Result<(), String> {
+    pub(super) fn judge(&self, by: Sender, body: &[u8]) -> Result<(), String> {
         self.metrics.received.inc();
         self.metrics.received_bytes.inc_by(body.len() as u64);
         let admitted = frame::unpack(body)
             .map_err(|error| error.to_string())
             .and_then(|bytes| {
-                let admitted = self.gate.admit(&bytes, from, self.began.elapsed());
+                let admitted = self.gate.admit(&bytes, &by, Instant::now());
                 admitted.map_err(|error| error.to_string())
             })?;
         self.heard.store(true, Ordering::Relaxed);
-        if self.queue.try_send((listens, admitted)).is_err() {
+        if self.queue.try_send((by, admitted)).is_err() {
             self.metrics.unread.inc();
         }
         Ok(())
@@ -214,20 +214,24 @@ impl Socket for StoqSocket {
 }
 
 /// What came in, taken by the engine of the time; the one before has let go of it.
-pub(super) struct Arrivals(Arc<AsyncMutex<mpsc::Receiver<Arrived>>>);
+pub(super) struct Arrivals {
+    queue: Arc<AsyncMutex<mpsc::Receiver<Arrived>>>,
+    gate: Arc<Gate>,
+}
 
 impl Arrivals {
-    /// Cancel-safe.
+    /// The next, which chitchat takes before it asks for another. Cancel-safe.
     pub(super) async fn next(&self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
         loop {
-            let arrived = self.0.lock().await.recv().await;
-            let Some((from, bytes)) = arrived else {
+            let arrived = self.queue.lock().await.recv().await;
+            let Some((by, mut message)) = arrived else {
                 anyhow::bail!("gossip has ended");
             };
-            match ChitchatMessage::deserialize(&mut &bytes[..]) {
-                Ok(message) => return Ok((from, message)),
+            self.gate.make_room(&mut message, &by, Instant::now());
+            match ChitchatMessage::deserialize(&mut &message.write()[..]) {
+                Ok(message) => return Ok((by.listens, message)),
                 Err(error) => {
-                    tracing::debug!(%from, %error, "chitchat reads what was admitted otherwise");
+                    tracing::debug!(from = %by.listens, %error, "chitchat reads what was admitted otherwise");
                 }
             }
         }

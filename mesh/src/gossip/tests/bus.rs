@@ -21,7 +21,7 @@ use stoq_routing::membership::Membership;
 use stoq_routing::{NodeId, NodeState, Zone};
 use tokio::task::JoinHandle;
 
-use crate::gossip::gate::From;
+use crate::gossip::gate::Sender;
 use crate::gossip::transport::{Arrivals, Carrier, Inbox};
 use crate::gossip::{Gossip, GossipConfig, Places, frame};
 
@@ -86,11 +86,7 @@ impl Bus {
         let from = frame::listens(&frame::head(from)).unwrap();
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            let sender = From {
-                name: "sender",
-                addr: from,
-            };
-            inbox.judge(sender, from, &body).unwrap();
+            inbox.judge(sender("sender", from), &body).unwrap();
         });
     }
 }
@@ -248,6 +244,16 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.running.abort();
+    }
+}
+
+/// Of a name, at an address; of no node that is there.
+pub(super) fn sender(name: &str, listens: SocketAddr) -> Sender {
+    Sender {
+        name: name.to_owned(),
+        node: "00000000".to_owned(),
+        addr: listens,
+        listens,
     }
 }
 
