@@ -124,6 +124,7 @@ struct Inner {
     generations: Mutex<Generations>,
     /// Of the run under way, or the last.
     pool: Mutex<Option<Pool>>,
+    began: Instant,
 }
 
 /// What is known and wanted.
@@ -171,6 +172,7 @@ impl Gossip {
             }),
             generations: Mutex::new(Generations::new(config.state_dir.as_deref())),
             pool: Mutex::new(None),
+            began: Instant::now(),
             cluster: identity.cluster().to_owned(),
             wake: Notify::new(),
             papers,
@@ -430,7 +432,10 @@ impl Gossip {
         let Desk { roster, own, gone } = &mut *desk;
         let before = Arc::clone(roster.view());
         let changes = roster.log().total();
-        let looked = roster.look(own, statements, heard && !left_out, wall_ms());
+        let since = now.duration_since(self.0.began);
+        let looked = roster.look(own, statements, heard && !left_out, since, wall_ms());
+        let outdated = i64::try_from(looked.outdated).unwrap_or(i64::MAX);
+        self.0.metrics.outdated.set(outdated);
         if !looked.changed {
             return false;
         }

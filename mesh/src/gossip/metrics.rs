@@ -128,6 +128,8 @@ pub struct GossipMetrics {
     pub(super) nodes: Gauge,
     /// Whether the view is complete.
     pub(super) complete: Gauge,
+    /// Processes that live and whose nodes have said something later: see [`Roster`](stoq_routing::membership::Roster).
+    pub(super) outdated: Gauge,
     /// Changes of the view that an operator acts on.
     pub(super) changes: Counter,
     /// Messages of multicast DNS that went out, by link.
@@ -259,6 +261,11 @@ impl GossipMetrics {
             "view_complete",
             "Whether the view is complete",
             self.complete.clone(),
+        );
+        registry.register(
+            "outdated",
+            "Processes that live and are passed over, since their nodes had later ones: for seconds after a restart, for minutes where a clock was set back",
+            self.outdated.clone(),
         );
     }
 }

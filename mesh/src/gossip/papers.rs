@@ -5,25 +5,30 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 use stoq::identity::{Identity, Papers as Node, Refusal};
 use stoq_routing::{Distrust, NodeId, Signature, Signer, Verifier};
 
-/// Certificates kept: 4,096 × some 300 B. Beyond them one makes room that is of no living node as far as can be told here: the one learnt first.
+/// Certificates kept: 4,096 × some 300 B, and this node's own. Beyond them the one makes room that was not asked for for longest; those of nodes in view are asked for several times a second.
 const KNOWN_MAX: usize = 4_096;
 
 /// What is known of the keys of nodes. Cheap to clone; the clones are one.
 #[derive(Debug, Clone)]
 pub struct Papers {
     identity: Identity,
-    known: Arc<RwLock<Known>>,
+    known: Arc<RwLock<HashMap<NodeId, Known>>>,
+    /// How often certificates were asked for or learnt.
+    asked: Arc<AtomicU64>,
+    max: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
-    by_id: HashMap<NodeId, (u64, Arc<Node>)>,
-    learnt: u64,
+    node: Arc<Node>,
+    /// The last of [`Papers::asked`] that was for it.
+    asked: AtomicU64,
 }
 
 /// A node's id as routing has it.
@@ -36,9 +41,15 @@ impl Papers {
     /// Of this node alone, so far.
     #[must_use]
     pub fn new(identity: &Identity) -> Self {
+        Self::of_at_most(KNOWN_MAX, identity)
+    }
+
+    fn of_at_most(max: usize, identity: &Identity) -> Self {
         Self {
             identity: identity.clone(),
             known: Arc::default(),
+            asked: Arc::default(),
+            max,
         }
     }
 
@@ -54,16 +65,18 @@ impl Papers {
     /// Why it is not believed.
     pub fn learn(&self, certificate: &[u8]) -> Result<Arc<Node>, Refusal> {
         let papers = Arc::new(self.identity.read_papers(&certificate.into())?);
+        let own = self.id();
         let mut known = self.known.write();
-        known.learnt += 1;
-        let learnt = known.learnt;
-        known
-            .by_id
-            .insert(node_id(papers.node_id), (learnt, Arc::clone(&papers)));
-        if known.by_id.len() > KNOWN_MAX {
-            let first = known.by_id.iter().min_by_key(|(_, (learnt, _))| *learnt);
-            if let Some(first) = first.map(|(id, _)| *id) {
-                known.by_id.remove(&first);
+        let learnt = Known {
+            node: Arc::clone(&papers),
+            asked: self.ask().into(),
+        };
+        known.insert(node_id(papers.node_id), learnt);
+        if known.len() - usize::from(known.contains_key(&own)) > self.max {
+            let others = known.iter().filter(|(id, _)| **id != own);
+            let longest = others.min_by_key(|(_, known)| known.asked.load(Relaxed));
+            if let Some(longest) = longest.map(|(id, _)| *id) {
+                known.remove(&longest);
             }
         }
         Ok(papers)
@@ -74,18 +87,21 @@ impl Papers {
     /// # Errors
     /// It is not known, has expired (which is as good as unknown), or is revoked.
     pub fn get(&self, id: &NodeId) -> Result<Arc<Node>, Distrust> {
-        let known = self
-            .known
-            .read()
-            .by_id
-            .get(id)
-            .map(|(_, node)| Arc::clone(node));
-        let node = known.ok_or(Distrust::Unknown)?;
+        let node = {
+            let known = self.known.read();
+            let known = known.get(id).ok_or(Distrust::Unknown)?;
+            known.asked.store(self.ask(), Relaxed);
+            Arc::clone(&known.node)
+        };
         match self.identity.is_current(&node) {
             Ok(()) => Ok(node),
             Err(Refusal::Revoked { .. }) => Err(Distrust::Revoked),
             Err(_) => Err(Distrust::Unknown),
         }
+    }
+
+    fn ask(&self) -> u64 {
+        self.asked.fetch_add(1, Relaxed)
     }
 }
 
@@ -109,5 +125,35 @@ impl Verifier for Papers {
             true => Ok(()),
             false => Err(Distrust::Forged),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gossip::tests::bus::Founder;
+
+    #[test]
+    fn who_is_asked_for_and_this_node_stay_known_whoever_comes() {
+        let founder = Founder::new();
+        let own = founder.identity("own");
+        let papers = Papers::of_at_most(3, &own);
+        let learn = |name: &str| {
+            let identity = founder.identity(name);
+            papers.learn(identity.certificate()).unwrap();
+            node_id(identity.node_id())
+        };
+        papers.learn(own.certificate()).unwrap();
+        let first = learn("first");
+        let gone: Vec<_> = (0..5)
+            .map(|number| {
+                assert!(papers.get(&first).is_ok());
+                learn(&format!("n{number}"))
+            })
+            .collect();
+        assert!(papers.get(&node_id(own.node_id())).is_ok());
+        assert!(papers.get(&first).is_ok());
+        let known: Vec<_> = gone.iter().map(|id| papers.get(id).is_ok()).collect();
+        assert_eq!(known, [false, false, false, true, true]);
     }
 }

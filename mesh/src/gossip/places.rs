@@ -85,7 +85,11 @@ impl Places {
     pub(super) async fn run(&self) {
         let listening = async {
             if let Some(mdns) = &self.mdns {
-                mdns.listen(|heard| self.note(Source::Mdns, heard)).await;
+                let news = |heard| {
+                    let passed_over = self.found.lock().news(Source::Mdns, heard);
+                    Self::passed_over(Source::Mdns, passed_over);
+                };
+                mdns.listen(news).await;
             }
         };
         tokio::join!(listening, self.look_around());
@@ -106,7 +110,11 @@ impl Places {
     async fn look(&self, source: Source) {
         let looked = timeout(TIME_MAX, self.addresses(source)).await;
         match looked.unwrap_or_else(|_| Err(format!("nothing within {TIME_MAX:?}"))) {
-            Ok(addresses) => self.note(source, addresses),
+            Ok(addresses) => {
+                let now = self.began.elapsed();
+                let passed_over = self.found.lock().found(source, addresses, now);
+                Self::passed_over(source, passed_over);
+            }
             Err(error) => {
                 // Without a link there will be none for long: it has been said.
                 if source != Source::Mdns {
@@ -117,9 +125,7 @@ impl Places {
         }
     }
 
-    fn note(&self, source: Source, addresses: Vec<SocketAddr>) {
-        let now = self.began.elapsed();
-        let passed_over = self.found.lock().found(source, addresses, now);
+    fn passed_over(source: Source, passed_over: usize) {
         if passed_over > 0 {
             tracing::warn!(%source, passed_over, "more addresses than are used");
         }

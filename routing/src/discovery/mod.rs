@@ -87,14 +87,26 @@ impl Addresses {
         self.sources.values().map(|found| found.next).min()
     }
 
-    /// What a source yielded: all it has now. Returns how many were passed over at [`PER_SOURCE_MAX`].
+    /// What a source yielded when it was asked: all it has now. Returns how many were passed over at [`PER_SOURCE_MAX`].
     pub fn found(
         &mut self,
         source: Source,
         addresses: impl IntoIterator<Item = SocketAddr>,
         now: Duration,
     ) -> usize {
-        let every = self.pace.every;
+        if let Some(found) = self.sources.get_mut(&source) {
+            found.failures = 0;
+            found.next = now.saturating_add(self.pace.every);
+        }
+        self.news(source, addresses)
+    }
+
+    /// What a source yields unasked: all it has now. It is asked when it would have been. Returns as [`found`](Self::found).
+    pub fn news(
+        &mut self,
+        source: Source,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> usize {
         let Some(found) = self.sources.get_mut(&source) else {
             return 0;
         };
@@ -108,8 +120,6 @@ impl Addresses {
                 passed_over += 1;
             }
         }
-        found.failures = 0;
-        found.next = now.saturating_add(every);
         passed_over
     }
 
@@ -172,6 +182,20 @@ mod tests {
         addresses.found(Source::Srv, [addr(3)], S(60));
         assert_eq!(addresses.current(&[]), [addr(2), addr(3)].into());
         assert_eq!(addresses.current(&[addr(3)]), [addr(2)].into());
+    }
+
+    #[test]
+    fn news_puts_off_no_asking() {
+        let mut addresses = Addresses::new(Pace::default(), [Source::Mdns]);
+        addresses.found(Source::Mdns, [addr(1)], S(0));
+        assert_eq!(addresses.news(Source::Mdns, [addr(2)]), 0);
+        assert_eq!(addresses.current(&[]), [addr(2)].into());
+        assert_eq!(addresses.next(), Some(S(30)));
+        // Nor is an asking that failed taken for one that did not.
+        addresses.failed(Source::Mdns, S(30));
+        addresses.news(Source::Mdns, [addr(1)]);
+        addresses.failed(Source::Mdns, S(31));
+        assert_eq!(addresses.next(), Some(S(33)));
     }
 
     #[test]

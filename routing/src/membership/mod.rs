@@ -31,7 +31,7 @@ pub use codec::{
     StateError, decode, encode,
 };
 pub use publish::{DRIFT_EVERY, Due, URGENT_EVERY, due, have_moved};
-pub use roster::{Looked, NODES_MAX, REMEMBERED_MAX, Roster};
+pub use roster::{Looked, NODES_MAX, REMEMBERED_MAX, Roster, SUPERSEDED_FOR};
 pub use statement::{Order, STATEMENT_BYTES_MAX, Statement, StatementError};
 
 /// The next view, when there is one.

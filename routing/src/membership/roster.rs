@@ -1,10 +1,12 @@
 //! From statements of nodes that live to one view: which of them hold, who is in it, and what changed.
 //!
-//! Invariants: of a node's statements the latest that was ever seen holds, and only its latest generation can be alive, so a replay of what it said before changes
-//! nothing. Who is revoked is not in the view, whatever lives. The number of nodes is bounded.
+//! Invariants: of a node's statements the latest that was seen holds, and only its latest generation can be alive, so a replay of what it said before changes
+//! nothing. Once its latest process has been dead for [`SUPERSEDED_FOR`], one that calls itself older is believed: a node whose clock was ahead, and which has lost its state since, comes back. Who is
+//! revoked is not in the view, whatever lives. The number of nodes is bounded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::changes::{ChangeLog, between};
 use super::statement::{Order, Statement};
@@ -18,6 +20,10 @@ pub const NODES_MAX: usize = 1_024;
 /// Nodes whose latest order is remembered, so that what they said before is known for old: 4,096 × some 80 B. The one that was not
 /// seen for longest is forgotten.
 pub const REMEMBERED_MAX: usize = 4_096;
+
+/// How long after a node's latest process was last alive an older one that lives is taken for outdated: 5 min, in which the node itself hears of the later one while anybody remembers it, and
+/// begins anew above it.
+pub const SUPERSEDED_FOR: Duration = Duration::from_secs(300);
 
 /// What one look at the living found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,8 +50,9 @@ struct Latest {
     order: Order,
     /// The state of that order; let go when the node is not in the view.
     state: Option<Arc<NodeState>>,
-    /// The look in which it was last alive.
+    /// The look in which it was last alive, and when that was.
     seen: u64,
+    at: Duration,
 }
 
 impl Roster {
@@ -74,12 +81,13 @@ impl Roster {
     }
 
     /// Takes in all statements whose makers live, one a living process; `own` is this node's state. `complete` is what is known of the rest
-    /// of the cluster: see [`View::complete`]. `now_ms` is for the log.
+    /// of the cluster: see [`View::complete`]. `now` never goes back; `now_ms` is for the log.
     pub fn look<'a>(
         &mut self,
         own: &Arc<NodeState>,
         living: impl IntoIterator<Item = &'a Statement>,
         complete: bool,
+        now: Duration,
         now_ms: u64,
     ) -> Looked {
         self.looks += 1;
@@ -88,7 +96,7 @@ impl Roster {
             if statement.state.id == self.view.me {
                 continue;
             }
-            self.take(statement, &mut looked);
+            self.take(statement, now, &mut looked);
         }
         self.forget();
         let mut nodes = vec![Arc::clone(own)];
@@ -117,18 +125,23 @@ impl Roster {
         looked
     }
 
-    fn take(&mut self, statement: &Statement, looked: &mut Looked) {
+    fn take(&mut self, statement: &Statement, now: Duration, looked: &mut Looked) {
         let (id, order, looks) = (statement.state.id, statement.order, self.looks);
-        let latest = self.latest.entry(id).or_insert_with(|| Latest {
+        let begun = Latest {
             order,
             state: None,
             seen: 0,
-        });
+            at: now,
+        };
+        let latest = self.latest.entry(id).or_insert(begun);
         if order.generation < latest.order.generation {
-            looked.outdated += 1;
-            return;
+            if now.saturating_sub(latest.at) < SUPERSEDED_FOR {
+                looked.outdated += 1;
+                return;
+            }
+            (latest.order, latest.state) = (order, None);
         }
-        latest.seen = looks;
+        (latest.seen, latest.at) = (looks, now);
         if order < latest.order {
             looked.outdated += 1;
         } else if order > latest.order || latest.state.is_none() {
@@ -181,6 +194,7 @@ mod tests {
     struct Rig {
         roster: Roster,
         own: Arc<NodeState>,
+        now: Duration,
     }
 
     fn rig() -> Rig {
@@ -188,12 +202,14 @@ mod tests {
         Rig {
             roster: Roster::new((*own).clone()),
             own,
+            now: Duration::ZERO,
         }
     }
 
     impl Rig {
         fn look(&mut self, living: &[Statement]) -> Looked {
-            self.roster.look(&self.own, living, true, 7)
+            self.now += Duration::from_millis(250);
+            self.roster.look(&self.own, living, true, self.now, 7)
         }
 
         fn capacities(&self) -> Vec<u64> {
@@ -241,6 +257,22 @@ mod tests {
         assert_eq!(rig.capacities(), [0]);
         rig.look(&[said(1, 6, 2)]);
         assert_eq!(rig.capacities(), [0, 602]);
+    }
+
+    #[test]
+    fn an_older_process_that_lives_is_believed_once_the_latest_has_long_been_dead() {
+        let mut rig = rig();
+        rig.look(&[said(1, 5, 9)]);
+        let until = rig.now + SUPERSEDED_FOR;
+        while rig.now + Duration::from_millis(250) < until {
+            assert_eq!(rig.look(&[said(1, 4, 2)]).outdated, 1);
+        }
+        assert_eq!(rig.look(&[said(1, 4, 2)]).outdated, 0);
+        assert_eq!(rig.capacities(), [0, 402]);
+        // It is the latest now; while it lives the other, older or later, is judged as any.
+        assert_eq!(rig.look(&[said(1, 3, 9), said(1, 4, 2)]).outdated, 1);
+        rig.look(&[said(1, 5, 10)]);
+        assert_eq!(rig.capacities(), [0, 510]);
     }
 
     #[test]

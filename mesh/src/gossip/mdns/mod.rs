@@ -11,8 +11,9 @@
 //!
 //! * An announcement reveals that a STOQ node is there, the first half of its id, its addresses and ports for nodes, and a tag that all nodes of its cluster have, which is made from the
 //!   cluster's secret and says nothing else. It has neither names nor zones.
-//! * It is taken note of only with a code that is made with the cluster's secret. So no stranger can fill the table, have a node dial somewhere, or say that another left; one who repeats what
-//!   a member said can make a node that is gone stay known, or one that is there unknown until it has answered that, and a flood can drown what others say. None of it touches who is in the mesh.
+//! * It is taken note of only with a code that is made with the cluster's secret. So no stranger can make up a node, have one dial where none of the cluster has been, or say that another left. One who repeats what
+//!   members said can make nodes that are gone stay known, in a table of 64 so many that newcomers find no room, or one that is there unknown or sought elsewhere until it has answered that; and a flood can drown
+//!   what others say. None of it touches who is in the mesh.
 //! * Questions are answered to the group alone, once a second whoever asks: a node makes no traffic to where somebody points it.
 //!
 //! Names of instances are from the nodes' keys, so no two nodes have one, and they are not probed for as RFC 6762 §8.1 has it for names that people choose; nor are questions answered

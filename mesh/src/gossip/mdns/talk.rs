@@ -77,6 +77,8 @@ impl Talk {
         seed: u64,
     ) -> Self {
         let usable = addresses.into_iter().filter(wire::is_usable);
+        // As others read them.
+        let usable = usable.map(|addr| SocketAddr::new(addr.ip(), addr.port()));
         Self {
             own: Node {
                 instance,
@@ -168,9 +170,11 @@ impl Talk {
             Said::Nothing => {}
             Said::Asked => self.speak_soon(now),
             // Its own, as all on the link hear it.
-            Said::Here(node) if node.instance == self.own.instance => {}
-            // Somebody repeats what it said earlier.
-            Said::Leaves(node) if node.instance == self.own.instance => self.speak_soon(now),
+            Said::Here(node) if node == self.own => {}
+            // Somebody repeats what it said earlier, before it began anew at other addresses or when it left.
+            Said::Here(node) | Said::Leaves(node) if node.instance == self.own.instance => {
+                self.speak_soon(now);
+            }
             Said::Here(node) => self.note(now, node)?,
             Said::Leaves(node) => {
                 self.has_news |= self.known.remove(&node.instance).is_some();
@@ -385,6 +389,22 @@ mod tests {
         assert!(nodes[1].addresses().is_empty());
         run(&mut nodes, S(5), S(6));
         assert_eq!(nodes[1].addresses(), [at(1)]);
+    }
+
+    #[test]
+    fn what_a_node_said_before_it_moved_is_answered_with_where_it_is() {
+        let moved = Talk::new(named(1), [at(7)], Seal::of(&SECRET), 1);
+        let mut nodes = [moved, talk(2)];
+        nodes[0].begin(S(0));
+        let said = run(&mut nodes, S(0), S(60));
+        // Its own words are no reason to speak.
+        assert!(said.iter().all(|(at, ..)| *at < S(40)), "{said:?}");
+        for node in &mut nodes {
+            node.hear(S(60), &announcement(1, false)).unwrap();
+        }
+        assert_eq!(nodes[1].addresses(), [at(1)]);
+        run(&mut nodes, S(60), S(61));
+        assert_eq!(nodes[1].addresses(), [at(7)]);
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Socket for PortSocket {
 }
 
 /// A cluster's root, which makes nodes.
-pub(super) struct Founder(pub(super) ClusterRoot);
+pub(in crate::gossip) struct Founder(pub(super) ClusterRoot);
 
 /// What was audited.
 #[derive(Debug, Default)]
@@ -151,11 +151,11 @@ impl AuditSink for Noted {
 }
 
 impl Founder {
-    pub(super) fn new() -> Self {
+    pub(in crate::gossip) fn new() -> Self {
         Self(ClusterRoot::generate("test", day()).unwrap())
     }
 
-    pub(super) fn identity(&self, name: &str) -> Identity {
+    pub(in crate::gossip) fn identity(&self, name: &str) -> Identity {
         self.trusting(name, Trust::default())
     }
 

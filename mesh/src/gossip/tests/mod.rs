@@ -1,5 +1,5 @@
 //! Whole meshes in this process, in virtual time: chitchat, the gate and the engine of each node, on a network that delays, loses and splits.
 
-mod bus;
+pub(super) mod bus;
 mod forgeries;
 mod meshes;
