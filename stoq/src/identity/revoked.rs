@@ -116,56 +116,61 @@ impl Revocations {
         self.0.replaced.subscribe()
     }
 
-    /// Looks at the file `every` so often (at least a millisecond) and reloads it when another one stands there. Faults are logged once each
-    /// and change nothing. Runs until it is dropped.
+    /// Looks at the file `every` so often (at least a millisecond) and reloads it when another one stands there, or when it could not be read before. Faults are logged once
+    /// each and change nothing. Runs until it is dropped.
     pub async fn follow(&self, path: PathBuf, every: Duration) -> Infallible {
         let mut ticks = interval(every.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = None;
+        let (mut last, mut said) = (None, None);
         loop {
             ticks.tick().await;
             let (list, path, before) = (self.clone(), path.clone(), last.clone());
             // Reading a file may take as long as its disk likes.
             let looked =
                 tokio::task::spawn_blocking(move || list.look(&path, before.as_ref())).await;
-            if let Ok(seen) = looked {
-                last = Some(seen);
+            match looked {
+                Ok(Ok(seen)) => (last, said) = (Some(seen), None),
+                // What keeps it from being read need not change the file: the folder's mode, its owner, a process out of descriptors.
+                Ok(Err(error)) => {
+                    let error = error.to_string();
+                    if said.as_ref() != Some(&error) {
+                        tracing::error!(%error, "the revocation list stays as it was");
+                        said = Some(error);
+                    }
+                }
+                Err(panicked) => tracing::error!(%panicked, "the revocation list stays as it was"),
             }
         }
     }
 
-    fn look(&self, path: &Path, before: Option<&Seen>) -> Seen {
-        let seen = match std::fs::metadata(path) {
-            // The inode tells a renamed file even within one tick of the file system's clock.
-            Ok(found) => Seen::File {
-                inode: found.ino(),
-                bytes: found.len(),
-                changed: (found.mtime(), found.mtime_nsec()),
-                mode: found.mode(),
-            },
-            Err(error) => Seen::Fault(error.kind()),
+    /// What stands there now, and it has been read.
+    fn look(&self, path: &Path, before: Option<&Seen>) -> Result<Seen, IdentityError> {
+        let found = std::fs::metadata(path).map_err(|source| IdentityError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        // The inode tells a renamed file even within one tick of the file system's clock.
+        let seen = Seen {
+            inode: found.ino(),
+            bytes: found.len(),
+            changed: (found.mtime(), found.mtime_nsec()),
+            mode: found.mode(),
         };
-        if before == Some(&seen) {
-            return seen;
+        if before != Some(&seen) {
+            let count = self.reload(path)?;
+            tracing::info!(path = %path.display(), count, "revocation list read");
         }
-        match self.reload(path) {
-            Ok(count) => tracing::info!(path = %path.display(), count, "revocation list read"),
-            Err(error) => tracing::error!(%error, "the revocation list stays as it was"),
-        }
-        seen
+        Ok(seen)
     }
 }
 
 /// What stood in the file's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Seen {
-    File {
-        inode: u64,
-        bytes: u64,
-        changed: (i64, i64),
-        mode: u32,
-    },
-    Fault(std::io::ErrorKind),
+struct Seen {
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+    mode: u32,
 }
 
 fn parse(text: &str) -> Result<HashSet<NodeId>, IdentityError> {
@@ -189,6 +194,9 @@ fn parse(text: &str) -> Result<HashSet<NodeId>, IdentityError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn id(n: usize) -> NodeId {
@@ -222,32 +230,54 @@ mod tests {
         assert!(replaced.borrow_and_update().eq(&2));
     }
 
+    /// Waits until the list is this.
+    async fn until(list: &Revocations, wanted: &[NodeId]) {
+        let arrived = async {
+            let mut replaced = list.replaced();
+            while list.len() != wanted.len() || !wanted.iter().all(|id| list.contains(id)) {
+                replaced.changed().await.unwrap();
+            }
+        };
+        let patience = Duration::from_secs(20);
+        tokio::time::timeout(patience, arrived).await.unwrap();
+    }
+
+    fn follow(list: &Revocations, path: &Path) -> tokio::task::JoinHandle<Infallible> {
+        let (list, path) = (list.clone(), path.to_owned());
+        tokio::spawn(async move { list.follow(path, Duration::from_millis(1)).await })
+    }
+
+    #[test]
+    fn a_list_that_could_not_be_read_is_read_once_it_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("revoked");
+        let mode = |mode| std::fs::set_permissions(folder.path(), Permissions::from_mode(mode));
+        std::fs::write(&path, "").unwrap();
+        let list = Revocations::default();
+        let seen = list.look(&path, None).unwrap();
+        // Where everybody may put another in its place it is not believed, and what mends that changes nothing of the file.
+        mode(0o777).unwrap();
+        std::fs::write(folder.path().join("new"), format!("{}\n", id(1))).unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        assert!(list.look(&path, Some(&seen)).is_err() && list.is_empty());
+        assert!(list.look(&path, Some(&seen)).is_err(), "it is tried again");
+        mode(0o700).unwrap();
+        assert_ne!(list.look(&path, Some(&seen)).unwrap(), seen);
+        assert!(list.contains(&id(1)));
+    }
+
     #[tokio::test]
     async fn list_follows_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("revoked");
         std::fs::write(&path, "").unwrap();
         let list = Revocations::load(&path).unwrap();
-        let follower = list.clone();
-        let following = path.clone();
-        let task =
-            tokio::spawn(async move { follower.follow(following, Duration::from_millis(1)).await });
-        let until = async |wanted: &[NodeId]| {
-            let arrived = async {
-                let mut replaced = list.replaced();
-                while list.len() != wanted.len() || !wanted.iter().all(|id| list.contains(id)) {
-                    replaced.changed().await.unwrap();
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(20), arrived)
-                .await
-                .unwrap();
-        };
+        let task = follow(&list, &path);
         for wanted in [&[id(1)][..], &[id(1), id(2)], &[id(3)], &[]] {
             let text: String = wanted.iter().map(|id| format!("{id}\n")).collect();
             std::fs::write(folder.path().join("new"), text).unwrap();
             std::fs::rename(folder.path().join("new"), &path).unwrap();
-            until(wanted).await;
+            until(&list, wanted).await;
         }
         task.abort();
     }
