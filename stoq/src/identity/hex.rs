@@ -11,7 +11,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
         })
 }
 
-/// `None` for anything but exactly `2 * N` digits.
+/// `None` for anything but exactly `2 * N` digits, as [`encode`] writes them: bytes have one text.
 pub(super) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N {
@@ -20,7 +20,10 @@ pub(super) fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let [high, low] = pair else { return None };
-        let digit = |digit: u8| u8::try_from(char::from(digit).to_digit(16)?).ok();
+        let digit = |digit: u8| match digit {
+            b'A'..=b'F' => None,
+            digit => u8::try_from(char::from(digit).to_digit(16)?).ok(),
+        };
         *byte = digit(*high)? << 4 | digit(*low)?;
     }
     Some(bytes)
@@ -35,8 +38,15 @@ mod tests {
         let bytes: [u8; 4] = [0, 0x0f, 0xa0, 0xff];
         assert_eq!(encode(&bytes), "000fa0ff");
         assert_eq!(decode::<4>("000fa0ff"), Some(bytes));
-        assert_eq!(decode::<4>("000FA0FF"), Some(bytes));
-        for bad in ["000fa0f", "000fa0ff0", "000fa0fg", "+0+0+0+0", "äääà"] {
+        for bad in [
+            "000FA0FF",
+            "000fa0fF",
+            "000fa0f",
+            "000fa0ff0",
+            "000fa0fg",
+            "+0+0+0+0",
+            "äääà",
+        ] {
             assert_eq!(decode::<4>(bad), None, "{bad}");
         }
     }

@@ -48,7 +48,7 @@ impl FromStr for NodeId {
     type Err = NodeIdError;
 
     fn from_str(text: &str) -> Result<Self, NodeIdError> {
-        hex::decode(text)
+        hex::decode(&text.to_ascii_lowercase())
             .map(Self)
             .ok_or_else(|| NodeIdError(text.chars().take(80).collect()))
     }

@@ -148,6 +148,8 @@ pub struct IssueLog {
     path: PathBuf,
     file: File,
     head: Head,
+    /// Bytes of the lines that count.
+    bytes: u64,
 }
 
 impl IssueLog {
@@ -193,6 +195,7 @@ impl IssueLog {
             path: path.to_owned(),
             file,
             head,
+            bytes: whole,
         })
     }
 
@@ -218,14 +221,19 @@ impl IssueLog {
         line.push_str("\"}");
         let hash = *blake3::hash(line.as_bytes()).as_bytes();
         line.push('\n');
-        let written = self
-            .file
-            .write_all(line.as_bytes())
-            .and_then(|()| self.file.sync_all());
-        written.map_err(|source| IssueLogError::Io {
+        let at = |source| IssueLogError::Io {
             path: self.path.clone(),
             source,
-        })?;
+        };
+        // Should it not have gone away when it was written in part.
+        self.file.set_len(self.bytes).map_err(at)?;
+        let written = self.file.write_all(line.as_bytes());
+        if let Err(source) = written.and_then(|()| self.file.sync_all()) {
+            // Nobody gets its identity. What is there of it must not stand before the next line, nor be taken for one that was.
+            let _ = self.file.set_len(self.bytes);
+            return Err(at(source));
+        }
+        self.bytes += line.len() as u64;
         self.head = Head {
             entries: self.head.entries + 1,
             hash,
@@ -465,14 +473,33 @@ mod tests {
         let good = std::fs::read(&path).unwrap();
         let line_of =
             |at: usize| good[..at].iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
-        for at in 0..good.len() {
+        for (at, bit) in (0..good.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
             let mut bad = good.clone();
-            bad[at] ^= 1;
+            bad[at] ^= 1 << bit;
             std::fs::write(&path, &bad).unwrap();
             let (line, _) = fault(&path, &root);
             assert!(line <= line_of(at), "byte {at}: line {line}");
             assert!(line + 1 >= line_of(at), "byte {at}: line {line}");
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_line_that_could_not_be_written_is_before_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("issued.log");
+        let root = ClusterRoot::generate("demo", year()).unwrap();
+        let certificate = root.certificate().clone();
+        let mut registrar = Registrar::open(root, &path).unwrap();
+        for left in ["", "{\"seq\":1,", "{\"seq\":1}\n"] {
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all(left.as_bytes()).unwrap();
+            registrar
+                .issue("edge", &[Role::Edge], year(), now())
+                .unwrap();
+        }
+        drop(registrar);
+        let head = IssueLog::verify(&path, &certificate, &mut |_| ()).unwrap();
+        assert_eq!(head.entries, 3);
     }
 
     #[test]
