@@ -13,6 +13,7 @@ use x509_parser::time::ASN1Time;
 
 use super::check::PeerIdentity;
 use super::id::NodeId;
+use super::names::NAME_BYTES_MAX;
 use super::root::{NODE_URI, uris};
 use crate::wire::{CloseCode, StreamCode};
 
@@ -128,9 +129,25 @@ impl AuditEvent {
         if let Ok((_, identity)) = X509Certificate::from_der(identity) {
             self.node_id = Some(NodeId::of_spki(identity.public_key().raw));
             let name = uris(&identity).find_map(|uri| uri.strip_prefix(NODE_URI));
-            self.name = name.map(|name| name.chars().take(TEXT_CHARS_MAX).collect());
+            self.name = name.map(|name| name.chars().take(NAME_BYTES_MAX).collect());
         }
         self
+    }
+
+    /// The node, where it is sure that this is about it.
+    pub(super) fn proven(&self) -> Option<NodeId> {
+        let is_stranger = match self.what {
+            AuditWhat::Handshake(code) => matches!(
+                code,
+                CloseCode::NoCertificate
+                    | CloseCode::MalformedCertificate
+                    | CloseCode::Foreign
+                    | CloseCode::Cluster
+            ),
+            AuditWhat::JoinRefused(_) => true,
+            _ => false,
+        };
+        self.node_id.filter(|_| !is_stranger)
     }
 
     pub(crate) fn seen_at(mut self, addr: Option<SocketAddr>) -> Self {

@@ -2,7 +2,8 @@
 //!
 //! A thread writes; who records an event never waits for the disk. When events come faster than the disk takes them, or
 //! the disk fails, those that find the queue full are counted, and the next line that can be written says how many are
-//! missing: a gap in the file is seen in the file.
+//! missing: a gap in the file is seen in the file. So are those of a peer that is refused so often that its lines would push out all others: a node has 64 at once and six a minute, all
+//! strangers together 1,024 and one a second. That a node joined always has its line.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,8 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use super::audit::{AuditEvent, AuditSink};
+use parking_lot::Mutex;
+
+use super::allowance::Allowances;
+use super::audit::{AuditEvent, AuditSink, AuditWhat};
 use super::error::IdentityError;
 
 /// Events that wait for the writer: 1,024, some 512 KiB. The next is counted and left out.
@@ -47,6 +52,7 @@ pub struct AuditFile {
     queue: Option<SyncSender<String>>,
     writer: Option<JoinHandle<()>>,
     missing: Arc<AtomicU64>,
+    allowances: Mutex<Allowances>,
 }
 
 impl fmt::Debug for AuditFile {
@@ -85,6 +91,7 @@ impl AuditFile {
             queue: Some(queue),
             writer: Some(writer),
             missing,
+            allowances: Mutex::default(),
         })
     }
 }
@@ -92,6 +99,14 @@ impl AuditFile {
 impl AuditSink for AuditFile {
     fn record(&self, event: &AuditEvent) {
         let Some(queue) = &self.queue else { return };
+        let allowed = event.what == AuditWhat::Joined || {
+            let mut allowances = self.allowances.lock();
+            allowances.take(event.proven(), Instant::now())
+        };
+        if !allowed {
+            self.missing.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             queue.try_send(event.to_json())
         {
@@ -209,6 +224,8 @@ impl Log {
         if self.limits.files <= 1 {
             fs::remove_file(&self.path)?;
         }
+        // If it cannot be opened now, what is tried next is that, and not to rename once more: the oldest files would be lost.
+        self.bytes = 0;
         self.open().map(drop)
     }
 
@@ -223,8 +240,9 @@ impl Log {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::audit::AuditWhat;
     use super::*;
+    use crate::identity::NodeId;
+    use crate::wire::CloseCode;
 
     fn event(n: usize) -> AuditEvent {
         AuditEvent::new(None, AuditWhat::Joined, &format!("event {n:04}"))
@@ -282,6 +300,24 @@ mod tests {
         file.record(&event(1));
         drop(file);
         assert_eq!(lines(&path), ["{\"time\"".to_owned(), event(1).to_json()]);
+    }
+
+    #[test]
+    fn strangers_push_nothing_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let file = AuditFile::open(&path, AuditLimits::default()).unwrap();
+        let what = AuditWhat::Handshake(CloseCode::Foreign);
+        let mut stranger = AuditEvent::new(None, what, "flood");
+        for number in 0..100_000_u32 {
+            // Whatever they call themselves.
+            stranger.node_id = Some(NodeId::of_spki(&number.to_be_bytes()));
+            file.record(&stranger);
+        }
+        drop(file);
+        // The bound, and one for each second that this took.
+        let lines = lines(&path).len();
+        assert!((1..2_000).contains(&lines), "{lines}");
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! What a clock may be off by is [`CLOCK_TOLERANCE`]. Not here: which exchanges a role permits
 //! ([`KindRules`](crate::peer::KindRules)).
 
+mod allowance;
 mod audit;
 mod audit_file;
 mod check;
