@@ -28,6 +28,6 @@ mod sessions;
 mod store;
 mod tickets;
 
-pub(crate) use sessions::Way;
+pub(crate) use sessions::{Known, Way};
 pub use sessions::{SessionCounters, Sessions};
 pub use tickets::{TicketConfig, TicketCounters, Tickets};

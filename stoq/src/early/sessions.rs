@@ -12,7 +12,7 @@ use rustls::client::Resumption;
 
 use crate::counter::counters;
 use crate::hello::Agreement;
-use crate::identity::{ALPN, Identity, IdentityError, Refusal, Term};
+use crate::identity::{ALPN, Identity, IdentityError, NodeId, Refusal, Term};
 
 /// What a node remembers of the peers it dialled: their tickets, and what was agreed on. Shared by all dials of one
 /// identity; each peer has a place of its own by its address, for all nodes answer to one name, and a ticket is of use to the
@@ -41,6 +41,8 @@ struct Place {
 /// What is known of a peer after a full handshake.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
+    /// Who it is.
+    pub(crate) node_id: NodeId,
     pub(crate) agreement: Agreement,
     /// How long the certificates last that the session stands for.
     pub(crate) term: Term,
@@ -105,13 +107,19 @@ impl Sessions {
     /// How to dial `addr` now.
     pub(crate) fn way(&self, addr: SocketAddr) -> Result<Way, IdentityError> {
         let mut places = self.places.lock();
-        if let Some(place) = places.of.get(&addr)
-            && place
-                .known
-                .is_some_and(|known| known.term.is_due(&self.identity))
-        {
-            places.of.remove(&addr);
-            self.counters.sessions_aged.inc();
+        if let Some(known) = places.of.get(&addr).and_then(|place| place.known) {
+            // A full handshake tells a revoked node nothing; the first flight of a session would have the hello in it, and what is asked.
+            let forgotten = match self.identity.revocations().contains(&known.node_id) {
+                true => Some(&self.counters.sessions_refused),
+                false => {
+                    let is_due = known.term.is_due(&self.identity);
+                    is_due.then_some(&self.counters.sessions_aged)
+                }
+            };
+            if let Some(counter) = forgotten {
+                places.of.remove(&addr);
+                counter.inc();
+            }
         }
         places.uses += 1;
         let used = places.uses;
@@ -136,14 +144,14 @@ impl Sessions {
         })
     }
 
-    /// Keeps what a dial by `way` came to, on certificates that last for `term`.
-    pub(crate) fn remember(&self, addr: SocketAddr, way: &Way, agreement: Agreement, term: Term) {
+    /// Keeps what a dial by `way` came to.
+    pub(crate) fn remember(&self, addr: SocketAddr, way: &Way, known: Known) {
         if let Some(place) = self.places.lock().of.get_mut(&addr)
             && Arc::ptr_eq(&place.tls, &way.tls)
         {
             // Sessions of the first handshake may still be among the tickets.
-            let term = place.known.map_or(term, |known| known.term);
-            place.known = Some(Known { agreement, term });
+            let term = place.known.map_or(known.term, |before| before.term);
+            place.known = Some(Known { term, ..known });
         }
     }
 

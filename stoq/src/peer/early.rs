@@ -11,7 +11,7 @@ use super::error::{ExchangeError, PeerError};
 use super::exchange::RecvHalf;
 use super::frames::FrameWriter;
 use super::greet::{Control, Manners};
-use crate::early::{Sessions, Way};
+use crate::early::{Known, Sessions, Way};
 use crate::identity::SERVER_NAME;
 use crate::transport::{EarlyData, HandshakeEnd, Link, RecvStream, Target, Transport};
 use crate::wire::{Frame, MESSAGES_SINCE};
@@ -95,11 +95,15 @@ async fn dial(
             own_term.with(&greeted.info.identity, now)
         }
     };
-    let agreement = greeted.info.agreement();
-    sessions.remember(addr, &way, agreement, term);
+    let known = Known {
+        node_id: greeted.info.identity.node_id,
+        agreement: greeted.info.agreement(),
+        term,
+    };
+    sessions.remember(addr, &way, known);
     let conn = PeerConn::start(conn, greeted, identity, config, term);
     // A peer that speaks another version than last time has refused the stream; nothing of it was acted on.
-    let first = first.filter(|first| first.version == agreement.version);
+    let first = first.filter(|first| first.version == known.agreement.version);
     Ok((conn, first))
 }
 

@@ -435,3 +435,31 @@ async fn a_node_that_was_revoked_is_refused_with_a_ticket_too_and_its_early_requ
     assert_eq!(tickets.counters().tickets_used.get(), 1);
     assert_eq!(effects.all(), 1);
 }
+
+#[tokio::test]
+async fn a_node_that_was_revoked_is_sent_no_early_request() {
+    let root = root("demo");
+    let shield = node(&root, "shield-1", &[Role::Shield]);
+    let revocations = Revocations::default();
+    let mut trust = Trust::default();
+    trust.revocations = revocations.clone();
+    let file = root.issue("edge-1", &[Role::Edge], year()).unwrap();
+    let edge = Identity::with_trust(file, root.certificate().clone(), trust).unwrap();
+    let (tickets, effects) = (Tickets::new(&TicketConfig::default()), Arc::default());
+    let tls = tickets.server_tls(&shield).unwrap();
+    let server = serve(tls, &shield, Versions::default(), &effects);
+    let (endpoint, sessions) = (client(), Sessions::new(&edge, 8));
+    ask(&endpoint, &sessions, server.addr, look()).await;
+    tickets_given(&tickets, 2).await;
+
+    revocations.replace([shield.node_id()]).unwrap();
+    let config = DialConfig::default();
+    let dialling = PeerConn::dial_asking(&endpoint, &sessions, server.addr, &config, look());
+    let refused = soon("dial", dialling).await.map(drop);
+    assert!(
+        matches!(&refused, Err(PeerError::Refused { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(tickets.counters().tickets_used.get(), 0);
+    assert_eq!(effects.all(), 1);
+}
