@@ -3,14 +3,17 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Serialize;
-use stoq::identity::{ClusterRoot, Registrar};
+use stoq::identity::{AuditFile, AuditLimits, ClusterRoot, Registrar};
 use stoq::join::{Desk, DeskConfig, JoinConfig, Token, Wish, join};
-use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig};
+use stoq::quic::{
+    AdmissionLimits, CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig,
+};
 use stoq_node::config::parse_duration;
 use stoq_node::report::{Exit, Output};
 
@@ -18,6 +21,12 @@ use super::cluster::{LOG, ROOT, ROOT_KEY, parse};
 
 /// For what is on the way when the desk closes: a packet lost at the end is sent again after one second.
 const CLOSING: Duration = Duration::from_secs(3);
+
+/// What the desk did, line by line, beside the log of issued identities.
+const AUDIT: &str = "join.log";
+/// Joiners that may be there at once, in all and of one IPv4 address or IPv6 /64: who only holds connections keeps nobody out.
+const JOINERS_MAX: usize = 256;
+const JOINERS_OF_A_PREFIX_MAX: usize = 4;
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
@@ -118,13 +127,24 @@ pub(super) fn token(args: &TokenArgs, output: &Output) -> anyhow::Result<Exit> {
     let file = |name: &str| args.dir.join(name);
     let root = ClusterRoot::load(&file(ROOT_KEY), &file(ROOT))?;
     let registrar = Registrar::open(root, &file(LOG))?;
-    let desk = Desk::new(registrar, DeskConfig::default());
+    let audit = AuditFile::open(&file(AUDIT), AuditLimits::default())?;
+    let settings = DeskConfig {
+        audit: Arc::new(audit),
+        ..DeskConfig::default()
+    };
+    let patience = settings.patience;
+    let desk = Desk::new(registrar, settings);
     runtime()?.block_on(async {
         let group = SocketGroup::bind(args.listen, 1, &SocketOptions::default())
             .with_context(|| args.listen.to_string())?;
         let socket = group.take(0).context("no socket")?;
         let mut config = EndpointConfig::new(CidKeys::random());
         config.server = Some(desk.server_tls()?);
+        config.limits = AdmissionLimits {
+            max_connections: JOINERS_MAX,
+            max_per_prefix: JOINERS_OF_A_PREFIX_MAX,
+            ..AdmissionLimits::default()
+        };
         let endpoint = Endpoint::new(socket, config)?;
         let addr = args.public.unwrap_or_else(|| group.local_addr());
         ensure!(
@@ -139,17 +159,32 @@ pub(super) fn token(args: &TokenArgs, output: &Output) -> anyhow::Result<Exit> {
             node: name.clone(),
             seconds: args.valid.as_secs(),
         })?;
-        let outcome = tokio::select! {
-            changed = enrolled.changed() => changed.map(|()| enrolled.borrow().clone())?,
-            () = desk.serve(&endpoint) => None,
-            () = tokio::time::sleep(args.valid) => None,
+        let joined = async {
+            enrolled.wait_for(Option::is_some).await?;
+            // Its answer may be under way for so long, and its word that it has it as well.
+            let confirmed = enrolled.wait_for(|last| last.as_ref().is_some_and(|last| last.confirmed));
+            let _ = tokio::time::timeout(2 * patience + CLOSING, confirmed).await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            joined = joined => joined?,
+            () = desk.serve(&endpoint) => {}
+            () = tokio::time::sleep(args.valid) => {}
         };
         endpoint.close(0, b"");
         // Whoever still talks is told; nothing depends on it.
         let _ = tokio::time::timeout(CLOSING, endpoint.wait_idle()).await;
-        let Some(enrolled) = outcome else {
+        let last = desk.last_enrolled().borrow().clone();
+        let Some(enrolled) = last else {
             bail!("{name} did not join in time; the token is worth nothing any more");
         };
+        ensure!(
+            enrolled.confirmed,
+            "{name} was given an identity, and has not said that it has it: its answer was lost, or somebody else used the token, from {}; put its id into the file of \
+             cluster.revoked of all nodes and ask for another token: {}",
+            enrolled.addr,
+            enrolled.node_id
+        );
         output.result(&LetIn {
             ok: true,
             node: enrolled.node,

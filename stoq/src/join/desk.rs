@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,13 +32,13 @@ use crate::wire::CloseCode;
 /// Tokens a desk knows, used and expired ones included: 1,024, some 200 KiB.
 pub const TOKENS_MAX: usize = 1024;
 
-/// Joiners attended to at once: 16.
+/// Joiners whose tokens are looked at at once: 16.
 pub const JOINERS_MAX: usize = 16;
 
 /// Settings of a [`Desk`].
 #[derive(Debug, Clone)]
 pub struct DeskConfig {
-    /// Time for a joiner from the end of its handshake to its answer. Default 5 s.
+    /// Time for a joiner from the end of its handshake to its answer, and as much to confirm that it has it. Default 5 s.
     pub patience: Duration,
     /// The clock by which tokens expire and identities begin. Default: the system's.
     pub clock: Arc<dyn TimeProvider>,
@@ -90,7 +91,7 @@ pub enum WishError {
     Node(#[from] IdentityError),
 }
 
-/// A node that was let in and has its papers.
+/// A node that was given an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Enrolled {
@@ -102,6 +103,8 @@ pub struct Enrolled {
     pub addr: SocketAddr,
     /// The id of the token it used.
     pub token: String,
+    /// Whether it has said that it has its papers. Without that they may have been lost on the way, or be with somebody who took the token.
+    pub confirmed: bool,
 }
 
 /// Lets nodes into a cluster, one for each token. Cheap to clone; the clones are one desk. Tokens are in memory only: those
@@ -112,7 +115,8 @@ pub struct Desk(Arc<Inner>);
 struct Inner {
     registrar: Mutex<Registrar>,
     tokens: Mutex<HashMap<[u8; ID_BYTES], Known>>,
-    papers: Mutex<Option<(Arc<CertifiedKey>, UnixTime)>>,
+    /// What it shows, from when until when.
+    papers: Mutex<Option<(Arc<CertifiedKey>, Range<UnixTime>)>>,
     config: DeskConfig,
     last: watch::Sender<Option<Enrolled>>,
     places: Arc<Semaphore>,
@@ -234,24 +238,21 @@ impl Desk {
     }
 
     /// Attends to joiners until the transport is closed. The transport must have been given this desk's TLS
-    /// configuration. Dropping the future sends everybody away.
+    /// configuration, and bound the joiners that are there at once. Dropping the future sends everybody away.
     pub async fn serve(&self, transport: &dyn Transport) {
         let mut joiners = JoinSet::new();
-        // The semaphore is never closed.
-        while let Ok(place) = self.0.places.clone().acquire_owned().await {
+        loop {
             // Both may be cancelled: what was not taken stays in its queue.
-            let incoming = loop {
-                tokio::select! {
-                    incoming = transport.accept() => break incoming,
-                    Some(ended) = joiners.join_next() => log_panic(&ended),
+            let incoming = tokio::select! {
+                incoming = transport.accept() => incoming,
+                Some(ended) = joiners.join_next() => {
+                    log_panic(&ended);
+                    continue;
                 }
             };
             let Some(incoming) = incoming else { break };
             let inner = self.0.clone();
-            joiners.spawn(async move {
-                inner.attend(incoming).await;
-                drop(place);
-            });
+            joiners.spawn(async move { inner.attend(incoming).await });
             while let Some(ended) = joiners.try_join_next() {
                 log_panic(&ended);
             }
@@ -261,7 +262,7 @@ impl Desk {
         }
     }
 
-    /// The last node that was let in and has confirmed its papers; changes with each.
+    /// The last node that was given an identity; changes with each, and once more when it confirms that it has it.
     #[must_use]
     pub fn last_enrolled(&self) -> watch::Receiver<Option<Enrolled>> {
         self.0.last.subscribe()
@@ -294,13 +295,14 @@ impl Inner {
     fn papers(&self) -> Result<Arc<CertifiedKey>, IdentityError> {
         let now = self.now();
         let mut papers = self.papers.lock();
-        if let Some((certified, next)) = &*papers
-            && now < *next
+        // A clock that was set back makes them papers from the future.
+        if let Some((certified, times)) = &*papers
+            && times.contains(&now)
         {
             return Ok(certified.clone());
         }
-        let made = self.registrar.lock().root().desk_papers(now)?;
-        Ok(papers.insert(made).0.clone())
+        let (certified, next) = self.registrar.lock().root().desk_papers(now)?;
+        Ok(papers.insert((certified, now..next)).0.clone())
     }
 
     async fn attend(self: &Arc<Self>, incoming: Box<dyn Incoming>) {
@@ -310,17 +312,28 @@ impl Inner {
             Err(error) => return tracing::debug!(%addr, %error, "handshake failed"),
         };
         let patience = self.config.patience;
-        let refused = match timeout(patience, self.talk(&*link)).await {
-            Ok(Ok(enrolled)) => {
-                tracing::info!(%addr, node = %enrolled.node, "node enrolled");
-                let _ = self.last.send_replace(Some(enrolled));
-                return;
-            }
-            Ok(Err(refused)) => refused,
-            Err(_) => Refused::new(
-                CloseCode::JoinMalformed,
-                format!("not done within {patience:?}"),
-            ),
+        let late = || {
+            let why = format!("not done within {patience:?}");
+            Refused::new(CloseCode::JoinMalformed, why)
+        };
+        let enrolled = timeout(patience, self.talk(&*link)).await;
+        let refused = match enrolled.unwrap_or_else(|_| Err(late())) {
+            // It closes when it has the answer; to close first could cut it off.
+            Ok(enrolled) => match timeout(patience, link.closed()).await {
+                Ok(_) => {
+                    tracing::info!(%addr, node = %enrolled.node, "node enrolled");
+                    self.last.send_replace(Some(Enrolled {
+                        confirmed: true,
+                        ..enrolled
+                    }));
+                    return;
+                }
+                Err(_) => Refused {
+                    why: format!("{} was not confirmed within {patience:?}", enrolled.node_id),
+                    ..late()
+                },
+            },
+            Err(refused) => refused,
         };
         tracing::warn!(%addr, why = %refused.why, "joiner refused");
         link.close(refused.code.code(), refused.why.as_bytes());
@@ -339,6 +352,8 @@ impl Inner {
             .map_err(|error| malformed(&error))?
             .and_then(|bytes| Ask::decode(&bytes))
             .ok_or_else(|| malformed(&"no enrolment of version 1"))?;
+        // Only now: who is silent keeps nobody waiting. The semaphore is never closed.
+        let _place = self.places.acquire().await;
         let (inner, addr) = (self.clone(), link.remote_addr());
         // The log waits for the disk.
         let redeemed = tokio::task::spawn_blocking(move || inner.redeem(&ask, &key, addr)).await;
@@ -347,8 +362,6 @@ impl Inner {
         write_all(&mut *send, answer.encode())
             .await
             .map_err(|error| malformed(&error))?;
-        // It closes when it has the answer; to close first could cut it off.
-        link.closed().await;
         Ok(enrolled)
     }
 
@@ -391,7 +404,10 @@ impl Inner {
             node: wish.node,
             addr,
             token,
+            confirmed: false,
         };
+        // From here on there is such an identity, whatever becomes of the conversation.
+        self.last.send_replace(Some(enrolled.clone()));
         Ok((answer, enrolled))
     }
 

@@ -31,14 +31,15 @@
 //! [`TokenUsed`](crate::wire::CloseCode::TokenUsed), [`TokenExpired`](crate::wire::CloseCode::TokenExpired),
 //! [`JoinMalformed`](crate::wire::CloseCode::JoinMalformed) or [`JoinFailed`](crate::wire::CloseCode::JoinFailed).
 //!
-//! If the answer is lost on the way the token is spent all the same: the operator makes another one, and may revoke the identity
-//! that nobody has.
+//! If the answer is lost on the way the token is spent all the same: the operator makes another one, and revokes the identity, which nobody has, or somebody who took the token:
+//! [`Desk::last_enrolled`] names it also where nobody confirmed that it arrived.
 //!
 //! | what | bound | beyond it |
 //! |---|---|---|
 //! | tokens known, used and expired ones included | [`TOKENS_MAX`] | those that can let nobody in are forgotten, oldest first; then refused |
-//! | joiners attended to at once | [`JOINERS_MAX`] | the next waits in the transport |
-//! | time for one, from the end of its handshake | [`DeskConfig::patience`] | closed, `JoinMalformed` |
+//! | joiners there at once, all and of a prefix | the transport's | refused |
+//! | tokens looked at at once | [`JOINERS_MAX`] | the next waits, in its time |
+//! | time for one, from the end of its handshake to its answer, and as much to confirm it | [`DeskConfig::patience`] | closed, `JoinMalformed` |
 
 mod ask;
 mod desk;

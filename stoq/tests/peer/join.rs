@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use stoq::identity::{
@@ -123,8 +125,9 @@ async fn machine_with_a_token_becomes_a_node_of_the_cluster() {
         file, root: found, ..
     } = ask(&token).await.unwrap();
     assert_eq!(found.der(), root.certificate().der());
-    soon("confirmation", enrolled.changed()).await.unwrap();
-    let confirmed = enrolled.borrow().clone().unwrap();
+    let confirmation = enrolled.wait_for(|last| last.as_ref().is_some_and(|last| last.confirmed));
+    let confirmed = soon("confirmation", confirmation).await.unwrap();
+    let confirmed = confirmed.clone().unwrap();
     assert_eq!((&*confirmed.node, confirmed.token), ("edge-7", token.id()));
 
     // It keeps its papers, and talks to a node that was there before.
@@ -261,10 +264,8 @@ async fn neither_protocol_takes_the_papers_of_the_other() {
     assert_eq!(found, Some(CloseCode::MalformedCertificate));
 }
 
-#[tokio::test]
-async fn silent_and_talkative_joiners_are_sent_away() {
-    let folder = tempfile::tempdir().unwrap();
-    let open = Open::of(root("demo"), &folder.path().join("issued.log"));
+/// A client with a key, which takes any desk for the right one.
+fn anybody() -> TlsClient {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let params = rcgen::CertificateParams::default();
     let certificate = params.self_signed(&key).unwrap().der().clone();
@@ -278,7 +279,48 @@ async fn silent_and_talkative_joiners_are_sent_away() {
         .with_client_auth_cert(vec![certificate], private)
         .unwrap();
     tls.alpn_protocols = vec![stoq::join::ALPN.to_vec()];
-    let tls = TlsClient::new(Arc::new(tls)).unwrap();
+    TlsClient::new(Arc::new(tls)).unwrap()
+}
+
+#[tokio::test]
+async fn who_takes_an_identity_and_says_nothing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = Open::of(root("demo"), &folder.path().join("issued.log"));
+    let token = open.token("edge-7", Role::Edge);
+    let mut enrolled = open.desk.last_enrolled();
+    let endpoint = Endpoint::client(loopback(), TransportConfig::default()).unwrap();
+    let thief = endpoint
+        .connect(open.addr, "join.stoq", &anybody())
+        .await
+        .unwrap();
+    let (mut send, mut recv) = thief.open_bi().await.unwrap();
+    // A token's text holds the root's hash, then what is asked with.
+    let text = token.to_string();
+    let bytes = text.strip_prefix("stoq-join-1.").unwrap();
+    let bytes = URL_SAFE_NO_PAD.decode(bytes).unwrap();
+    send.write_all(&[&[1], &bytes[32..72]].concat())
+        .await
+        .unwrap();
+    send.finish().unwrap();
+    let answer = soon("answer", recv.read_to_end(1 << 16)).await.unwrap();
+    assert!(!answer.is_empty());
+    let issued = enrolled.wait_for(Option::is_some);
+    let issued = soon("word of it", issued).await.unwrap().clone().unwrap();
+    assert_eq!((&*issued.node, issued.confirmed), ("edge-7", false));
+    // Whose token it was comes too late, and which identity there is can be told.
+    assert_eq!(refused(ask(&token).await), CloseCode::TokenUsed);
+    soon("end", thief.closed()).await;
+    assert!(!enrolled.borrow().as_ref().unwrap().confirmed);
+    let log = folder.path().join("issued.log");
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(text.contains(&issued.node_id.to_string()));
+}
+
+#[tokio::test]
+async fn silent_and_talkative_joiners_are_sent_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = Open::of(root("demo"), &folder.path().join("issued.log"));
+    let tls = anybody();
     let endpoint = Endpoint::client(loopback(), TransportConfig::default()).unwrap();
     let code = async |said: &[u8]| {
         let conn = endpoint
