@@ -5,8 +5,8 @@
 //! everyone. Who does it again at once has it for twice as long, up to [`LOWERED_MAX_FOR`]. Nobody is shut out by this, since a whole
 //! office may stand behind one address.
 //!
-//! Only what cannot be forged counts: handshakes over UDP only where the client had proven its address. Bounded: a table that is full takes no one new.
-//! Time is passed in.
+//! Only what cannot be forged counts: handshakes over UDP only where the client had proven its address, and what is done on a connection for the address of its
+//! handshake, also where the client has moved. Bounded: a table that is full takes no one new. Time is passed in.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
