@@ -86,6 +86,8 @@ pub(super) fn policy(config: &Xdp, ports: &Ports, keys: &CidKeys, hash_key: [u64
     let mut policy = Policy {
         dry_run: config.dry_run,
         check_ids: ports.iter().any(|port| port.keyed),
+        // Linux follows longer chains than the program does: what hides its port behind one would come past every rule.
+        drop_chains: true,
         event_mask: SAMPLE_EVERY - 1,
         ports,
         global: limits(&config.global),
@@ -144,8 +146,12 @@ pub(super) fn lists(config: &Xdp) -> Rules {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
     use std::path::Path;
 
+    use stoq_ebpf::abi::Reason;
+    use stoq_ebpf::capture::Captured;
+    use stoq_ebpf::replay::{Outcome, Replay};
     use stoq_node::{Config, Env, Role};
 
     use super::*;
@@ -195,6 +201,43 @@ mod tests {
         let mandate = mandate(&xdp, &ports);
         assert_eq!(mandate.ports, [80, 443, 7443].into());
         assert_eq!(mandate.interfaces, ["eth0".to_owned()].into());
+    }
+
+    /// An IPv6 packet from 2001:db8:6::1 with so many options headers before a datagram to port 443.
+    fn chained(headers: u8) -> Captured {
+        let mut frame = vec![2; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8 * headers + 8 + 64, 60, 64]);
+        for address in ["2001:db8:6::1", "2001:db8::1"] {
+            frame.extend(address.parse::<Ipv6Addr>().unwrap().octets());
+        }
+        for left in (0..headers).rev() {
+            frame.extend([if left == 0 { 17 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        frame.extend([0xc3, 0x50, 0x01, 0xbb, 0, 8 + 64, 0, 0]);
+        frame.extend([0x40; 64]);
+        Captured {
+            at_ns: 1,
+            frame,
+            missing: 0,
+        }
+    }
+
+    #[test]
+    fn no_chain_of_headers_is_long_enough_to_come_past_the_rules() {
+        let xdp = config("[xdp]\ndeny = [\"2001:db8:6::/48\"]");
+        let mut ports = Ports::default();
+        ports.https(443);
+        let policy = policy(&xdp, &ports, &CidKeys::random(), [0; 2]);
+        let mut replay = Replay::through_model(&policy, &lists(&xdp)).unwrap();
+        for (headers, reason) in [
+            (1, Reason::Denied),
+            (8, Reason::Denied),
+            (9, Reason::ChainDropped),
+            (20, Reason::ChainDropped),
+        ] {
+            let outcome = replay.captured(&chained(headers)).unwrap();
+            assert_eq!(outcome, Outcome::Judged(reason), "{headers} headers");
+        }
     }
 
     #[test]
