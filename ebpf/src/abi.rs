@@ -70,7 +70,7 @@ macro_rules! constants {
 
 constants! {
     /// The version of all that stands here; a program passes everything while its settings carry another.
-    ABI_VERSION: u32 = 2;
+    ABI_VERSION: u32 = 3;
     /// Slots of the map of settings.
     SETTINGS_SLOTS: u32 = 2;
     /// Ports, all there are.
@@ -83,7 +83,7 @@ constants! {
     FILTER_BITS_LOG: u32 = 20;
     /// Places in the filter, see [`filter_bit`].
     FILTER_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    /// Cells of one row of one class of the sketch of sources; 10 MiB in all.
+    /// Cells of one row of one class of the sketch of sources; 12 MiB in all.
     SOURCE_CELLS: u32 = 131_072;
     /// As above for prefixes; 2.5 MiB.
     PREFIX_CELLS: u32 = 32_768;
@@ -135,11 +135,11 @@ constants! {
     CLASS_SHORT: u32 = 3;
     /// TCP segment that opens a connection.
     CLASS_SYN: u32 = 4;
-    /// Classes with budgets of source and prefix.
+    /// Classes of packets, each with a budget of source, of prefix and of all.
     CLASSES: u32 = 5;
-    /// What the greylist lets through; it has a global budget only.
+    /// What the greylist lets through: budgets of source and of all.
     CLASS_RETRANSMISSION: u32 = 5;
-    /// Global budgets.
+    /// Budgets of source, and of all.
     GLOBALS: u32 = 6;
     /// Budgets to choose from by rule.
     PROFILES: u32 = 4;
@@ -233,7 +233,7 @@ impl Budget {
 #[repr(C)]
 pub struct Profile {
     /// Of an IPv4 address or an IPv6 /64.
-    pub source: [Budget; CLASSES as usize],
+    pub source: [Budget; GLOBALS as usize],
     /// Of an IPv4 /24 or an IPv6 /48.
     pub prefix: [Budget; CLASSES as usize],
 }
@@ -452,8 +452,8 @@ pub struct Testing {
     pub unused: u32,
 }
 
-const _: () = assert!(size_of::<Budget>() == 16 && size_of::<Profile>() == 160);
-const _: () = assert!(size_of::<Settings>() == 856 && size_of::<Control>() == 16);
+const _: () = assert!(size_of::<Budget>() == 16 && size_of::<Profile>() == 176);
+const _: () = assert!(size_of::<Settings>() == 920 && size_of::<Control>() == 16);
 const _: () = assert!(size_of::<Rule>() == 8 && size_of::<Counter>() == 32);
 const _: () = assert!(size_of::<Event>() == 40 && size_of::<Steering>() == 104);
 const _: () = assert!(size_of::<Testing>() == 16);

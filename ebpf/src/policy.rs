@@ -68,6 +68,9 @@ pub struct Profile {
     pub source: Limits,
     /// Of an IPv4 /24 or an IPv6 /48.
     pub prefix: Limits,
+    /// Repeated Initials of an IPv4 address or an IPv6 /64, which pass where the first one was rationed; none: no limit but that of all,
+    /// [`Policy::retransmissions`].
+    pub retransmissions: Option<Rate>,
 }
 
 /// A port of ours. Packets to all others pass.
@@ -274,9 +277,13 @@ impl Policy {
             hash_key: self.hash_key,
             event_mask: self.event_mask,
             versions: [0; abi::VERSIONS as usize],
-            profile: self.profiles.map(|profile| abi::Profile {
-                source: profile.source.budgets(),
-                prefix: profile.prefix.budgets(),
+            profile: self.profiles.map(|profile| {
+                let [initial, token, long, short, syn] = profile.source.budgets();
+                let again = budget(profile.retransmissions);
+                abi::Profile {
+                    source: [initial, token, long, short, syn, again],
+                    prefix: profile.prefix.budgets(),
+                }
             }),
             ..Settings::default()
         };
@@ -403,6 +410,10 @@ mod tests {
                     }),
                     ..Limits::default()
                 },
+                retransmissions: Some(Rate {
+                    per_second: 5,
+                    burst: 5,
+                }),
             }; 4],
             global: Limits {
                 token: Some(Rate {

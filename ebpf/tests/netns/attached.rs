@@ -597,5 +597,6 @@ pub(crate) fn ample() -> Profile {
     Profile {
         source: limits,
         prefix: limits,
+        retransmissions: rate,
     }
 }

@@ -12,6 +12,8 @@ use stoq_node::config::{PacketRate, PacketRates, Xdp, XdpMode};
 pub(super) const LOWERED: u8 = 1;
 /// What is left of the budgets of those: a tenth.
 const LOWERED_BY: u32 = 10;
+/// What may be repeated of what a source may begin with, in the same terms: a tenth.
+const REPEATED: u32 = 10;
 /// A dropped packet of so many, of each reason and CPU, is kept for the operator's eye; the first one among them.
 const SAMPLE_EVERY: u32 = 4096;
 
@@ -82,6 +84,10 @@ pub(super) fn policy(config: &Xdp, ports: &Ports, keys: &CidKeys, hash_key: [u64
     let usual = Profile {
         source: limits(&config.source),
         prefix: limits(&config.prefix),
+        retransmissions: config
+            .source
+            .initial
+            .map(|initial| part(rate(initial), REPEATED)),
     };
     let mut policy = Policy {
         dry_run: config.dry_run,
@@ -99,6 +105,7 @@ pub(super) fn policy(config: &Xdp, ports: &Ports, keys: &CidKeys, hash_key: [u64
     policy.profiles = [usual; stoq_ebpf::abi::PROFILES as usize];
     if let Some(profile) = policy.profiles.get_mut(usize::from(LOWERED)) {
         profile.source = lowered(&usual.source);
+        profile.retransmissions = usual.retransmissions.map(|rate| part(rate, LOWERED_BY));
     }
     policy
 }
@@ -120,14 +127,17 @@ fn rate(rate: PacketRate) -> Rate {
     }
 }
 
+/// One part of so many, and enough to open a connection with.
+fn part(rate: Rate, of: u32) -> Rate {
+    Rate {
+        per_second: (rate.per_second / of).max(1),
+        burst: (rate.burst / of).max(2),
+    }
+}
+
 /// Less for what opens connections, and as much as before for those that stand.
 fn lowered(usual: &Limits) -> Limits {
-    let less = |rate: Option<Rate>| {
-        rate.map(|rate| Rate {
-            per_second: (rate.per_second / LOWERED_BY).max(1),
-            burst: (rate.burst / LOWERED_BY).max(2),
-        })
-    };
+    let less = |rate: Option<Rate>| rate.map(|rate| part(rate, LOWERED_BY));
     Limits {
         initial: less(usual.initial),
         token: less(usual.token),
@@ -191,6 +201,8 @@ mod tests {
         assert_eq!(lowered.source.initial, rate(2, 3));
         assert_eq!(lowered.source.short, rate(5, 5));
         assert_eq!(lowered.prefix, policy.profiles[0].prefix);
+        assert_eq!(policy.profiles[0].retransmissions, rate(2, 3));
+        assert_eq!(lowered.retransmissions, rate(1, 2));
         let rules = lists(&xdp);
         assert_eq!(rules.len(), 2);
         assert_eq!(

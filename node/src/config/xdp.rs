@@ -62,7 +62,7 @@ pub struct Xdp {
     pub allow: Vec<IpNet>,
     /// Networks whose packets are dropped. At most [`LISTED_MAX`]. The longest prefix of both lists decides.
     pub deny: Vec<IpNet>,
-    /// Repeated Initials, all together, which pass where the first one was rationed. Default 1,000 a second.
+    /// Repeated Initials, all together, which pass where the first one was rationed. Default 1,000 a second. Of a source a tenth of its `initial`.
     pub retransmissions: Option<PacketRate>,
     /// Of an IPv4 address or an IPv6 /64.
     pub source: PacketRates,

@@ -258,6 +258,41 @@ pub(super) fn mercy(s: &mut Script) {
         &newcomer(1),
     );
 
+    // And each source has one: what it repeats without end is not at the others' cost.
+    s.later();
+    for id in 1..=4 {
+        s.udp(
+            Reason::Shed,
+            "a newcomer with many IDs",
+            "198.18.1.1",
+            &newcomer(id),
+        );
+    }
+    s.udp(Reason::Shed, "another newcomer", "198.18.2.1", &newcomer(1));
+    s.after(1_000);
+    for id in 1..=2 {
+        s.udp(
+            Reason::Retransmission,
+            "many IDs are repeated",
+            "198.18.1.1",
+            &newcomer(id),
+        );
+    }
+    for id in [3, 4, 1, 1] {
+        s.udp(
+            Reason::Shed,
+            "more than one source may repeat",
+            "198.18.1.1",
+            &newcomer(id),
+        );
+    }
+    s.udp(
+        Reason::Retransmission,
+        "another newcomer repeats",
+        "198.18.2.1",
+        &newcomer(1),
+    );
+
     // One in two is shed, the same ones each time.
     s.shed = 32_768;
     s.later();
@@ -346,6 +381,40 @@ pub(super) fn mercy(s: &mut Script) {
         Reason::Retransmission,
         "a newcomer repeats beyond the budget of its prefix",
         "198.51.100.9",
+        &newcomer(1),
+    );
+
+    // Somebody sends in the name of a source that is known: random IDs, none of which he repeats.
+    s.later();
+    s.steps.push(Step::Validate {
+        source: "192.0.2.40",
+        until_ms: s.now_ms + 10_000,
+    });
+    let mut spoofed = 100;
+    let mut fill = |s: &mut Script, passes: u32| {
+        for nth in 0..=passes {
+            spoofed += 1;
+            let (expected, name) = if nth < passes {
+                (Reason::Initial, "the budget of a source")
+            } else {
+                (Reason::SourceInitial, "the budget of a source is used up")
+            };
+            s.udp(expected, name, "192.0.2.40", &newcomer(spoofed));
+        }
+    };
+    fill(s, 5);
+    s.udp(
+        Reason::SourceInitial,
+        "whose budget others have used up",
+        "192.0.2.40",
+        &newcomer(1),
+    );
+    s.after(250);
+    fill(s, 2);
+    s.udp(
+        Reason::Retransmission,
+        "repeats, and comes in",
+        "192.0.2.40",
         &newcomer(1),
     );
 }
