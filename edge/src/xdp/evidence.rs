@@ -197,6 +197,14 @@ impl Evidence {
         changes
     }
 
+    /// Forgets all that is known of these. Says who of them had less.
+    pub(super) fn forget(&mut self, forgotten: impl Fn(&IpNet) -> bool) -> Vec<IpNet> {
+        let gone = self.sources.extract_if(|source, _| forgotten(source));
+        gone.filter(|(_, known)| known.lowered.is_some())
+            .map(|(source, _)| source)
+            .collect()
+    }
+
     /// Who has less, why, and until when.
     pub(super) fn lowered(&self) -> impl Iterator<Item = (IpNet, Cause, Instant)> {
         self.sources.iter().filter_map(|(prefix, source)| {
