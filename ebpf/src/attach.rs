@@ -499,6 +499,15 @@ impl Attachment {
         self.loaded.maps.validate(sources, monotonic_ns(), length)
     }
 
+    /// Enters sources that completed a handshake before, each until its own time. What is over or finds no room is left out.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses a map.
+    pub fn carry_over(&mut self, known: &[(u64, u64)]) -> Result<(), MapsError> {
+        self.loaded.maps.carry_over(known, monotonic_ns()).map(drop)
+    }
+
     /// What was counted since it was attached, over all CPUs.
     ///
     /// # Errors

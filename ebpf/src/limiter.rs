@@ -147,6 +147,11 @@ impl AtSocket {
         )
     }
 
+    /// Who completed a handshake, with the times until which they count, for a limiter that is to begin with them.
+    pub(crate) fn validated(&self) -> Vec<(u64, u64)> {
+        self.state.lock().model.sources().iter().collect()
+    }
+
     /// As [`Limiter::judge`], at a time in nanoseconds of the clock that the other calls' times are of too.
     pub fn judge_at(&self, from: IpAddr, port: u16, payload: &[u8], now_ns: u64) -> Judged {
         let mut state = self.state.lock();

@@ -112,6 +112,11 @@ impl<T: Tables> Writer<T> {
         &self.rules
     }
 
+    /// The sources that are entered, with the times until which they count.
+    pub(crate) fn sources(&self) -> &Validated {
+        &self.sources
+    }
+
     /// Makes `policy` hold, whole. The caller has checked it.
     pub(crate) fn apply(&mut self, policy: &Policy) -> Result<(), WriteError<T::Error>> {
         let ports = policy.port_flags();

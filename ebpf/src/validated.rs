@@ -77,6 +77,13 @@ impl Validated {
         Some(source)
     }
 
+    /// Who is in it, with the time until which each counts.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ends
+            .iter()
+            .map(|(source, until_ns)| (*source, *until_ns))
+    }
+
     /// Forgets a source.
     pub(crate) fn forget(&mut self, source: u64) {
         if let Some(until_ns) = self.ends.remove(&source) {
