@@ -17,7 +17,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long s64;
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 
 /* Bounds of the maps. Each is the memory it costs and what happens at it. */
 
@@ -59,7 +59,7 @@ typedef long long s64;
 #define PORT_UDP 1   /* QUIC */
 #define PORT_TCP 2   /* TLS and HTTP over TCP */
 #define PORT_PEERS 4 /* we dial from this UDP port too: packets of servers come here, rules for clients do not hold */
-#define PORT_KEYED 8 /* connection IDs on this UDP port are the keyed ones, 12 bytes */
+#define PORT_KEYED 8 /* connection IDs on this UDP port are the keyed ones, 12 bytes; clients are offered no 0-RTT, and sent no token but by Retry */
 
 /* struct rule.action */
 #define RULE_PROFILE 0 /* judged by the budgets of rule.profile */
@@ -67,9 +67,9 @@ typedef long long s64;
 #define RULE_DENY 2    /* dropped */
 
 /* Classes of packets, each with budgets of its own. */
-#define CLASS_INITIAL 0 /* Initial without a token: a newcomer, or a spoofer */
-#define CLASS_TOKEN 1   /* Initial with a token */
-#define CLASS_LONG 2    /* any other long header, and an Initial that carries an ID of ours */
+#define CLASS_INITIAL 0 /* Initial of a newcomer, or of a spoofer */
+#define CLASS_TOKEN 1   /* Initial with a token, at a port where it cannot be told from an ID whether we sent it */
+#define CLASS_LONG 2    /* any other long header, and an Initial that carries an ID of ours; with such an ID not held to the budget of all */
 #define CLASS_SHORT 3
 #define CLASS_SYN 4
 #define CLASSES 5
@@ -152,7 +152,7 @@ _Static_assert(sizeof(struct settings) == 920, "settings");
 struct control {
     u64 heartbeat_ns; /* when the owner last lived */
     u32 slot;         /* which settings hold */
-    u32 shed;         /* of 65536 Initials without token this many are shed; 65536: all */
+    u32 shed;         /* of 65536 packets of CLASS_INITIAL this many are shed; 65536: all */
 };
 _Static_assert(sizeof(struct control) == 16, "control");
 

@@ -206,12 +206,13 @@ NOINLINE int is_retransmission(struct packet *p, const struct profile *profile, 
 }
 
 /* Whether a packet of this class is within its budgets. What all share is asked first: it is one cell, and in a flood of spoofed
- * sources it is what refuses, before their cells are touched, of which none is in the cache. */
-INLINE u32 ration(struct packet *p, u32 class, u32 number)
+ * sources it is what refuses, before their cells are touched, of which none is in the cache. A handshake that we answered is not held
+ * to it: who spoofs could use it up, and has no ID of ours. */
+INLINE u32 ration(struct packet *p, u32 judged, u32 number)
 {
     const struct profile *profile;
-    int is_newcomer = class == CLASS_INITIAL, is_spared = 0;
-    u32 refused = 0;
+    u32 class = judged & CLASS_MASK, refused = 0;
+    int is_newcomer = class == CLASS_INITIAL, is_answered = judged & IS_ANSWERED, is_spared = 0;
     u64 hash = 0;
 
     if (class >= CLASSES || number >= PROFILES)
@@ -225,7 +226,7 @@ INLINE u32 ration(struct packet *p, u32 class, u32 number)
     }
     if (!refused) {
         tell_time(p);
-        if (!has_room(p, class, 0))
+        if (!is_answered && !has_room(p, class, 0))
             refused = DROP_GLOBAL_INITIAL + class;
     }
     if (refused) {
@@ -240,7 +241,7 @@ INLINE u32 ration(struct packet *p, u32 class, u32 number)
         refused = DROP_PREFIX_INITIAL + class;
     else if (is_spared)
         return PASS_VALIDATED;
-    else if (has_room(p, class, 1))
+    else if (is_answered || has_room(p, class, 1))
         return PASS_INITIAL + class;
     else
         /* There was room, which another CPU has taken since. */
@@ -381,7 +382,7 @@ INLINE u32 judge(struct xdp_md *ctx, struct packet *p)
     }
     if (!(reason & IS_CLASS))
         return reason;
-    return ration(p, reason & ~IS_CLASS, profile);
+    return ration(p, reason, profile);
 }
 
 /* Tells the operator of one packet of many. */

@@ -70,7 +70,7 @@ macro_rules! constants {
 
 constants! {
     /// The version of all that stands here; a program passes everything while its settings carry another.
-    ABI_VERSION: u32 = 3;
+    ABI_VERSION: u32 = 4;
     /// Slots of the map of settings.
     SETTINGS_SLOTS: u32 = 2;
     /// Ports, all there are.
@@ -115,7 +115,7 @@ constants! {
     PORT_TCP: u32 = 2;
     /// Packets of servers come to this UDP port too: rules that hold for clients alone are left out.
     PORT_PEERS: u32 = 4;
-    /// Connection IDs on this UDP port are the keyed ones.
+    /// Connection IDs on this UDP port are the keyed ones; clients are offered no 0-RTT, and sent no token but by Retry.
     PORT_KEYED: u32 = 8;
 
     /// [`Rule::action`]: judged by the budgets of [`Rule::profile`].
@@ -125,11 +125,11 @@ constants! {
     /// [`Rule::action`]: dropped.
     RULE_DENY: u32 = 2;
 
-    /// Initial without token.
+    /// Initial of a newcomer, or of a spoofer.
     CLASS_INITIAL: u32 = 0;
-    /// Initial with token.
+    /// Initial with token, at a port where no ID says whether we sent it.
     CLASS_TOKEN: u32 = 1;
-    /// Any other long header, and an Initial that carries an ID of ours.
+    /// Any other long header, and an Initial that carries an ID of ours; with such an ID not held to the budget of all.
     CLASS_LONG: u32 = 2;
     /// Short header.
     CLASS_SHORT: u32 = 3;
@@ -317,7 +317,7 @@ pub struct Control {
     /// Which slot of the settings holds. The other is written whole, then this is changed; a slot that was left is not
     /// written for a millisecond, so that no packet is judged by half a block.
     pub slot: u32,
-    /// Of 65,536 Initials without token this many are shed; 0: none, 65,536: all.
+    /// Of 65,536 packets of `CLASS_INITIAL` this many are shed; 0: none, 65,536: all.
     pub shed: u32,
 }
 
@@ -527,9 +527,9 @@ reasons! {
     Allowed = 4 "pass_allowed",
     /// A TCP segment that opens nothing.
     Tcp = 5 "pass_tcp",
-    /// Initial without token, within its budgets.
+    /// Initial of a newcomer, within its budgets.
     Initial = 6 "pass_initial",
-    /// Initial with token, within its budgets.
+    /// Initial with token at a port without keys, within its budgets.
     Token = 7 "pass_token",
     /// Another long header, within its budgets.
     Long = 8 "pass_long",
@@ -571,7 +571,7 @@ reasons! {
     ShortSmall = 26 "drop_short_small",
     /// The tag of a connection ID of ours is wrong.
     CidTag = 27 "drop_cid_tag",
-    /// Rationed: an Initial without token under load.
+    /// Rationed: a newcomer's Initial under load.
     Shed = 28 "drop_shed",
     /// The source is over its budget.
     SourceInitial = 29 "drop_source_initial",

@@ -480,7 +480,7 @@ impl Attachment {
         Ok(self.loaded.maps.edit_rules(edits)?)
     }
 
-    /// Says that the owner lives and that `shed` of 65,536 Initials without token are to be shed. Without it for longer
+    /// Says that the owner lives and that `shed` of 65,536 newcomers' Initials are to be shed. Without it for longer
     /// than [`Policy::heartbeat_max_ms`] everything passes.
     ///
     /// # Errors

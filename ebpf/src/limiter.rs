@@ -78,7 +78,7 @@ pub trait Limiter: fmt::Debug + Send + Sync {
     /// Where one does not fit; those before it hold.
     fn edit_rules(&self, edits: &[RuleEdit]) -> Result<(), LimiterError>;
 
-    /// Says, ten times a second, that the owner lives, and how many of 65,536 Initials without token are shed.
+    /// Says, ten times a second, that the owner lives, and how many of 65,536 newcomers' Initials are shed.
     ///
     /// # Errors
     ///

@@ -35,11 +35,12 @@ pub struct Rate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Initials without a token: newcomers, and spoofers.
+    /// Initials of newcomers, and of spoofers.
     pub initial: Option<Rate>,
-    /// Initials with a token: newcomers whose address is proven, once the server has looked at it.
+    /// Initials with a token at a port whose IDs are not keyed: newcomers whose address is proven, once the server has looked at it. At a keyed one
+    /// the ID tells.
     pub token: Option<Rate>,
-    /// Other long headers, and Initials that carry an ID of ours: handshakes under way.
+    /// Other long headers, and Initials that carry an ID of ours: handshakes under way. What carries such an ID is not held to the budget of all.
     pub long: Option<Rate>,
     /// Short headers: established connections.
     pub short: Option<Rate>,
@@ -88,7 +89,7 @@ pub struct Port {
     /// Connections are dialled from this UDP port too, so packets come to it that only servers send.
     #[serde(default)]
     pub peers: bool,
-    /// Connection IDs on this UDP port are the keyed ones.
+    /// Connection IDs on this UDP port are the keyed ones; clients are offered no 0-RTT there, and sent no token but by Retry.
     #[serde(default)]
     pub keyed: bool,
 }

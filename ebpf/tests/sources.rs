@@ -79,7 +79,7 @@ fn settings() -> Settings {
         settings.global[class] = per_second(40 * rate, 80 * rate);
     }
     profile.source[CLASS_RETRANSMISSION as usize] = per_second(10, 40);
-    settings.global[CLASS_SYN as usize] = per_second(10_000, 20_000);
+    settings.global[CLASS_SYN as usize] = Budget::NONE;
     settings.global[CLASS_SHORT as usize] = Budget::NONE;
     settings.global[CLASS_RETRANSMISSION as usize] = per_second(1000, 2000);
     settings.profile = [profile; abi::PROFILES as usize];

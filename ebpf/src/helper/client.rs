@@ -219,7 +219,7 @@ impl Helper {
             .try_for_each(|part| self.done(Request::EditRules(part.to_vec())))
     }
 
-    /// Says that the edge lives and that `shed` of 65,536 Initials without token are to be shed: ten times a second.
+    /// Says that the edge lives and that `shed` of 65,536 newcomers' Initials are to be shed: ten times a second.
     ///
     /// # Errors
     ///

@@ -110,7 +110,7 @@ impl Cells {
     }
 }
 
-/// Initials without token that were refused: what is left of their hash, and when. In rows, of which the oldest cell is written next.
+/// Newcomers' Initials that were refused: what is left of their hash, and when. In rows, of which the oldest cell is written next.
 pub(super) struct Greylist {
     rows: Vec<[u32; GREYLIST_WAYS as usize]>,
 }

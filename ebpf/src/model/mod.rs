@@ -30,9 +30,10 @@ use self::{
     rules::Rules,
 };
 use crate::abi::{
-    self, ABI_VERSION, CLASS_INITIAL, CLASS_RETRANSMISSION, CLASS_SYN, Control, FLAG_DROP_CHAIN,
-    FLAG_DRY_RUN, FLAG_RULES_V4, FLAG_RULES_V6, PORT_TCP, PORT_UDP, PREFIX_CELLS, PROFILES,
-    RULE_ALLOW, RULE_DENY, Reason, Rule, SETTINGS_SLOTS, SOURCE_CELLS, Settings, VALIDATED_MAX,
+    self, ABI_VERSION, CLASS_INITIAL, CLASS_LONG, CLASS_RETRANSMISSION, CLASS_SYN, Control,
+    FLAG_DROP_CHAIN, FLAG_DRY_RUN, FLAG_RULES_V4, FLAG_RULES_V6, PORT_TCP, PORT_UDP, PREFIX_CELLS,
+    PROFILES, RULE_ALLOW, RULE_DENY, Reason, Rule, SETTINGS_SLOTS, SOURCE_CELLS, Settings,
+    VALIDATED_MAX,
 };
 
 /// A table that has no room.
@@ -65,6 +66,8 @@ struct Rationed {
     class: u32,
     profile: u32,
     id: [u64; 3],
+    /// Of a handshake that we answered: not held to the budget of all.
+    is_answered: bool,
 }
 
 impl Model {
@@ -237,9 +240,10 @@ impl Model {
         judged: Judged,
         now_ns: u64,
     ) -> Reason {
-        let (class, id) = match judged {
+        let (class, id, is_answered) = match judged {
             Judged::Reason(reason) => return reason,
-            Judged::Class(class, id) => (class, id),
+            Judged::Class(class, id) => (class, id, false),
+            Judged::Answered => (CLASS_LONG, [0; 3], true),
         };
         // Not `abi::source`: on the wire a mapped address is one of IPv6.
         let (source, prefix) = match address {
@@ -258,6 +262,7 @@ impl Model {
             class,
             profile,
             id,
+            is_answered,
         };
         self.within_budgets(settings, &packet, now_ns)
     }
@@ -294,7 +299,9 @@ impl Model {
         let refused = if is_shed {
             Some(Reason::Shed)
         } else {
-            (!budget::has_room(global_cell, *global_budget, now_ns)).then_some(by_all)
+            let has_room =
+                packet.is_answered || budget::has_room(global_cell, *global_budget, now_ns);
+            (!has_room).then_some(by_all)
         };
         let mut is_spared = false;
         if let Some(refused) = refused {
@@ -321,7 +328,9 @@ impl Model {
         } else if is_spared {
             return Reason::Validated;
         } else {
-            if let Some(cell) = self.globals.get_mut(class as usize) {
+            if !packet.is_answered
+                && let Some(cell) = self.globals.get_mut(class as usize)
+            {
                 budget::charge_one(cell, *global_budget, now_ns);
             }
             return passed;

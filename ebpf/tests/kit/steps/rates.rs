@@ -4,7 +4,7 @@ use stoq_ebpf::abi::Reason;
 
 use super::{Script, Step, ours};
 use crate::kit::{
-    frame::{INITIAL, Packet, VERSION_1, ZERO_RTT, initial, long, short},
+    frame::{HANDSHAKE, INITIAL, Packet, VERSION_1, ZERO_RTT, initial, long, short},
     scene::{OTHER, PUBLIC},
 };
 
@@ -15,9 +15,10 @@ const HALF: [bool; 12] = [
 
 pub(super) fn budgets(s: &mut Script) {
     let datagrams = [
-        (Reason::Initial, Some(initial(&[1; 8], 1200))),
+        (Reason::Initial, PUBLIC, Some(initial(&[1; 8], 1200))),
         (
             Reason::Token,
+            OTHER,
             Some(long(
                 VERSION_1,
                 INITIAL,
@@ -29,14 +30,15 @@ pub(super) fn budgets(s: &mut Script) {
         ),
         (
             Reason::Long,
+            OTHER,
             Some(long(VERSION_1, ZERO_RTT, &[1; 8], &[7; 8], None, 300)),
         ),
-        (Reason::Short, Some(short(&ours(1), 80))),
-        (Reason::Syn, None),
+        (Reason::Short, PUBLIC, Some(short(&ours(1), 80))),
+        (Reason::Syn, PUBLIC, None),
     ];
-    for (class, (passed, payload)) in (0..).zip(datagrams) {
+    for (class, (passed, port, payload)) in (0..).zip(datagrams) {
         let packet = |source: &str| match &payload {
-            Some(payload) => Packet::udp(source, PUBLIC, payload),
+            Some(payload) => Packet::udp(source, port, payload),
             None => Packet::tcp(source, PUBLIC, 2),
         };
         let of = |first: Reason| Reason::from_number(first.number() + class).unwrap();
@@ -96,6 +98,47 @@ pub(super) fn budgets(s: &mut Script) {
             &packet("192.0.2.1"),
         );
     }
+    // Whatever comes without an ID of ours, the handshakes that we answered go on, each source within its own budget.
+    s.later();
+    for net in 1..=20 {
+        s.frame(
+            Reason::Long,
+            "the budget of all of long headers",
+            &Packet::udp(
+                &format!("198.18.{net}.1"),
+                OTHER,
+                &long(VERSION_1, ZERO_RTT, &[1; 8], &[7; 8], None, 300),
+            ),
+        );
+    }
+    s.frame(
+        Reason::GlobalLong,
+        "and beyond it",
+        &Packet::udp(
+            "192.0.2.60",
+            OTHER,
+            &long(VERSION_1, HANDSHAKE, &[1; 8], &[7; 8], None, 300),
+        ),
+    );
+    let answered = [
+        long(VERSION_1, HANDSHAKE, &ours(1), &[7; 8], None, 300),
+        initial(&ours(2), 1200),
+        long(VERSION_1, INITIAL, &ours(3), &[7; 8], Some(&[9; 60]), 1200),
+    ];
+    for nth in 0..5 {
+        s.udp(
+            Reason::Long,
+            "a handshake that we answered goes on",
+            "192.0.2.60",
+            &answered[nth % answered.len()],
+        );
+    }
+    s.udp(
+        Reason::SourceLong,
+        "a handshake that we answered has the budget of its source",
+        "192.0.2.60",
+        &answered[0],
+    );
     s.later();
     for host in 1..=5 {
         s.udp(
@@ -129,11 +172,23 @@ pub(super) fn mercy(s: &mut Script) {
     s.shed = 65_536;
     s.later();
     s.udp(Reason::Shed, "shed", "192.0.2.10", &newcomer(1));
+    let with_token = |id: &[u8]| long(VERSION_1, INITIAL, id, &[7; 8], Some(&[9; 20]), 1200);
     s.udp(
+        Reason::Shed,
+        "a token that we did not send spares nobody",
+        "192.0.2.12",
+        &with_token(&[1; 8]),
+    );
+    s.udp(
+        Reason::Long,
+        "with an ID of a Retry none is shed",
+        "192.0.2.12",
+        &with_token(&ours(4)),
+    );
+    s.frame(
         Reason::Token,
-        "with a token none is shed",
-        "192.0.2.10",
-        &long(VERSION_1, INITIAL, &[1; 8], &[7; 8], Some(&[9; 20]), 1200),
+        "with a token none is shed at a port without keys",
+        &Packet::udp("192.0.2.12", OTHER, &with_token(&[1; 8])),
     );
     s.udp(
         Reason::Short,

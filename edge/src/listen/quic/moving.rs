@@ -2,24 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
 use stoq::h3::{frame, qpack};
-use stoq::quic::{
-    CidKeys, Connection, Endpoint, EndpointConfig, SocketOptions, TlsClient, TlsServer,
-    TransportConfig,
-};
+use stoq::quic::{CidKeys, Connection, Endpoint, EndpointConfig, SocketOptions, TransportConfig};
 use stoq_cache::reply::ReplyBody;
 use stoq_cache::time::Timestamp;
 use stoq_node::Drain;
 
-use crate::listen::testing::reply;
+use crate::listen::testing::{reply, tls};
 use crate::listen::{Common, Context, HttpsSockets, Limits, Metrics};
 use crate::service::{Answer, Interim, RequestBody, RequestHead, RequestView, Sent, Service};
-use crate::tls::{CertificateStore, DevCa, Resolver, ServerTls, crypto_provider};
 use crate::xdp::Witness;
 
 /// Answers everything from memory, and remembers who asked, and whether on the short way.
@@ -70,18 +65,13 @@ async fn ask(connection: &Connection) {
 
 #[tokio::test]
 async fn a_client_that_moves_is_told_of_by_the_address_it_has_proven() {
-    let state = tempfile::tempdir().unwrap();
-    let ca = DevCa::open(state.path(), SystemTime::now()).unwrap();
-    let leaf = ca.leaf(&[], SystemTime::now()).unwrap();
-    let mut store = CertificateStore::default();
-    store.add(&leaf.names, &leaf.key);
-    let tls = ServerTls::new(&Resolver::new(store)).unwrap();
+    let (tls_server, tls_client) = tls();
     let home = SocketAddr::from(([127, 0, 0, 1], 0));
     let sockets = HttpsSockets::bind(home, 1, &SocketOptions::default()).unwrap();
     let endpoint = Endpoint::new(
         sockets.quic.take(0).unwrap(),
         EndpointConfig {
-            server: Some(TlsServer::new(tls.quic.clone()).unwrap()),
+            server: Some(tls_server),
             ..EndpointConfig::new(CidKeys::random())
         },
     )
@@ -94,18 +84,9 @@ async fn a_client_that_moves_is_told_of_by_the_address_it_has_proven() {
     );
     let context = Context::new(service.clone(), &common.telling(Some(witness.clone())));
 
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.certificate().clone()).unwrap();
-    let mut tls = ClientConfig::builder_with_provider(crypto_provider().clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h3".to_vec()];
-    let tls = TlsClient::new(Arc::new(tls)).unwrap();
     let client = Endpoint::client(home, TransportConfig::default()).unwrap();
     let connection = client
-        .connect(sockets.addr, "localhost", &tls)
+        .connect(sockets.addr, "localhost", &tls_client)
         .await
         .unwrap();
     client.rebind("127.0.0.2:0".parse().unwrap()).unwrap();

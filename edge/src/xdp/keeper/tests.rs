@@ -1,11 +1,16 @@
 //! Tests of the keeper without its thread: what the operator asks for holds for everybody, and who proves his address gets in.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use parking_lot::Mutex;
+use stoq::quic::{Endpoint, EndpointConfig, SocketOptions, TransportConfig};
+use stoq_ebpf::SHED_ALL;
 use stoq_node::{CallError, Config, Env, Role};
 
 use super::*;
+use crate::listen::HttpsSockets;
+use crate::listen::testing::tls;
 use crate::xdp::Miscarried;
 use crate::xdp::calls::Verb;
 
@@ -28,18 +33,22 @@ struct Kept {
 
 impl Kept {
     fn new() -> Self {
+        Self::at(PORT, CidKeys::random())
+    }
+
+    fn at(port: u16, keys: CidKeys) -> Self {
         let (state, file) = (
             tempfile::tempdir().unwrap(),
             Arc::new(Mutex::new(config(""))),
         );
         let mut ports = Ports::default();
-        ports.https(PORT);
+        ports.https(port);
         let reread = Arc::clone(&file);
         let duty = Duty::new(Setup {
             config: config(""),
             state_dir: state.path().to_owned(),
             ports,
-            keys: CidKeys::random(),
+            keys,
             helper: Err(HelperError::Gone),
             reload: Some(Box::new(move || Ok(reread.lock().clone()))),
             proxies: Vec::new(),
@@ -131,4 +140,44 @@ fn a_list_that_did_not_fit_is_written_by_the_next_reload() {
     kept.reload("deny = [\"192.0.2.0/24\"]").unwrap();
     assert_eq!(kept.judge("192.0.2.7"), Reason::Denied);
     assert_eq!(kept.judge("203.0.113.7"), Reason::Empty);
+}
+
+/// What a client sends after a Retry, and in the rest of its handshake, passes whatever becomes of newcomers.
+#[tokio::test]
+async fn a_newcomer_that_repeats_itself_gets_in_by_retry_while_all_are_shed() {
+    let home = SocketAddr::from(([127, 0, 0, 1], 0));
+    let sockets = HttpsSockets::bind(home, 1, &SocketOptions::default()).unwrap();
+    let (keys, port) = (CidKeys::random(), sockets.addr.port());
+    let kept = Kept::at(port, keys.clone());
+    let limiter = Arc::clone(&kept.duty.limiter);
+    limiter.beat(SHED_ALL).unwrap();
+    let (tls_server, tls_client) = tls();
+    let mut config = EndpointConfig {
+        server: Some(tls_server),
+        screen: Some(Arc::new(AtPort {
+            limiter: Arc::clone(&limiter),
+            port,
+        })),
+        ..EndpointConfig::new(keys)
+    };
+    config.alarm = kept.duty.alarm.clone();
+    config.alarm.set(true);
+    let server = Endpoint::new(sockets.quic.take(0).unwrap(), config).unwrap();
+    let client = Endpoint::client(home, TransportConfig::default()).unwrap();
+    let greeted = async { server.accept().await.unwrap().establish().await };
+    let connected = client.connect(sockets.addr, "localhost", &tls_client);
+    let (greeted, connected) = tokio::join!(greeted, connected);
+    assert!(greeted.is_ok() && connected.is_ok());
+    let counters = limiter.counters().unwrap();
+    let of = |reason| counters.of(reason).packets;
+    assert!(
+        of(Reason::Shed) > 0 && of(Reason::Retransmission) > 0,
+        "{counters:?}"
+    );
+    assert!(
+        of(Reason::Long) > 0 && of(Reason::CidTag) == 0,
+        "{counters:?}"
+    );
+    assert_eq!(of(Reason::Token) + of(Reason::Initial), 0, "{counters:?}");
+    assert_eq!(server.counters().retries_sent.get(), 1);
 }
