@@ -480,6 +480,16 @@ pub fn source(address: IpAddr) -> u64 {
     }
 }
 
+/// The IPv4 /24 or IPv6 /48 that a source of [`map::VALIDATED`] is in.
+pub(crate) fn prefix(source: u64) -> u64 {
+    // No address of IPv6 that is anybody's begins like this.
+    if source >> 32 == 0xffff {
+        source & (u64::MAX << (32 - PREFIX_BITS_V4))
+    } else {
+        source & (u64::MAX << (64 - PREFIX_BITS_V6))
+    }
+}
+
 /// The place of a source of [`map::VALIDATED`] in [`map::FILTER`], below 2^[`FILTER_BITS_LOG`].
 pub fn filter_bit(source: u64) -> u32 {
     (source.wrapping_mul(FILTER_FACTOR) >> (u64::BITS - FILTER_BITS_LOG)) as u32
