@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use stoq::quic::CidKeys;
 use stoq_ebpf::helper::Mandate;
 use stoq_ebpf::{Limits, Mode, Policy, Port, Profile, Rate, Rules, Treatment};
+use stoq_node::Config;
 use stoq_node::config::{PacketRate, PacketRates, Xdp, XdpMode};
 
 /// The profile of those who gave reason to be trusted less; the first is everyone's.
@@ -58,6 +59,20 @@ impl Ports {
     fn numbers(&self) -> BTreeSet<u16> {
         self.0.keys().copied().collect()
     }
+}
+
+/// What a node with this file asks of its limiter, as far as a file can say it: without connection IDs, whose keys are a process's own.
+pub(crate) fn of_file(config: &Config) -> (Policy, Rules) {
+    let mut ports = Ports::default();
+    let listen = &config.listen;
+    listen.https.iter().for_each(|at| ports.https(at.port()));
+    listen.http.iter().for_each(|at| ports.http(at.port()));
+    let tcp = config.stoq.tcp;
+    listen.stoq.iter().for_each(|at| ports.stoq(at.port(), tcp));
+    let mut policy = policy(&config.xdp, &ports, &CidKeys::random(), [0; 2]);
+    policy.check_ids = false;
+    policy.cid_keys.clear();
+    (policy, lists(&config.xdp))
 }
 
 /// What the helper may be asked for: this interface and these ports.
@@ -162,7 +177,7 @@ mod tests {
     use stoq_ebpf::abi::Reason;
     use stoq_ebpf::capture::Captured;
     use stoq_ebpf::replay::{Outcome, Replay};
-    use stoq_node::{Config, Env, Role};
+    use stoq_node::{Env, Role};
 
     use super::*;
 
