@@ -23,7 +23,7 @@ use crate::{
     maps::{Maps, MapsError, chain, monotonic_ns},
     object,
     policy::{Policy, PolicyError, RuleEdit},
-    probe::{Facts, Finding, How, Mode, Weight, judge},
+    probe::{Attached, Facts, Finding, How, Mode, Weight, judge},
     tables::{WriteError, Writer},
 };
 
@@ -438,15 +438,15 @@ impl Attachment {
         self.carried_over
     }
 
-    /// Whether the interface still has the program: somebody with the privilege may remove either.
+    /// Whether the interface still has the program: somebody with the privilege may remove either. Takes a second at most, also where the kernel
+    /// does not answer: whoever asks may be waited for.
     ///
     /// # Errors
     ///
     /// Where the kernel does not answer.
     pub fn is_there(&self) -> io::Result<bool> {
-        let facts = Facts::gather(self.interface())?;
-        let has = facts.device.and_then(|device| device.attached);
-        Ok(has.is_some_and(|attached| attached.program == self.program))
+        let attached = Attached::to(self.interface())?;
+        Ok(attached.is_some_and(|attached| attached.program == self.program))
     }
 
     /// Takes the program away.
