@@ -17,7 +17,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long s64;
 
-#define ABI_VERSION 2
+#define ABI_VERSION 4
 
 /* Bounds of the maps. Each is the memory it costs and what happens at it. */
 
@@ -32,10 +32,10 @@ typedef long long s64;
 /* Bits of the filter before them, 128 KiB, which stays in a CPU's cache while the table does not. Full, one stranger in sixteen
  * is looked up in vain. */
 #define FILTER_BITS_LOG 20
-/* Cells of one row of one class. 5 classes x 2 rows x 8 B: 10 MiB for sources. At 200,000 spoofed sources a second a
+/* Cells of one row of one class. 6 classes x 2 rows x 8 B: 12 MiB for sources. At 200,000 spoofed sources a second a
  * cell gets 1.5 packets a second, far from any budget that lets a real client live. */
 #define SOURCE_CELLS 131072
-/* As above for prefixes: 2.5 MiB. */
+/* As above for prefixes, of 5 classes: 2.5 MiB. */
 #define PREFIX_CELLS 32768
 /* Rows of a sketch. A packet is over budget only where both of its cells are. */
 #define SKETCH_ROWS 2
@@ -59,7 +59,7 @@ typedef long long s64;
 #define PORT_UDP 1   /* QUIC */
 #define PORT_TCP 2   /* TLS and HTTP over TCP */
 #define PORT_PEERS 4 /* we dial from this UDP port too: packets of servers come here, rules for clients do not hold */
-#define PORT_KEYED 8 /* connection IDs on this UDP port are the keyed ones, 12 bytes */
+#define PORT_KEYED 8 /* connection IDs on this UDP port are the keyed ones, 12 bytes; clients are offered no 0-RTT, and sent no token but by Retry */
 
 /* struct rule.action */
 #define RULE_PROFILE 0 /* judged by the budgets of rule.profile */
@@ -67,13 +67,13 @@ typedef long long s64;
 #define RULE_DENY 2    /* dropped */
 
 /* Classes of packets, each with budgets of its own. */
-#define CLASS_INITIAL 0 /* Initial without a token: a newcomer, or a spoofer */
-#define CLASS_TOKEN 1   /* Initial with a token */
-#define CLASS_LONG 2    /* any other long header, and an Initial that carries an ID of ours */
+#define CLASS_INITIAL 0 /* Initial of a newcomer, or of a spoofer */
+#define CLASS_TOKEN 1   /* Initial with a token, at a port where it cannot be told from an ID whether we sent it */
+#define CLASS_LONG 2    /* any other long header, and an Initial that carries an ID of ours; with such an ID not held to the budget of all */
 #define CLASS_SHORT 3
 #define CLASS_SYN 4
 #define CLASSES 5
-/* What the greylist lets through, in struct settings.global only. */
+/* What the greylist lets through, of a source and of all. */
 #define CLASS_RETRANSMISSION 5
 #define GLOBALS 6
 
@@ -129,7 +129,7 @@ struct budget {
 };
 
 struct profile {
-    struct budget source[CLASSES];
+    struct budget source[GLOBALS];
     struct budget prefix[CLASSES];
 };
 
@@ -146,13 +146,13 @@ struct settings {
     struct profile profile[PROFILES];
     struct budget global[GLOBALS];
 };
-_Static_assert(sizeof(struct settings) == 856, "settings");
+_Static_assert(sizeof(struct settings) == 920, "settings");
 
 /* Map `control`, array of 1: what changes ten times a second. */
 struct control {
     u64 heartbeat_ns; /* when the owner last lived */
     u32 slot;         /* which settings hold */
-    u32 shed;         /* of 65536 Initials without token this many are shed; 65536: all */
+    u32 shed;         /* of 65536 packets of CLASS_INITIAL this many are shed; 65536: all */
 };
 _Static_assert(sizeof(struct control) == 16, "control");
 

@@ -20,6 +20,9 @@
 
 /* A class is told from a reason by this bit. */
 #define IS_CLASS 0x80000000u
+/* Beside it: of a handshake that we answered, for it carries an ID of ours. */
+#define IS_ANSWERED 0x40000000u
+#define CLASS_MASK 0xffffu
 
 /* Whether the 12 bytes at `id` are an ID of ours. */
 INLINE int is_ours(const struct settings *settings, const u8 *id)
@@ -112,7 +115,7 @@ INLINE u32 classify_long(struct packet *p, u32 port_flags, const u8 *at, const u
     const struct settings *settings = p->settings;
     u32 version, id_bytes, source_id_bytes, left, type;
     const u8 *source_id;
-    int peers = port_flags & PORT_PEERS, keyed = port_flags & PORT_KEYED, token;
+    int peers = port_flags & PORT_PEERS, keyed = port_flags & PORT_KEYED, token = 0;
 
     if (bytes < ID_OFFSET + 1 || at + ID_OFFSET + 1 > end)
         return DROP_LONG_TRUNCATED;
@@ -146,30 +149,26 @@ INLINE u32 classify_long(struct packet *p, u32 port_flags, const u8 *at, const u
         type = (type + 3) & 3;
     if (type == TYPE_RETRY)
         return peers ? IS_CLASS | CLASS_LONG : DROP_RETRY;
-    if (type == TYPE_HANDSHAKE) {
-        /* RFC 9000, section 7.2: by now a peer uses the ID that we chose. */
-        if (keyed && settings->flags & FLAG_CHECK_CID) {
-            if (id_bytes != CID_BYTES || at + ID_OFFSET + CID_BYTES > end || !is_ours(settings, at + ID_OFFSET))
-                return DROP_CID_TAG;
+    if (type == TYPE_INITIAL) {
+        if (!peers) {
+            if (id_bytes < CID_BYTES_MIN)
+                return DROP_CID_SHORT;
+            if (bytes < INITIAL_BYTES_MIN)
+                return DROP_INITIAL_SMALL;
         }
-        return IS_CLASS | CLASS_LONG;
+        token = has_token(source_id + 1 + source_id_bytes, end, left);
+        if (token < 0)
+            return DROP_LONG_TRUNCATED;
     }
-    if (type != TYPE_INITIAL)
-        return IS_CLASS | CLASS_LONG;
-
-    if (!peers) {
-        if (id_bytes < CID_BYTES_MIN)
-            return DROP_CID_SHORT;
-        if (bytes < INITIAL_BYTES_MIN)
-            return DROP_INITIAL_SMALL;
-    }
-    token = has_token(source_id + 1 + source_id_bytes, end, left);
-    if (token < 0)
-        return DROP_LONG_TRUNCATED;
-    /* The rest of a handshake that we answered: not a newcomer's. */
     if (keyed && id_bytes == CID_BYTES && at + ID_OFFSET + CID_BYTES <= end && is_ours(settings, at + ID_OFFSET))
-        return IS_CLASS | CLASS_LONG;
-    return IS_CLASS | (token ? CLASS_TOKEN : CLASS_INITIAL);
+        return IS_CLASS | IS_ANSWERED | CLASS_LONG;
+    /* A client that was sent a token by a Retry was sent an ID with it, so a token with another ID proves nothing. */
+    if (type == TYPE_INITIAL)
+        return IS_CLASS | (token && (peers || !keyed) ? CLASS_TOKEN : CLASS_INITIAL);
+    /* RFC 9000, section 7.2: by the time of a Handshake packet a peer uses the ID that we chose. And clients are not offered 0-RTT. */
+    if (keyed && settings->flags & FLAG_CHECK_CID && (type == TYPE_HANDSHAKE || !peers))
+        return DROP_CID_TAG;
+    return IS_CLASS | CLASS_LONG;
 }
 
 INLINE u32 classify(struct packet *p, u32 port_flags, const u8 *at, const u8 *end, u32 bytes)

@@ -18,7 +18,7 @@ MAP(ports, BPF_MAP_TYPE_ARRAY, PORTS_MAX, u32, u32);
 MAP(validated, BPF_MAP_TYPE_HASH, VALIDATED_MAX, u64, u64);
 MAP(filter, BPF_MAP_TYPE_ARRAY, 1 << (FILTER_BITS_LOG - 6), u32, u64);
 MAP(counters, BPF_MAP_TYPE_PERCPU_ARRAY, REASONS + 1, u32, struct counter);
-MAP(sources, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * SOURCE_CELLS, u32, u64);
+MAP(sources, BPF_MAP_TYPE_ARRAY, GLOBALS * SKETCH_ROWS * SOURCE_CELLS, u32, u64);
 MAP(prefixes, BPF_MAP_TYPE_ARRAY, CLASSES * SKETCH_ROWS * PREFIX_CELLS, u32, u64);
 MAP(globals, BPF_MAP_TYPE_ARRAY, GLOBALS, u32, u64);
 struct greylist_row {
@@ -167,9 +167,19 @@ NOINLINE int is_validated(const struct packet *p)
     return until && p->now_ns < *until;
 }
 
-/* Whether the same source sent an Initial to the same ID a while ago, as a client does that was not answered, and the budget for
- * those has room. Remembers the packet otherwise. `hash` is of source and ID. */
-NOINLINE int is_retransmission(const struct packet *p, u64 hash)
+/* Whether there is room for one more repeated Initial. Its source is charged first: one that repeats itself without end uses up what it has
+ * itself, and not what all have. */
+NOINLINE int may_repeat(struct packet *p, const struct profile *profile)
+{
+    tell_time(p);
+    return has_room(p, CLASS_RETRANSMISSION, 0) &&
+           charge_source(p, CLASS_RETRANSMISSION, &profile->source[CLASS_RETRANSMISSION]) &&
+           has_room(p, CLASS_RETRANSMISSION, 1);
+}
+
+/* Whether the same source sent an Initial to the same ID a while ago, as a client does that was not answered, and the budgets for
+ * those have room. Remembers the packet otherwise. `hash` is of source and ID. */
+NOINLINE int is_retransmission(struct packet *p, const struct profile *profile, u64 hash)
 {
     const u32 time_mask = (1 << GREYLIST_TIME_BITS) - 1;
     u32 row = ((u32)hash & (GREYLIST_CELLS - 1)) / GREYLIST_WAYS, oldest_age = 0;
@@ -185,7 +195,7 @@ NOINLINE int is_retransmission(const struct packet *p, u64 hash)
         if (!then)
             age = time_mask + 1;
         else if ((then & ~time_mask) == mark && age <= GREYLIST_UNITS_MAX)
-            return age >= GREYLIST_UNITS_MIN && has_room(p, CLASS_RETRANSMISSION, 1);
+            return age >= GREYLIST_UNITS_MIN && may_repeat(p, profile);
         if (age > oldest_age) {
             oldest = cell + i;
             oldest_age = age;
@@ -196,16 +206,18 @@ NOINLINE int is_retransmission(const struct packet *p, u64 hash)
 }
 
 /* Whether a packet of this class is within its budgets. What all share is asked first: it is one cell, and in a flood of spoofed
- * sources it is what refuses, before their cells are touched, of which none is in the cache. */
-INLINE u32 ration(struct packet *p, u32 class, u32 profile)
+ * sources it is what refuses, before their cells are touched, of which none is in the cache. A handshake that we answered is not held
+ * to it: who spoofs could use it up, and has no ID of ours. */
+INLINE u32 ration(struct packet *p, u32 judged, u32 number)
 {
-    const struct settings *settings = p->settings;
-    int is_newcomer = class == CLASS_INITIAL;
-    u32 refused = 0, spared = 0;
+    const struct profile *profile;
+    u32 class = judged & CLASS_MASK, refused = 0;
+    int is_newcomer = class == CLASS_INITIAL, is_answered = judged & IS_ANSWERED, is_spared = 0;
     u64 hash = 0;
 
-    if (class >= CLASSES || profile >= PROFILES)
+    if (class >= CLASSES || number >= PROFILES)
         return PASS_OFF;
+    profile = &p->settings->profile[number];
     if (is_newcomer) {
         hash = mix(p);
         /* The bits that name no place in the greylist, else part of it would stay empty. */
@@ -214,34 +226,28 @@ INLINE u32 ration(struct packet *p, u32 class, u32 profile)
     }
     if (!refused) {
         tell_time(p);
-        if (!has_room(p, class, 0))
+        if (!is_answered && !has_room(p, class, 0))
             refused = DROP_GLOBAL_INITIAL + class;
     }
     if (refused) {
-        if (is_validated(p))
-            spared = PASS_VALIDATED;
-        else if (is_newcomer && is_retransmission(p, hash))
-            spared = PASS_RETRANSMISSION;
-        else
-            return refused;
+        is_spared = is_validated(p);
+        if (!is_spared)
+            return is_newcomer && is_retransmission(p, profile, hash) ? PASS_RETRANSMISSION : refused;
         tell_time(p);
     }
-    if (!charge_source(p, class, &settings->profile[profile].source[class]))
-        return DROP_SOURCE_INITIAL + class;
-    /* It has paid from the budget of its own. */
-    if (spared == PASS_RETRANSMISSION)
-        return spared;
-    if (!charge_prefix(p, class, &settings->profile[profile].prefix[class])) {
-        if (is_newcomer && !spared && is_retransmission(p, hash))
-            return PASS_RETRANSMISSION;
-        return DROP_PREFIX_INITIAL + class;
-    }
-    if (spared)
-        return spared;
-    if (has_room(p, class, 1))
+    if (!charge_source(p, class, &profile->source[class]))
+        refused = DROP_SOURCE_INITIAL + class;
+    else if (!charge_prefix(p, class, &profile->prefix[class]))
+        refused = DROP_PREFIX_INITIAL + class;
+    else if (is_spared)
+        return PASS_VALIDATED;
+    else if (is_answered || has_room(p, class, 1))
         return PASS_INITIAL + class;
-    /* There was room, which another CPU has taken since. */
-    return is_validated(p) ? PASS_VALIDATED : DROP_GLOBAL_INITIAL + class;
+    else
+        /* There was room, which another CPU has taken since. */
+        return is_validated(p) ? PASS_VALIDATED : DROP_GLOBAL_INITIAL + class;
+    /* Who sends in another's name uses up that one's budgets, but does not know what he will repeat. */
+    return is_newcomer && is_retransmission(p, profile, hash) ? PASS_RETRANSMISSION : refused;
 }
 
 _Static_assert(PASS_INITIAL + CLASS_SYN == PASS_SYN && DROP_SOURCE_INITIAL + CLASS_SYN == DROP_SOURCE_SYN &&
@@ -376,7 +382,7 @@ INLINE u32 judge(struct xdp_md *ctx, struct packet *p)
     }
     if (!(reason & IS_CLASS))
         return reason;
-    return ration(p, reason & ~IS_CLASS, profile);
+    return ration(p, reason, profile);
 }
 
 /* Tells the operator of one packet of many. */

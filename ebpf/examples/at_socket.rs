@@ -46,6 +46,7 @@ fn policy() -> Policy {
         profiles: [Profile {
             source: limits(100_000_000),
             prefix: limits(100_000_000),
+            retransmissions: None,
         }; 4],
         global: limits(100_000_000),
         cid_keys: [(0, [7; 16])].into(),

@@ -54,7 +54,7 @@ fn plenty(settings: &mut Settings) {
         burst_ns: 1_000_000_000,
     };
     for profile in &mut settings.profile {
-        profile.source = [budget; 5];
+        profile.source = [budget; 6];
         profile.prefix = [budget; 5];
     }
     settings.global = [budget; 6];
@@ -69,7 +69,7 @@ fn no_rules(settings: &mut Settings) {
 
 fn nothing_for_the_source(settings: &mut Settings) {
     no_rules(settings);
-    settings.profile[0].source = [Budget::per_second(0, 0); 5];
+    settings.profile[0].source = [Budget::per_second(0, 0); 6];
 }
 
 fn nothing_for_all(settings: &mut Settings) {

@@ -70,7 +70,7 @@ macro_rules! constants {
 
 constants! {
     /// The version of all that stands here; a program passes everything while its settings carry another.
-    ABI_VERSION: u32 = 2;
+    ABI_VERSION: u32 = 4;
     /// Slots of the map of settings.
     SETTINGS_SLOTS: u32 = 2;
     /// Ports, all there are.
@@ -83,7 +83,7 @@ constants! {
     FILTER_BITS_LOG: u32 = 20;
     /// Places in the filter, see [`filter_bit`].
     FILTER_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    /// Cells of one row of one class of the sketch of sources; 10 MiB in all.
+    /// Cells of one row of one class of the sketch of sources; 12 MiB in all.
     SOURCE_CELLS: u32 = 131_072;
     /// As above for prefixes; 2.5 MiB.
     PREFIX_CELLS: u32 = 32_768;
@@ -115,7 +115,7 @@ constants! {
     PORT_TCP: u32 = 2;
     /// Packets of servers come to this UDP port too: rules that hold for clients alone are left out.
     PORT_PEERS: u32 = 4;
-    /// Connection IDs on this UDP port are the keyed ones.
+    /// Connection IDs on this UDP port are the keyed ones; clients are offered no 0-RTT, and sent no token but by Retry.
     PORT_KEYED: u32 = 8;
 
     /// [`Rule::action`]: judged by the budgets of [`Rule::profile`].
@@ -125,21 +125,21 @@ constants! {
     /// [`Rule::action`]: dropped.
     RULE_DENY: u32 = 2;
 
-    /// Initial without token.
+    /// Initial of a newcomer, or of a spoofer.
     CLASS_INITIAL: u32 = 0;
-    /// Initial with token.
+    /// Initial with token, at a port where no ID says whether we sent it.
     CLASS_TOKEN: u32 = 1;
-    /// Any other long header, and an Initial that carries an ID of ours.
+    /// Any other long header, and an Initial that carries an ID of ours; with such an ID not held to the budget of all.
     CLASS_LONG: u32 = 2;
     /// Short header.
     CLASS_SHORT: u32 = 3;
     /// TCP segment that opens a connection.
     CLASS_SYN: u32 = 4;
-    /// Classes with budgets of source and prefix.
+    /// Classes of packets, each with a budget of source, of prefix and of all.
     CLASSES: u32 = 5;
-    /// What the greylist lets through; it has a global budget only.
+    /// What the greylist lets through: budgets of source and of all.
     CLASS_RETRANSMISSION: u32 = 5;
-    /// Global budgets.
+    /// Budgets of source, and of all.
     GLOBALS: u32 = 6;
     /// Budgets to choose from by rule.
     PROFILES: u32 = 4;
@@ -233,7 +233,7 @@ impl Budget {
 #[repr(C)]
 pub struct Profile {
     /// Of an IPv4 address or an IPv6 /64.
-    pub source: [Budget; CLASSES as usize],
+    pub source: [Budget; GLOBALS as usize],
     /// Of an IPv4 /24 or an IPv6 /48.
     pub prefix: [Budget; CLASSES as usize],
 }
@@ -317,7 +317,7 @@ pub struct Control {
     /// Which slot of the settings holds. The other is written whole, then this is changed; a slot that was left is not
     /// written for a millisecond, so that no packet is judged by half a block.
     pub slot: u32,
-    /// Of 65,536 Initials without token this many are shed; 0: none, 65,536: all.
+    /// Of 65,536 packets of `CLASS_INITIAL` this many are shed; 0: none, 65,536: all.
     pub shed: u32,
 }
 
@@ -452,8 +452,8 @@ pub struct Testing {
     pub unused: u32,
 }
 
-const _: () = assert!(size_of::<Budget>() == 16 && size_of::<Profile>() == 160);
-const _: () = assert!(size_of::<Settings>() == 856 && size_of::<Control>() == 16);
+const _: () = assert!(size_of::<Budget>() == 16 && size_of::<Profile>() == 176);
+const _: () = assert!(size_of::<Settings>() == 920 && size_of::<Control>() == 16);
 const _: () = assert!(size_of::<Rule>() == 8 && size_of::<Counter>() == 32);
 const _: () = assert!(size_of::<Event>() == 40 && size_of::<Steering>() == 104);
 const _: () = assert!(size_of::<Testing>() == 16);
@@ -477,6 +477,16 @@ pub fn source(address: IpAddr) -> u64 {
     match address.to_canonical() {
         IpAddr::V4(address) => source_v4(address),
         IpAddr::V6(address) => source_v6(address),
+    }
+}
+
+/// The IPv4 /24 or IPv6 /48 that a source of [`map::VALIDATED`] is in.
+pub(crate) fn prefix(source: u64) -> u64 {
+    // No address of IPv6 that is anybody's begins like this.
+    if source >> 32 == 0xffff {
+        source & (u64::MAX << (32 - PREFIX_BITS_V4))
+    } else {
+        source & (u64::MAX << (64 - PREFIX_BITS_V6))
     }
 }
 
@@ -527,9 +537,9 @@ reasons! {
     Allowed = 4 "pass_allowed",
     /// A TCP segment that opens nothing.
     Tcp = 5 "pass_tcp",
-    /// Initial without token, within its budgets.
+    /// Initial of a newcomer, within its budgets.
     Initial = 6 "pass_initial",
-    /// Initial with token, within its budgets.
+    /// Initial with token at a port without keys, within its budgets.
     Token = 7 "pass_token",
     /// Another long header, within its budgets.
     Long = 8 "pass_long",
@@ -571,7 +581,7 @@ reasons! {
     ShortSmall = 26 "drop_short_small",
     /// The tag of a connection ID of ours is wrong.
     CidTag = 27 "drop_cid_tag",
-    /// Rationed: an Initial without token under load.
+    /// Rationed: a newcomer's Initial under load.
     Shed = 28 "drop_shed",
     /// The source is over its budget.
     SourceInitial = 29 "drop_source_initial",

@@ -23,7 +23,7 @@ use crate::{
     maps::{Maps, MapsError, chain, monotonic_ns},
     object,
     policy::{Policy, PolicyError, RuleEdit},
-    probe::{Facts, Finding, How, Mode, Weight, judge},
+    probe::{Attached, Facts, Finding, How, Mode, Weight, judge},
     tables::{WriteError, Writer},
 };
 
@@ -438,15 +438,15 @@ impl Attachment {
         self.carried_over
     }
 
-    /// Whether the interface still has the program: somebody with the privilege may remove either.
+    /// Whether the interface still has the program: somebody with the privilege may remove either. Takes a second at most, also where the kernel
+    /// does not answer: whoever asks may be waited for.
     ///
     /// # Errors
     ///
     /// Where the kernel does not answer.
     pub fn is_there(&self) -> io::Result<bool> {
-        let facts = Facts::gather(self.interface())?;
-        let has = facts.device.and_then(|device| device.attached);
-        Ok(has.is_some_and(|attached| attached.program == self.program))
+        let attached = Attached::to(self.interface())?;
+        Ok(attached.is_some_and(|attached| attached.program == self.program))
     }
 
     /// Takes the program away.
@@ -480,7 +480,7 @@ impl Attachment {
         Ok(self.loaded.maps.edit_rules(edits)?)
     }
 
-    /// Says that the owner lives and that `shed` of 65,536 Initials without token are to be shed. Without it for longer
+    /// Says that the owner lives and that `shed` of 65,536 newcomers' Initials are to be shed. Without it for longer
     /// than [`Policy::heartbeat_max_ms`] everything passes.
     ///
     /// # Errors
@@ -497,6 +497,15 @@ impl Attachment {
     /// Where the kernel refuses a map.
     pub fn validate(&mut self, sources: &[IpAddr], length: Duration) -> Result<usize, MapsError> {
         self.loaded.maps.validate(sources, monotonic_ns(), length)
+    }
+
+    /// Enters sources that completed a handshake before, each until its own time. What is over or finds no room is left out.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses a map.
+    pub fn carry_over(&mut self, known: &[(u64, u64)]) -> Result<(), MapsError> {
+        self.loaded.maps.carry_over(known, monotonic_ns()).map(drop)
     }
 
     /// What was counted since it was attached, over all CPUs.

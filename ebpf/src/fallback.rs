@@ -78,7 +78,7 @@ impl Fallback {
         }
     }
 
-    /// Attaches the program with the policy and the rules that hold, as [`Helper::enable`].
+    /// Attaches the program with the policy, the rules and the sources that hold, as [`Helper::enable`].
     ///
     /// # Errors
     ///
@@ -92,9 +92,10 @@ impl Fallback {
         let mut kernel = self.kernel.lock();
         // Under the lock, so that no change comes between what is read here and what is enabled.
         let (policy, rules) = self.at_socket.policy_and_rules();
+        let known = self.at_socket.validated();
         let enabled = match &mut kernel.helper {
             None => Err(HelperError::Gone),
-            Some(helper) => helper.enable(interface, wish, &policy, &rules, trial),
+            Some(helper) => helper.enable(interface, wish, &policy, &rules, &known, trial),
         };
         match &enabled {
             Ok(held) => self.mode.store(number(held.mode), Ordering::Release),

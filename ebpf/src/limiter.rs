@@ -78,14 +78,15 @@ pub trait Limiter: fmt::Debug + Send + Sync {
     /// Where one does not fit; those before it hold.
     fn edit_rules(&self, edits: &[RuleEdit]) -> Result<(), LimiterError>;
 
-    /// Says, ten times a second, that the owner lives, and how many of 65,536 Initials without token are shed.
+    /// Says, ten times a second, that the owner lives, and how many of 65,536 newcomers' Initials are shed.
     ///
     /// # Errors
     ///
     /// Where the helper does not do it.
     fn beat(&self, shed: u32) -> Result<(), LimiterError>;
 
-    /// Enters sources that completed a handshake, for a day at most. Says how many found no room: 65,536 fit.
+    /// Enters sources that completed a handshake, for a day at most. Says how many found no room: 65,536 fit,
+    /// of which 1,024 of one IPv6 /48.
     ///
     /// # Errors
     ///
@@ -145,6 +146,11 @@ impl AtSocket {
                 .map(|(prefix, treatment)| (*prefix, Some(*treatment)))
                 .collect(),
         )
+    }
+
+    /// Who completed a handshake, with the times until which they count, for a limiter that is to begin with them.
+    pub(crate) fn validated(&self) -> Vec<(u64, u64)> {
+        self.state.lock().model.sources().iter().collect()
     }
 
     /// As [`Limiter::judge`], at a time in nanoseconds of the clock that the other calls' times are of too.

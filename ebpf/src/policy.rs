@@ -35,11 +35,12 @@ pub struct Rate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Initials without a token: newcomers, and spoofers.
+    /// Initials of newcomers, and of spoofers.
     pub initial: Option<Rate>,
-    /// Initials with a token: newcomers whose address is proven, once the server has looked at it.
+    /// Initials with a token at a port whose IDs are not keyed: newcomers whose address is proven, once the server has looked at it. At a keyed one
+    /// the ID tells.
     pub token: Option<Rate>,
-    /// Other long headers, and Initials that carry an ID of ours: handshakes under way.
+    /// Other long headers, and Initials that carry an ID of ours: handshakes under way. What carries such an ID is not held to the budget of all.
     pub long: Option<Rate>,
     /// Short headers: established connections.
     pub short: Option<Rate>,
@@ -68,6 +69,9 @@ pub struct Profile {
     pub source: Limits,
     /// Of an IPv4 /24 or an IPv6 /48.
     pub prefix: Limits,
+    /// Repeated Initials of an IPv4 address or an IPv6 /64, which pass where the first one was rationed; none: no limit but that of all,
+    /// [`Policy::retransmissions`].
+    pub retransmissions: Option<Rate>,
 }
 
 /// A port of ours. Packets to all others pass.
@@ -85,7 +89,7 @@ pub struct Port {
     /// Connections are dialled from this UDP port too, so packets come to it that only servers send.
     #[serde(default)]
     pub peers: bool,
-    /// Connection IDs on this UDP port are the keyed ones.
+    /// Connection IDs on this UDP port are the keyed ones; clients are offered no 0-RTT there, and sent no token but by Retry.
     #[serde(default)]
     pub keyed: bool,
 }
@@ -274,9 +278,13 @@ impl Policy {
             hash_key: self.hash_key,
             event_mask: self.event_mask,
             versions: [0; abi::VERSIONS as usize],
-            profile: self.profiles.map(|profile| abi::Profile {
-                source: profile.source.budgets(),
-                prefix: profile.prefix.budgets(),
+            profile: self.profiles.map(|profile| {
+                let [initial, token, long, short, syn] = profile.source.budgets();
+                let again = budget(profile.retransmissions);
+                abi::Profile {
+                    source: [initial, token, long, short, syn, again],
+                    prefix: profile.prefix.budgets(),
+                }
             }),
             ..Settings::default()
         };
@@ -403,6 +411,10 @@ mod tests {
                     }),
                     ..Limits::default()
                 },
+                retransmissions: Some(Rate {
+                    per_second: 5,
+                    burst: 5,
+                }),
             }; 4],
             global: Limits {
                 token: Some(Rate {

@@ -20,7 +20,7 @@ use crate::{
 
 /// A slot of the settings that was left is not written again for this long: a packet may still be judged by it.
 const SLOT_REST: Duration = Duration::from_millis(1);
-/// Shed this many of 65,536 Initials without token: all.
+/// Shed this many of 65,536 newcomers' Initials: all.
 pub const SHED_ALL: u32 = 65_536;
 /// The longest a source that completed a handshake counts without another: a day.
 pub const VALIDATED_FOR_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -110,6 +110,11 @@ impl<T: Tables> Writer<T> {
     /// The rules there are.
     pub(crate) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// The sources that are entered, with the times until which they count.
+    pub(crate) fn sources(&self) -> &Validated {
+        &self.sources
     }
 
     /// Makes `policy` hold, whole. The caller has checked it.

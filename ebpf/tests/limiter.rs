@@ -38,6 +38,7 @@ fn policy(kind: Kind) -> Policy {
     let usual = Profile {
         source: limits(of(10, 5)),
         prefix: limits(of(20, 8)),
+        retransmissions: of(5, 2),
     };
     let mut lowered = usual;
     lowered.prefix.initial = of(1, 1);

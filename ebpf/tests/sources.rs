@@ -78,7 +78,8 @@ fn settings() -> Settings {
         profile.prefix[class] = per_second(5 * rate, 20 * rate);
         settings.global[class] = per_second(40 * rate, 80 * rate);
     }
-    settings.global[CLASS_SYN as usize] = per_second(10_000, 20_000);
+    profile.source[CLASS_RETRANSMISSION as usize] = per_second(10, 40);
+    settings.global[CLASS_SYN as usize] = Budget::NONE;
     settings.global[CLASS_SHORT as usize] = Budget::NONE;
     settings.global[CLASS_RETRANSMISSION as usize] = per_second(1000, 2000);
     settings.profile = [profile; abi::PROFILES as usize];

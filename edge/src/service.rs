@@ -118,7 +118,7 @@ pub struct RequestHead {
     pub headers: HeaderMap,
     /// The protocol's version on this connection.
     pub version: Version,
-    /// The client's address when the head arrived (a QUIC client may move).
+    /// The client's address, which it has proven: over QUIC the one from which it shook hands, also where it has moved since.
     pub peer: SocketAddr,
     /// What it shares with its connection's other requests.
     pub connection: Arc<ConnectionInfo>,

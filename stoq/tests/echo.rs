@@ -7,8 +7,8 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 use bytes::Bytes;
 use pair::Pair;
 use stoq::quic::{
-    ConnectError, ConnectionError, DatagramError, ReadError, TlsClient, TlsError, TransportConfig,
-    WriteError,
+    CidKeys, ConnectError, ConnectionError, DatagramError, EndpointConfig, ReadError, TlsClient,
+    TlsError, TransportConfig, WriteError,
 };
 
 #[tokio::test]
@@ -293,4 +293,28 @@ async fn rebinding_is_for_clients() {
     );
     pair.client_endpoint.rebind(anywhere).unwrap();
     assert!(pair.client_endpoint.kernel_drops().is_some());
+}
+
+#[tokio::test]
+async fn who_is_accepted_is_where_the_handshake_was_also_after_a_move() {
+    let (tls_server, tls_client) = pair::tls(b"test");
+    let mut config = EndpointConfig::new(CidKeys::random());
+    config.server = Some(tls_server);
+    let server = pair::server(config);
+    let client = pair::client(TransportConfig::default());
+    let at = client.local_addr().unwrap();
+    // The handshake needs nobody who accepts.
+    let connection = client
+        .connect(server.local_addr().unwrap(), "localhost", &tls_client)
+        .await
+        .unwrap();
+    client.rebind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut send = connection.open_uni().await.unwrap();
+    send.write_all(b"from elsewhere").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(send.stopped().await.unwrap(), None, "the server has it");
+    let connecting = server.accept().await.unwrap();
+    assert_eq!(connecting.remote_addr(), at);
+    let moved = connecting.establish().await.unwrap().remote_addr();
+    assert_eq!(moved.ip().to_string(), "127.0.0.2");
 }

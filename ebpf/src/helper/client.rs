@@ -137,7 +137,8 @@ impl Helper {
     }
 
     /// Attaches the program, native else generic where native is wished for. With a `trial` it is taken back after that
-    /// time unless [`confirm`](Self::confirm) comes before. Of more than [`EDITS_MAX`] rules the rest follow right after.
+    /// time unless [`confirm`](Self::confirm) comes before. Of more than [`EDITS_MAX`] rules the rest follow right after, and then those who
+    /// are `known`: sources with the times until which they count.
     ///
     /// # Errors
     ///
@@ -149,6 +150,7 @@ impl Helper {
         wish: Mode,
         policy: &Policy,
         rules: &[RuleEdit],
+        known: &[(u64, u64)],
         trial: Option<Duration>,
     ) -> Result<Held, HelperError> {
         let (first, rest) = rules.split_at(rules.len().min(EDITS_MAX));
@@ -163,7 +165,16 @@ impl Helper {
             (Answer::Enabled(held), _) => held,
             (other, _) => return Err(unexpected(&other)),
         };
-        self.edit_rules(rest)?;
+        let filled = self.edit_rules(rest).and_then(|()| {
+            known
+                .chunks(SOURCES_MAX)
+                .try_for_each(|part| self.done(Request::CarryOver(part.to_vec())))
+        });
+        if let Err(error) = filled {
+            // Not left in place by half, and without anybody who beats for it.
+            let _ = self.disable();
+            return Err(error);
+        }
         Ok(held)
     }
 
@@ -208,7 +219,7 @@ impl Helper {
             .try_for_each(|part| self.done(Request::EditRules(part.to_vec())))
     }
 
-    /// Says that the edge lives and that `shed` of 65,536 Initials without token are to be shed: ten times a second.
+    /// Says that the edge lives and that `shed` of 65,536 newcomers' Initials are to be shed: ten times a second.
     ///
     /// # Errors
     ///

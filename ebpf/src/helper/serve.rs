@@ -293,6 +293,11 @@ impl Server {
                 .attachment()
                 .and_then(|it| Ok(it.validate(&sources, Duration::from_millis(for_ms))?))
                 .map(|refused| Answer::Validated { refused }),
+            Request::CarryOver(known) if known.len() > SOURCES_MAX => Err(too_many()),
+            Request::CarryOver(known) => self
+                .attachment()
+                .and_then(|it| Ok(it.carry_over(&known)?))
+                .map(|()| Answer::Done {}),
             Request::Counters {} => self
                 .attachment()
                 .and_then(|it| Ok(it.counters()?))

@@ -90,6 +90,8 @@ pub(super) enum Request {
         sources: Vec<IpAddr>,
         for_ms: u64,
     },
+    /// Sources with the times until which they count, of the machine's monotonic clock.
+    CarryOver(Vec<(u64, u64)>),
     Counters {},
     Events {},
     Status {},

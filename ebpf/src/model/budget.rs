@@ -7,7 +7,7 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher13;
 
 use crate::abi::{
-    Budget, CLASSES, GREYLIST_CELLS, GREYLIST_SHIFT, GREYLIST_TIME_BITS, GREYLIST_UNITS_MAX,
+    Budget, GREYLIST_CELLS, GREYLIST_SHIFT, GREYLIST_TIME_BITS, GREYLIST_UNITS_MAX,
     GREYLIST_UNITS_MIN, GREYLIST_WAYS, SKETCH_ROWS,
 };
 
@@ -62,9 +62,9 @@ pub(super) struct Cells {
 
 impl Cells {
     /// `row` cells a row, a power of two.
-    pub(super) fn new(row: u32) -> Self {
+    pub(super) fn new(classes: u32, row: u32) -> Self {
         Self {
-            cells: vec![0; (CLASSES * SKETCH_ROWS * row) as usize],
+            cells: vec![0; (classes * SKETCH_ROWS * row) as usize],
             row,
         }
     }
@@ -110,7 +110,7 @@ impl Cells {
     }
 }
 
-/// Initials without token that were refused: what is left of their hash, and when. In rows, of which the oldest cell is written next.
+/// Newcomers' Initials that were refused: what is left of their hash, and when. In rows, of which the oldest cell is written next.
 pub(super) struct Greylist {
     rows: Vec<[u32; GREYLIST_WAYS as usize]>,
 }
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn a_burst_passes_at_once_and_the_rate_after_it() {
         let budget = Budget::per_second(10, 5);
-        let mut cells = Cells::new(64);
+        let mut cells = Cells::new(1, 64);
         let mut passed = |from_ns, packets: u64, apart_ns| {
             (0..packets)
                 .filter(|i| cells.charge([1, 2], 0, 7, budget, from_ns + i * apart_ns))
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn ten_million_sources_cost_a_modest_client_less_than_one_packet_in_a_hundred() {
         let budget = Budget::per_second(30, 60);
-        let mut cells = Cells::new(crate::abi::SOURCE_CELLS);
+        let mut cells = Cells::new(crate::abi::CLASSES, crate::abi::SOURCE_CELLS);
         let (mut lost, mut sent) = (0, 0);
         for i in 0..10_000_000u64 {
             // 200,000 a second.

@@ -30,9 +30,10 @@ use self::{
     rules::Rules,
 };
 use crate::abi::{
-    self, ABI_VERSION, CLASS_INITIAL, CLASS_RETRANSMISSION, CLASS_SYN, Control, FLAG_DROP_CHAIN,
-    FLAG_DRY_RUN, FLAG_RULES_V4, FLAG_RULES_V6, PORT_TCP, PORT_UDP, PREFIX_CELLS, PROFILES,
-    RULE_ALLOW, RULE_DENY, Reason, Rule, SETTINGS_SLOTS, SOURCE_CELLS, Settings, VALIDATED_MAX,
+    self, ABI_VERSION, CLASS_INITIAL, CLASS_LONG, CLASS_RETRANSMISSION, CLASS_SYN, Control,
+    FLAG_DROP_CHAIN, FLAG_DRY_RUN, FLAG_RULES_V4, FLAG_RULES_V6, PORT_TCP, PORT_UDP, PREFIX_CELLS,
+    PROFILES, RULE_ALLOW, RULE_DENY, Reason, Rule, SETTINGS_SLOTS, SOURCE_CELLS, Settings,
+    VALIDATED_MAX,
 };
 
 /// A table that has no room.
@@ -43,7 +44,7 @@ pub struct Full {
     pub max: u32,
 }
 
-/// What the program's maps hold, and its verdicts. 16.5 MiB of cells, whatever the number of sources; besides them the rules,
+/// What the program's maps hold, and its verdicts. 18.5 MiB of cells, whatever the number of sources; besides them the rules,
 /// and up to [`VALIDATED_MAX`] validated sources.
 pub struct Model {
     /// Shared, so that judging a packet copies none of them.
@@ -65,6 +66,8 @@ struct Rationed {
     class: u32,
     profile: u32,
     id: [u64; 3],
+    /// Of a handshake that we answered: not held to the budget of all.
+    is_answered: bool,
 }
 
 impl Model {
@@ -76,8 +79,8 @@ impl Model {
             ports: HashMap::new(),
             rules: Rules::default(),
             validated: HashMap::new(),
-            sources: Cells::new(SOURCE_CELLS),
-            prefixes: Cells::new(PREFIX_CELLS),
+            sources: Cells::new(abi::GLOBALS, SOURCE_CELLS),
+            prefixes: Cells::new(abi::CLASSES, PREFIX_CELLS),
             globals: [0; abi::GLOBALS as usize],
             greylist: Greylist::new(),
         }
@@ -237,9 +240,10 @@ impl Model {
         judged: Judged,
         now_ns: u64,
     ) -> Reason {
-        let (class, id) = match judged {
+        let (class, id, is_answered) = match judged {
             Judged::Reason(reason) => return reason,
-            Judged::Class(class, id) => (class, id),
+            Judged::Class(class, id) => (class, id, false),
+            Judged::Answered => (CLASS_LONG, [0; 3], true),
         };
         // Not `abi::source`: on the wire a mapped address is one of IPv6.
         let (source, prefix) = match address {
@@ -258,6 +262,7 @@ impl Model {
             class,
             profile,
             id,
+            is_answered,
         };
         self.within_budgets(settings, &packet, now_ns)
     }
@@ -294,47 +299,47 @@ impl Model {
         let refused = if is_shed {
             Some(Reason::Shed)
         } else {
-            (!budget::has_room(global_cell, *global_budget, now_ns)).then_some(by_all)
+            let has_room =
+                packet.is_answered || budget::has_room(global_cell, *global_budget, now_ns);
+            (!has_room).then_some(by_all)
         };
-        let mut spared = None;
+        let mut is_spared = false;
         if let Some(refused) = refused {
-            if self.is_validated(packet.source, now_ns) {
-                spared = Some(Reason::Validated);
-            } else if hash.is_some_and(|hash| self.is_retransmission(settings, hash, now_ns)) {
-                spared = Some(Reason::Retransmission);
-            } else {
-                return refused;
+            is_spared = self.is_validated(packet.source, now_ns);
+            if !is_spared {
+                let again = self.is_retransmission(settings, packet, hash, now_ns);
+                return if again {
+                    Reason::Retransmission
+                } else {
+                    refused
+                };
             }
         }
-        if !self
+        let refused = if !self
             .sources
             .charge(key, class, packet.source, *source_budget, now_ns)
         {
-            return by_source;
-        }
-        // It has paid from the budget of its own.
-        if spared == Some(Reason::Retransmission) {
-            return Reason::Retransmission;
-        }
-        if !self
+            by_source
+        } else if !self
             .prefixes
             .charge(key, class, packet.prefix, *prefix_budget, now_ns)
         {
-            let again = spared.is_none()
-                && hash.is_some_and(|hash| self.is_retransmission(settings, hash, now_ns));
-            return if again {
-                Reason::Retransmission
-            } else {
-                by_prefix
-            };
+            by_prefix
+        } else if is_spared {
+            return Reason::Validated;
+        } else {
+            if !packet.is_answered
+                && let Some(cell) = self.globals.get_mut(class as usize)
+            {
+                budget::charge_one(cell, *global_budget, now_ns);
+            }
+            return passed;
+        };
+        if self.is_retransmission(settings, packet, hash, now_ns) {
+            Reason::Retransmission
+        } else {
+            refused
         }
-        if let Some(reason) = spared {
-            return reason;
-        }
-        if let Some(cell) = self.globals.get_mut(class as usize) {
-            budget::charge_one(cell, *global_budget, now_ns);
-        }
-        passed
     }
 
     fn is_validated(&self, source: u64, now_ns: u64) -> bool {
@@ -343,13 +348,34 @@ impl Model {
             .is_some_and(|until_ns| now_ns < *until_ns)
     }
 
-    fn is_retransmission(&mut self, settings: &Settings, hash: u64, now_ns: u64) -> bool {
-        let place = CLASS_RETRANSMISSION as usize;
-        self.greylist.came_before(hash, now_ns)
-            && match (self.globals.get_mut(place), settings.global.get(place)) {
-                (Some(cell), Some(budget)) => budget::charge_one(cell, *budget, now_ns),
-                _ => true,
-            }
+    /// Of a newcomer's Initial, which has a hash.
+    fn is_retransmission(
+        &mut self,
+        settings: &Settings,
+        packet: &Rationed,
+        hash: Option<u64>,
+        now_ns: u64,
+    ) -> bool {
+        hash.is_some_and(|hash| self.greylist.came_before(hash, now_ns))
+            && self.may_repeat(settings, packet, now_ns)
+    }
+
+    /// Whether there is room for one more repeated Initial: of its source, then of all.
+    fn may_repeat(&mut self, settings: &Settings, packet: &Rationed, now_ns: u64) -> bool {
+        let class = CLASS_RETRANSMISSION;
+        let profile = settings.profile.get(packet.profile as usize);
+        let (Some(cell), Some(of_all), Some(of_source)) = (
+            self.globals.get_mut(class as usize),
+            settings.global.get(class as usize),
+            profile.and_then(|profile| profile.source.get(class as usize)),
+        ) else {
+            return true;
+        };
+        budget::has_room(*cell, *of_all, now_ns)
+            && self
+                .sources
+                .charge(settings.hash_key, class, packet.source, *of_source, now_ns)
+            && budget::charge_one(cell, *of_all, now_ns)
     }
 }
 

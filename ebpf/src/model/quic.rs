@@ -16,6 +16,9 @@ const FIXED_BIT: u8 = 0x40;
 const ID_OFFSET: usize = 6;
 /// RFC 9369. Its types are those of version 1, one further.
 const VERSION_2: u32 = 0x6b33_43cf;
+const INITIAL: u8 = 0;
+const HANDSHAKE: u8 = 2;
+const RETRY: u8 = 3;
 
 /// What a datagram is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub(super) enum Judged {
     /// To be rationed: the class, and the destination connection ID as three little-endian words, zeroes after it, where
     /// there is one.
     Class(u32, [u64; 3]),
+    /// Of a handshake that we answered, for it carries an ID of ours: `CLASS_LONG`.
+    Answered,
 }
 
 /// Whether `id` is one that our endpoints issued: bytes 8–11 are the low half of SipHash-2-4 of bytes 0–7 under the key of
@@ -156,37 +161,46 @@ fn long(settings: &Settings, port_flags: u32, payload: &[u8]) -> Result<Judged, 
             Ok(Judged::Class(CLASS_INITIAL, words))
         };
     }
-    let ours = || keyed && is_ours(&settings.cid_key, settings.cid_generations, id);
     let kind = (head[0] >> 4) & 3;
     let kind = if version == VERSION_2 {
         (kind + 3) & 3
     } else {
         kind
     };
-    let class = match kind {
-        0 => {
-            if !peers && id_bytes < CID_BYTES_MIN as usize {
-                return Err(Reason::CidShort);
-            }
-            if !peers && is_small {
-                return Err(Reason::InitialSmall);
-            }
-            let has_token = has_token(rest).ok_or(truncated)?;
-            // The rest of a handshake that we answered is not a newcomer's.
-            match (ours(), has_token) {
-                (true, _) => CLASS_LONG,
-                (false, true) => CLASS_TOKEN,
-                (false, false) => CLASS_INITIAL,
-            }
+    if kind == RETRY {
+        return if peers {
+            Ok(Judged::Class(CLASS_LONG, words))
+        } else {
+            Err(Reason::Retry)
+        };
+    }
+    let mut token = false;
+    if kind == INITIAL {
+        if !peers && id_bytes < CID_BYTES_MIN as usize {
+            return Err(Reason::CidShort);
         }
-        // RFC 9000, section 7.2: by the time of a Handshake packet a peer uses the ID that we chose.
-        2 if keyed && settings.flags & FLAG_CHECK_CID != 0 && !ours() => {
-            return Err(Reason::CidTag);
+        if !peers && is_small {
+            return Err(Reason::InitialSmall);
         }
-        3 if !peers => return Err(Reason::Retry),
-        _ => CLASS_LONG,
-    };
-    Ok(Judged::Class(class, words))
+        token = has_token(rest).ok_or(truncated)?;
+    }
+    if keyed && is_ours(&settings.cid_key, settings.cid_generations, id) {
+        return Ok(Judged::Answered);
+    }
+    if kind == INITIAL {
+        // A client that was sent a token by a Retry was sent an ID with it, so a token with another ID proves nothing.
+        let class = if token && (peers || !keyed) {
+            CLASS_TOKEN
+        } else {
+            CLASS_INITIAL
+        };
+        return Ok(Judged::Class(class, words));
+    }
+    // RFC 9000, section 7.2: by the time of a Handshake packet a peer uses the ID that we chose. And clients are not offered 0-RTT.
+    if keyed && settings.flags & FLAG_CHECK_CID != 0 && (kind == HANDSHAKE || !peers) {
+        return Err(Reason::CidTag);
+    }
+    Ok(Judged::Class(CLASS_LONG, words))
 }
 
 #[cfg(test)]

@@ -110,15 +110,7 @@ impl Facts {
                 ethernet: link.ethernet,
                 native_xdp: netlink.native_xdp(link.index)?,
                 offloads: netlink.offloads(link.index)?,
-                attached: link.xdp.map(|(how, program)| Attached {
-                    program,
-                    how: match how {
-                        1 => How::Native,
-                        2 => How::Generic,
-                        3 => How::Hardware,
-                        _ => How::Several,
-                    },
-                }),
+                attached: link.xdp.map(Attached::of),
             }),
         };
         Ok(Self {
@@ -131,6 +123,29 @@ impl Facts {
             jit: jit(),
             device,
         })
+    }
+}
+
+impl Attached {
+    /// As rtnetlink has it.
+    fn of((how, program): (u8, u32)) -> Self {
+        let how = match how {
+            1 => How::Native,
+            2 => How::Generic,
+            3 => How::Hardware,
+            _ => How::Several,
+        };
+        Self { program, how }
+    }
+
+    /// What is attached to an interface, and nothing else: one question, where [`Facts::gather`] has five, some of them to its driver.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) fn to(interface: &str) -> io::Result<Option<Self>> {
+        let link = Netlink::default().link(interface)?;
+        Ok(link.and_then(|link| link.xdp).map(Self::of))
     }
 }
 

@@ -260,9 +260,10 @@ impl Traffic {
     }
 
     fn packet(&mut self) -> Packet {
-        let port = *[PUBLIC, PUBLIC, PUBLIC, PUBLIC, PUBLIC, PEERS, OTHER, SSH]
-            .choose(&mut self.rng)
-            .unwrap();
+        let ports = [
+            PUBLIC, PUBLIC, PUBLIC, PUBLIC, PEERS, OTHER, OTHER, OTHER, SSH,
+        ];
+        let port = *ports.choose(&mut self.rng).unwrap();
         let source = self.source();
         let mut packet = if self.rng.random_range(0..8) == 0 {
             let flags = *[2, 2, 2, 0x12, 0x10, 0xc2, 0]

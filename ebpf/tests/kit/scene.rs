@@ -40,9 +40,13 @@ impl Kind {
     pub(crate) fn settings(self) -> Settings {
         let usual = FLAG_CHECK_CID | FLAG_RULES_V4 | FLAG_RULES_V6;
         let strict = usual | FLAG_FIXED_BIT | FLAG_DROP_CHAIN;
-        let of = |source: Budget, prefix: Budget| Profile {
-            source: [source; abi::CLASSES as usize],
-            prefix: [prefix; abi::CLASSES as usize],
+        let of = |source: Budget, prefix: Budget| {
+            let mut profile = Profile {
+                source: [source; GLOBALS as usize],
+                prefix: [prefix; abi::CLASSES as usize],
+            };
+            profile.source[CLASS_RETRANSMISSION as usize] = Budget::per_second(5, 2);
+            profile
         };
         let mut cid_key = [[0; 2]; abi::GENERATIONS as usize];
         for (key, bytes) in cid_key.iter_mut().zip(KEYS) {

@@ -513,6 +513,28 @@ pub(crate) fn who_is_known_stays_known_through_a_hand_over() {
     wait_for("the stranger's packet", || of(&mut new, Reason::Shed) == 1);
 }
 
+pub(crate) fn who_is_known_at_the_socket_is_known_to_the_program() {
+    let lab = Lab::new();
+    let mut owner = Owner::start(&lab.server, "443");
+    owner.do_it(&Order::Validate(vec![CLIENT_V4.parse().unwrap()], 600_000));
+    let (known, stranger) = (Asker::new(&lab, v4(), OURS), Asker::new(&lab, v6(), OURS));
+    // Each program begins with an empty table.
+    for nth in 1..=2 {
+        owner.enable(&policy(), &[]);
+        owner.do_it(&Order::Shed(SHED_ALL));
+        known.send(&initial(nth));
+        stranger.send(&initial(nth));
+        wait_for("both packets", || {
+            let counters = owner.counters();
+            let of = |reason| counters.of(reason).packets;
+            of(Reason::Validated) + of(Reason::Shed) == 2 * u64::from(nth)
+        });
+        let counters = owner.counters();
+        assert_eq!(counters.of(Reason::Validated).packets, u64::from(nth));
+        owner.do_it(&Order::Disable);
+    }
+}
+
 pub(crate) fn a_hand_over_that_nobody_comes_for_is_taken_back() {
     let pins = Pins::new();
     let lab = Lab::new();
@@ -597,5 +619,6 @@ pub(crate) fn ample() -> Profile {
     Profile {
         source: limits,
         prefix: limits,
+        retransmissions: rate,
     }
 }

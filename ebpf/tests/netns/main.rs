@@ -73,6 +73,10 @@ const NEED_ROOT: &[(&str, Test)] = &[
         attached::who_is_known_stays_known_through_a_hand_over,
     ),
     (
+        "who_is_known_at_the_socket_is_known_to_the_program",
+        attached::who_is_known_at_the_socket_is_known_to_the_program,
+    ),
+    (
         "a_hand_over_that_nobody_comes_for_is_taken_back",
         attached::a_hand_over_that_nobody_comes_for_is_taken_back,
     ),

@@ -241,7 +241,7 @@ pub(crate) fn powerless() {
     let report = helper.probe("lo", Mode::Native).unwrap();
     assert_eq!(report.would, Mode::UserSpace);
     let error = helper
-        .enable("lo", Mode::Native, &udp_port(443), &[], None)
+        .enable("lo", Mode::Native, &udp_port(443), &[], &[], None)
         .unwrap_err();
     let HelperError::Refused(refusal) = &error else {
         panic!("{error}");

@@ -17,6 +17,9 @@ use stoq_ebpf::capture::Capture;
 use stoq_ebpf::replay::Replay;
 use stoq_ebpf::{Mode, Policy, Port, Report, Rules, Treatment, is_for_want_of_privilege};
 use stoq_node::report::{Exit, Output};
+use stoq_node::{Config, Env, Role};
+
+use crate::xdp::of_file;
 
 /// The verbs under `xdp`.
 #[derive(Debug, Subcommand)]
@@ -24,6 +27,9 @@ pub(super) enum XdpVerb {
     /// What would happen on an interface, and why. Exit code 3 where the mode asked for cannot be had.
     Probe(Probe),
     /// The verdict on each packet of a capture (pcap or pcapng): through the program where this process may load it, else through its model.
+    ///
+    /// It is what a node would say that has just started: nothing is shed, nobody is known or has smaller budgets. Connection IDs are not checked, since
+    /// their keys are a running node's own, so what carries one of those counts as if it carried another.
     TestPcap(TestPcap),
     /// Attach the program to the interface of `[xdp]`, on trial: it is taken away again unless `xdp confirm` comes in time. Exit code 3 where the mode
     /// asked for was not had.
@@ -57,6 +63,9 @@ pub(super) struct Probe {
 pub(super) struct TestPcap {
     /// The capture.
     file: PathBuf,
+    /// Ports, budgets and lists of this configuration file (TOML). Without it nothing has a budget.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["udp", "tcp", "allow", "deny"])]
+    config: Option<PathBuf>,
     /// UDP ports of ours, to which QUIC comes. Packets to ports that are not ours pass.
     #[arg(long = "udp", value_name = "PORT", default_values_t = [443_u16])]
     udp: Vec<u16>,
@@ -190,7 +199,10 @@ fn judge(
     args: &TestPcap,
     mut say: impl FnMut(&Verdict) -> anyhow::Result<()>,
 ) -> anyhow::Result<Summary> {
-    let (policy, rules) = (policy(args), rules(args)?);
+    let (policy, rules) = match &args.config {
+        Some(path) => of_file(&Config::load(path, &Env::from_process(), Role::Edge)?),
+        None => (policy(args), rules(args)?),
+    };
     let program = (!args.model).then(|| Replay::through_program(&policy, &rules));
     let (mut replay, why_model) = match program {
         Some(Ok(replay)) => (replay, None),
@@ -251,15 +263,15 @@ mod tests {
         frame
     }
 
-    /// A classic capture of Ethernet frames, a second apart.
-    fn capture(frames: &[Vec<u8>]) -> Vec<u8> {
+    /// A classic capture of Ethernet frames, so many seconds apart.
+    fn capture(frames: &[Vec<u8>], apart: u32) -> Vec<u8> {
         let mut file = Vec::new();
         for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
             file.extend(word.to_le_bytes());
         }
-        for (second, frame) in (0_u32..).zip(frames) {
+        for (nth, frame) in (1_u32..).zip(frames) {
             let length = u32::try_from(frame.len()).unwrap();
-            for word in [second, 0, length, length] {
+            for word in [nth * apart, 0, length, length] {
                 file.extend(word.to_le_bytes());
             }
             file.extend(frame);
@@ -270,6 +282,7 @@ mod tests {
     fn args(file: &Path) -> TestPcap {
         TestPcap {
             file: file.to_owned(),
+            config: None,
             udp: vec![443],
             tcp: vec![443],
             allow: Vec::new(),
@@ -291,7 +304,7 @@ mod tests {
             frame([198, 51, 100, 7], 53, b"x"),
         ];
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), capture(&frames)).unwrap();
+        std::fs::write(file.path(), capture(&frames, 1)).unwrap();
         let mut said = Vec::new();
         let summary = judge(&args(file.path()), |verdict| {
             said.push(verdict.verdict.clone());
@@ -302,6 +315,43 @@ mod tests {
         assert!(said[2].starts_with("pass_"), "{said:?}");
         assert_eq!((summary.judge, summary.packets), ("model", 3));
         assert_eq!(summary.verdicts.get("drop_denied"), Some(&1));
+    }
+
+    #[test]
+    fn the_budgets_and_lists_of_a_file_are_those_that_count() {
+        // First packets of one source to one port, each to another ID, and one from a network of `deny`.
+        let initial = |id: u8| {
+            let mut initial = vec![0xc0, 0, 0, 0, 1, 8];
+            initial.extend([id; 8]);
+            initial.extend([0, 0, 0x44, 0x90]);
+            initial.resize(1200, 0);
+            initial
+        };
+        let mut frames: Vec<_> = (1..=3)
+            .map(|id| frame([192, 0, 2, 7], 8443, &initial(id)))
+            .collect();
+        frames.push(frame([198, 51, 100, 7], 8443, &initial(4)));
+        frames.push(frame([192, 0, 2, 7], 443, &initial(5)));
+        let state = tempfile::tempdir().unwrap();
+        let [file, config] = ["a.pcap", "edge.toml"].map(|name| state.path().join(name));
+        std::fs::write(&file, capture(&frames, 0)).unwrap();
+        std::fs::write(
+            &config,
+            "[listen]\nhttps = [\"127.0.0.1:8443\"]\n[xdp]\ndeny = [\"198.51.100.0/24\"]\n\
+             global = { initial = \"9/s burst 2\" }\n\
+             [[site]]\nhosts = [\"*\"]\norigins = [\"http://127.0.0.1:1\"]\n",
+        )
+        .unwrap();
+        let mut args = args(&file);
+        (args.config, args.deny) = (Some(config), Vec::new());
+        let mut said = Vec::new();
+        judge(&args, |verdict| {
+            said.push(verdict.verdict.clone());
+            Ok(())
+        })
+        .unwrap();
+        let [two, third] = ["pass_initial", "drop_global_initial"];
+        assert_eq!(said, [two, two, third, "drop_denied", "pass_not_ours"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod response;
 mod sockets;
 pub mod tcp;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod wait;
 
 use std::net::SocketAddr;

@@ -5,8 +5,8 @@
 //! everyone. Who does it again at once has it for twice as long, up to [`LOWERED_MAX_FOR`]. Nobody is shut out by this, since a whole
 //! office may stand behind one address.
 //!
-//! Only what cannot be forged counts: handshakes over UDP only where the client had proven its address. Bounded: a table that is full takes no one new.
-//! Time is passed in.
+//! Only what cannot be forged counts: handshakes over UDP only where the client had proven its address, and what is done on a connection for the address of its
+//! handshake, also where the client has moved. Bounded: a table that is full takes no one new. Time is passed in.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -195,6 +195,14 @@ impl Evidence {
             counted || source.lowered.is_some() || remembered
         });
         changes
+    }
+
+    /// Forgets all that is known of these. Says who of them had less.
+    pub(super) fn forget(&mut self, forgotten: impl Fn(&IpNet) -> bool) -> Vec<IpNet> {
+        let gone = self.sources.extract_if(|source, _| forgotten(source));
+        gone.filter(|(_, known)| known.lowered.is_some())
+            .map(|(source, _)| source)
+            .collect()
     }
 
     /// Who has less, why, and until when.

@@ -7,8 +7,11 @@
 //!
 //! **It ends** with the edge, after the last connection; the program goes with it, also where the process is killed.
 
+#[cfg(test)]
+mod tests;
 mod verbs;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -25,7 +28,8 @@ use stoq::quic::{Alarm, CidKeys, Screen};
 use stoq_ebpf::abi::Reason;
 use stoq_ebpf::helper::{Held, Helper, HelperError};
 use stoq_ebpf::{
-    Counters, Fallback, Judged, Limiter as _, LimiterError, Mode, Record, Rules, Treatment, edits,
+    Counters, Fallback, Judged, Limiter as _, LimiterError, Mode, Record, RuleEdit, Rules,
+    Treatment, edits,
 };
 use stoq_node::config::Xdp;
 use stoq_node::{Calls, Registry};
@@ -92,45 +96,13 @@ impl Keeper {
     /// # Errors
     /// No randomness, no thread, or a configuration with more ports than a limiter takes.
     pub(crate) fn start(setup: Setup, registry: &Registry) -> io::Result<Self> {
-        let mut seed = [0; 16];
-        rand::rngs::OsRng
-            .try_fill_bytes(&mut seed)
-            .map_err(io::Error::other)?;
-        let seed = u128::from_ne_bytes(seed);
-        #[expect(clippy::cast_possible_truncation, reason = "two halves of it")]
-        let hash_key = [(seed >> 64) as u64, seed as u64];
-        let policy = policy::policy(&setup.config, &setup.ports, &setup.keys, hash_key);
-        let has_helper = setup.helper.is_ok();
-        let limiter = Fallback::new(setup.helper, &policy).map_err(io::Error::other)?;
-        let limiter = Arc::new(limiter);
-        let shown = Shown::default();
-        registry.with(|registry| registry.register_collector(Box::new(shown.clone())));
-        let (alarm, witness) = (Alarm::default(), Witness::default());
+        let duty = Duty::new(setup)?;
+        let shown = Box::new(duty.shown.clone());
+        registry.with(|registry| registry.register_collector(shown));
+        let limiter = Arc::clone(&duty.limiter);
+        let (alarm, witness) = (duty.alarm.clone(), duty.witness.clone());
         let (asks, asked) = sync_channel(ASKS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
-        let duty = Duty {
-            gauge: Gauge::new(witness.doorstep().clone(), setup.workers, setup.memory),
-            config: setup.config,
-            state_dir: setup.state_dir,
-            ports: setup.ports,
-            keys: setup.keys,
-            reload: setup.reload,
-            proxies: setup.proxies,
-            evidence: Evidence::default(),
-            hash_key,
-            has_helper,
-            limiter: Arc::clone(&limiter),
-            alarm: alarm.clone(),
-            witness: witness.clone(),
-            lists: Rules::new(),
-            shed: Shed::default(),
-            load: None,
-            figures: Figures::default(),
-            last_mode: Mode::UserSpace,
-            not_at_start: None,
-            ticks: 0,
-            shown,
-        };
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("xdp".to_owned())
@@ -218,8 +190,10 @@ struct Duty {
     limiter: Arc<Fallback>,
     alarm: Alarm,
     witness: Witness,
-    /// The operator's lists, as the limiter has them.
+    /// The operator's lists, as the limiter has them but for what is doubtful.
     lists: Rules,
+    /// Prefixes of which it is not known what the limiter has, since an edit of them failed.
+    doubtful: BTreeSet<IpNet>,
     gauge: Gauge,
     shed: Shed,
     load: Option<Load>,
@@ -232,6 +206,44 @@ struct Duty {
 }
 
 impl Duty {
+    fn new(setup: Setup) -> io::Result<Self> {
+        let mut seed = [0; 16];
+        rand::rngs::OsRng
+            .try_fill_bytes(&mut seed)
+            .map_err(io::Error::other)?;
+        let seed = u128::from_ne_bytes(seed);
+        #[expect(clippy::cast_possible_truncation, reason = "two halves of it")]
+        let hash_key = [(seed >> 64) as u64, seed as u64];
+        let policy = policy::policy(&setup.config, &setup.ports, &setup.keys, hash_key);
+        let has_helper = setup.helper.is_ok();
+        let limiter = Fallback::new(setup.helper, &policy).map_err(io::Error::other)?;
+        let witness = Witness::default();
+        Ok(Self {
+            gauge: Gauge::new(witness.doorstep().clone(), setup.workers, setup.memory),
+            config: setup.config,
+            state_dir: setup.state_dir,
+            ports: setup.ports,
+            keys: setup.keys,
+            reload: setup.reload,
+            proxies: setup.proxies,
+            evidence: Evidence::default(),
+            hash_key,
+            has_helper,
+            limiter: Arc::new(limiter),
+            alarm: Alarm::default(),
+            witness,
+            lists: Rules::new(),
+            doubtful: BTreeSet::new(),
+            shed: Shed::default(),
+            load: None,
+            figures: Figures::default(),
+            last_mode: Mode::UserSpace,
+            not_at_start: None,
+            ticks: 0,
+            shown: Shown::default(),
+        })
+    }
+
     fn run(mut self, asked: &Receiver<Ask>, stop: &AtomicBool) {
         self.begin();
         let mut next = Instant::now();
@@ -318,11 +330,25 @@ impl Duty {
         Ok(held)
     }
 
-    /// Makes `lists` hold in place of those before.
+    /// Makes `lists` hold in place of those before, also for those who have less at the moment: their rules would be longer prefixes, which win. What
+    /// fails is made up for by the next call.
     fn put_lists(&mut self, lists: Rules) -> Result<(), LimiterError> {
-        let edits = edits(&self.lists, &lists);
-        let put = self.limiter.edit_rules(&edits);
+        let changed = edits(&self.lists, &lists);
         self.lists = lists;
+        let mut changed: BTreeSet<IpNet> = changed.into_iter().map(|(prefix, _)| prefix).collect();
+        changed.append(&mut self.doubtful);
+        let listed = |source: &IpNet| self.lists.keys().any(|prefix| prefix.contains(source));
+        changed.extend(self.evidence.forget(listed));
+        let mut edits: Vec<RuleEdit> = changed
+            .iter()
+            .map(|prefix| (*prefix, self.lists.get(prefix).copied()))
+            .collect();
+        // What goes makes room for what comes.
+        edits.sort_by_key(|(_, treatment)| treatment.is_some());
+        let put = self.limiter.edit_rules(&edits);
+        if put.is_err() {
+            self.doubtful = changed;
+        }
         put
     }
 

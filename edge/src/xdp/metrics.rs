@@ -137,7 +137,7 @@ impl Collector for Shown {
         for (name, help, value) in [
             (
                 "stoq_xdp_shed_level",
-                "Part of the first packets without a token that is dropped, 0 to 1.",
+                "Part of newcomers' first packets over QUIC that is dropped, 0 to 1.",
                 figures.shed,
             ),
             (

@@ -30,7 +30,7 @@ pub(crate) use self::{
     calls::{CONFIRM, DISABLE, ENABLE, RELOAD, STATUS, TRIAL},
     forecast::{Forecast, forecast},
     keeper::{Keeper, Reload, Setup},
-    policy::{Ports, mandate},
+    policy::{Ports, mandate, of_file},
     report::{Verdicts, XdpReport},
     witness::{Miscarried, Teller, Witness},
 };

@@ -6,12 +6,15 @@ use ipnet::IpNet;
 use stoq::quic::CidKeys;
 use stoq_ebpf::helper::Mandate;
 use stoq_ebpf::{Limits, Mode, Policy, Port, Profile, Rate, Rules, Treatment};
+use stoq_node::Config;
 use stoq_node::config::{PacketRate, PacketRates, Xdp, XdpMode};
 
 /// The profile of those who gave reason to be trusted less; the first is everyone's.
 pub(super) const LOWERED: u8 = 1;
 /// What is left of the budgets of those: a tenth.
 const LOWERED_BY: u32 = 10;
+/// What may be repeated of what a source may begin with, in the same terms: a tenth.
+const REPEATED: u32 = 10;
 /// A dropped packet of so many, of each reason and CPU, is kept for the operator's eye; the first one among them.
 const SAMPLE_EVERY: u32 = 4096;
 
@@ -58,6 +61,20 @@ impl Ports {
     }
 }
 
+/// What a node with this file asks of its limiter, as far as a file can say it: without connection IDs, whose keys are a process's own.
+pub(crate) fn of_file(config: &Config) -> (Policy, Rules) {
+    let mut ports = Ports::default();
+    let listen = &config.listen;
+    listen.https.iter().for_each(|at| ports.https(at.port()));
+    listen.http.iter().for_each(|at| ports.http(at.port()));
+    let tcp = config.stoq.tcp;
+    listen.stoq.iter().for_each(|at| ports.stoq(at.port(), tcp));
+    let mut policy = policy(&config.xdp, &ports, &CidKeys::random(), [0; 2]);
+    policy.check_ids = false;
+    policy.cid_keys.clear();
+    (policy, lists(&config.xdp))
+}
+
 /// What the helper may be asked for: this interface and these ports.
 pub(crate) fn mandate(config: &Xdp, ports: &Ports) -> Mandate {
     Mandate {
@@ -82,10 +99,16 @@ pub(super) fn policy(config: &Xdp, ports: &Ports, keys: &CidKeys, hash_key: [u64
     let usual = Profile {
         source: limits(&config.source),
         prefix: limits(&config.prefix),
+        retransmissions: config
+            .source
+            .initial
+            .map(|initial| part(rate(initial), REPEATED)),
     };
     let mut policy = Policy {
         dry_run: config.dry_run,
         check_ids: ports.iter().any(|port| port.keyed),
+        // Linux follows longer chains than the program does: what hides its port behind one would come past every rule.
+        drop_chains: true,
         event_mask: SAMPLE_EVERY - 1,
         ports,
         global: limits(&config.global),
@@ -97,6 +120,7 @@ pub(super) fn policy(config: &Xdp, ports: &Ports, keys: &CidKeys, hash_key: [u64
     policy.profiles = [usual; stoq_ebpf::abi::PROFILES as usize];
     if let Some(profile) = policy.profiles.get_mut(usize::from(LOWERED)) {
         profile.source = lowered(&usual.source);
+        profile.retransmissions = usual.retransmissions.map(|rate| part(rate, LOWERED_BY));
     }
     policy
 }
@@ -118,14 +142,17 @@ fn rate(rate: PacketRate) -> Rate {
     }
 }
 
+/// One part of so many, and enough to open a connection with.
+fn part(rate: Rate, of: u32) -> Rate {
+    Rate {
+        per_second: (rate.per_second / of).max(1),
+        burst: (rate.burst / of).max(2),
+    }
+}
+
 /// Less for what opens connections, and as much as before for those that stand.
 fn lowered(usual: &Limits) -> Limits {
-    let less = |rate: Option<Rate>| {
-        rate.map(|rate| Rate {
-            per_second: (rate.per_second / LOWERED_BY).max(1),
-            burst: (rate.burst / LOWERED_BY).max(2),
-        })
-    };
+    let less = |rate: Option<Rate>| rate.map(|rate| part(rate, LOWERED_BY));
     Limits {
         initial: less(usual.initial),
         token: less(usual.token),
@@ -144,9 +171,13 @@ pub(super) fn lists(config: &Xdp) -> Rules {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
     use std::path::Path;
 
-    use stoq_node::{Config, Env, Role};
+    use stoq_ebpf::abi::Reason;
+    use stoq_ebpf::capture::Captured;
+    use stoq_ebpf::replay::{Outcome, Replay};
+    use stoq_node::{Env, Role};
 
     use super::*;
 
@@ -185,6 +216,8 @@ mod tests {
         assert_eq!(lowered.source.initial, rate(2, 3));
         assert_eq!(lowered.source.short, rate(5, 5));
         assert_eq!(lowered.prefix, policy.profiles[0].prefix);
+        assert_eq!(policy.profiles[0].retransmissions, rate(2, 3));
+        assert_eq!(lowered.retransmissions, rate(1, 2));
         let rules = lists(&xdp);
         assert_eq!(rules.len(), 2);
         assert_eq!(
@@ -195,6 +228,43 @@ mod tests {
         let mandate = mandate(&xdp, &ports);
         assert_eq!(mandate.ports, [80, 443, 7443].into());
         assert_eq!(mandate.interfaces, ["eth0".to_owned()].into());
+    }
+
+    /// An IPv6 packet from 2001:db8:6::1 with so many options headers before a datagram to port 443.
+    fn chained(headers: u8) -> Captured {
+        let mut frame = vec![2; 12];
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8 * headers + 8 + 64, 60, 64]);
+        for address in ["2001:db8:6::1", "2001:db8::1"] {
+            frame.extend(address.parse::<Ipv6Addr>().unwrap().octets());
+        }
+        for left in (0..headers).rev() {
+            frame.extend([if left == 0 { 17 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        frame.extend([0xc3, 0x50, 0x01, 0xbb, 0, 8 + 64, 0, 0]);
+        frame.extend([0x40; 64]);
+        Captured {
+            at_ns: 1,
+            frame,
+            missing: 0,
+        }
+    }
+
+    #[test]
+    fn no_chain_of_headers_is_long_enough_to_come_past_the_rules() {
+        let xdp = config("[xdp]\ndeny = [\"2001:db8:6::/48\"]");
+        let mut ports = Ports::default();
+        ports.https(443);
+        let policy = policy(&xdp, &ports, &CidKeys::random(), [0; 2]);
+        let mut replay = Replay::through_model(&policy, &lists(&xdp)).unwrap();
+        for (headers, reason) in [
+            (1, Reason::Denied),
+            (8, Reason::Denied),
+            (9, Reason::ChainDropped),
+            (20, Reason::ChainDropped),
+        ] {
+            let outcome = replay.captured(&chained(headers)).unwrap();
+            assert_eq!(outcome, Outcome::Judged(reason), "{headers} headers");
+        }
     }
 
     #[test]

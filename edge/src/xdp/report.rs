@@ -44,7 +44,7 @@ pub(crate) struct XdpReport {
     pub(crate) trial_left_ms: Option<u64>,
     /// An enable was confirmed on this machine, so the next start attaches as well.
     pub(crate) confirmed: bool,
-    /// The part of the first packets without a token that is dropped, 0 to 1.
+    /// The part of newcomers' first packets over QUIC that is dropped, 0 to 1.
     pub(crate) shed: f64,
     /// Newcomers over QUIC prove their address first.
     pub(crate) retry: bool,

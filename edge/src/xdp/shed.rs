@@ -125,7 +125,7 @@ impl Shed {
         }
     }
 
-    /// The part of the first packets without a token that is dropped, 0 to 1.
+    /// The part of newcomers' first packets over QUIC that is dropped, 0 to 1.
     pub(super) fn level(&self) -> f64 {
         self.level
     }

@@ -87,7 +87,7 @@ impl Witness {
     }
 
     /// Those who completed handshakes since the last call.
-    pub(super) fn take_proven(&self) -> Vec<IpAddr> {
+    pub(crate) fn take_proven(&self) -> Vec<IpAddr> {
         std::mem::take(&mut *self.0.proven.lock())
             .into_values()
             .collect()

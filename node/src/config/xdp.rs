@@ -62,7 +62,7 @@ pub struct Xdp {
     pub allow: Vec<IpNet>,
     /// Networks whose packets are dropped. At most [`LISTED_MAX`]. The longest prefix of both lists decides.
     pub deny: Vec<IpNet>,
-    /// Repeated Initials, all together, which pass where the first one was rationed. Default 1,000 a second.
+    /// Repeated Initials, all together, which pass where the first one was rationed. Default 1,000 a second. Of a source a tenth of its `initial`.
     pub retransmissions: Option<PacketRate>,
     /// Of an IPv4 address or an IPv6 /64.
     pub source: PacketRates,
@@ -75,11 +75,12 @@ pub struct Xdp {
 /// Packets a second by what they are; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PacketRates {
-    /// First packets of QUIC connections, without a token: newcomers, and who spoofs.
+    /// First packets of QUIC connections: newcomers, and who spoofs.
     pub initial: Option<PacketRate>,
-    /// First packets with a token: newcomers that have proven their address, or pretend to.
+    /// First packets with a token to `listen.stoq`: newcomers that have proven their address, or pretend to. At `listen.https` who has proven it
+    /// is known by a connection ID.
     pub token: Option<PacketRate>,
-    /// Handshakes under way.
+    /// Handshakes under way. Over all those to `listen.stoq` alone: to `listen.https` they carry an ID that was given out.
     pub long: Option<PacketRate>,
     /// Connections that stand.
     pub short: Option<PacketRate>,
@@ -129,7 +130,8 @@ const GLOBAL: PacketRates = PacketRates {
     token: rate(4000, 8000),
     long: rate(40_000, 80_000),
     short: None,
-    syn: rate(10_000, 20_000),
+    // The kernel answers more than it can keep by SYN cookies, which cost newcomers nothing.
+    syn: None,
 };
 
 const RETRANSMISSIONS: Option<PacketRate> = rate(1000, 2000);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -141,7 +142,9 @@ pub(super) struct Admitted {
     pub(super) connecting: quinn::Connecting,
     pub(super) half_open: HalfOpen,
     pub(super) since: tokio::time::Instant,
-    /// The client receives at the address it sends from.
+    /// Where the client's first packet came from.
+    pub(super) addr: SocketAddr,
+    /// The client receives there.
     pub(super) proven: bool,
 }
 
@@ -240,10 +243,10 @@ impl Door {
     }
 
     fn admit(&self, incoming: quinn::Incoming) {
-        let addr = incoming.remote_address().ip();
+        let addr = incoming.remote_address();
         let proven = incoming.remote_address_validated();
         let place = if self.limits.counts_prefixes() {
-            let Some(place) = self.prefixes.take(addr, self.limits.max_per_prefix) else {
+            let Some(place) = self.prefixes.take(addr.ip(), self.limits.max_per_prefix) else {
                 // Another endpoint that counts together with this one was quicker.
                 self.counters.refused_prefix.inc();
                 return incoming.refuse();
@@ -253,7 +256,7 @@ impl Door {
             None
         };
         self.counters.attempts_accepted.inc();
-        let learnt = self.shared.learnt(&self.transport, addr);
+        let learnt = self.shared.learnt(&self.transport, addr.ip());
         let windows = Windows::of(learnt.as_ref().unwrap_or(&self.transport));
         let own = learnt.and_then(|transport| {
             let mut config = self.serving.lock().clone()?;
@@ -275,6 +278,7 @@ impl Door {
                     connecting,
                     half_open,
                     since,
+                    addr,
                     proven,
                 });
                 self.arrival.notify_one();

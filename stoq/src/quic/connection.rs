@@ -205,7 +205,9 @@ impl Connection {
             .map(|certs| *certs)
     }
 
-    /// The peer's address now; a client's may change.
+    /// Where the peer's last packets came from. A client's may change, and is not proven then: on the server's side anybody who has a
+    /// connection can have any address stand here for a while (RFC 9000, section 9.3). [`Connecting::remote_addr`](super::Connecting::remote_addr) is
+    /// proven once the handshake has ended.
     pub fn remote_addr(&self) -> SocketAddr {
         self.quinn.remote_address()
     }

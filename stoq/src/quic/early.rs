@@ -59,6 +59,7 @@ impl Connecting {
             since,
             windows,
             shared,
+            addr: _,
             proven: _,
         } = admitted;
         // Only a client can be without keys.

@@ -541,9 +541,10 @@ pub struct Connecting {
 }
 
 impl Connecting {
-    /// The client's address; not proven before the handshake ends.
+    /// Where the client's first packet came from. Proven once the handshake has ended, whatever the client did since: until then
+    /// packets from elsewhere are none of its.
     pub fn remote_addr(&self) -> SocketAddr {
-        self.admitted.connecting.remote_address()
+        self.admitted.addr
     }
 
     /// Whether the client has shown that it receives at that address, by a token that it was sent there.
@@ -570,6 +571,7 @@ impl Connecting {
                     since,
                     windows,
                     shared,
+                    addr: _,
                     proven: _,
                 },
             handshake_timeout,

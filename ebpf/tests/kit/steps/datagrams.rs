@@ -166,38 +166,80 @@ pub(super) fn stateless_long(s: &mut Script) {
         &datagram,
     );
     s.later();
-    s.udp(
+    let other = |payload: &[u8]| Packet::udp(from, OTHER, payload);
+    let with_token = long(VERSION_1, INITIAL, &id, &source_id, Some(&[9; 60]), 1200);
+    s.frame(
         Reason::Token,
         "an Initial with a token",
-        from,
-        &long(VERSION_1, INITIAL, &id, &source_id, Some(&[9; 60]), 1200),
+        &other(&with_token),
     );
     s.udp(
-        Reason::Token,
-        "an Initial with a long token",
+        Reason::Initial,
+        "an Initial with a token that is not of a Retry",
         from,
-        &long(VERSION_1, INITIAL, &id, &source_id, Some(&[9; 200]), 1252),
+        &with_token,
     );
-    datagram[23..31].copy_from_slice(&[0xc0, 0, 0, 0, 0, 0, 0, 1]);
-    s.udp(
-        Reason::Token,
-        "a token with its length in eight bytes",
-        from,
-        &datagram,
-    );
-    datagram[23..27].copy_from_slice(&[0x80, 0, 0, 1]);
-    s.udp(
-        Reason::Token,
-        "a token with its length in four bytes",
-        from,
-        &datagram,
-    );
-    s.later();
     s.udp(
         Reason::Long,
-        "0-RTT",
+        "an Initial with a token and the ID of a Retry",
         from,
-        &long(VERSION_1, ZERO_RTT, &id, &source_id, None, 300),
+        &long(
+            VERSION_1,
+            INITIAL,
+            &ours(4),
+            &source_id,
+            Some(&[9; 60]),
+            1200,
+        ),
+    );
+    s.frame(
+        Reason::Token,
+        "an Initial with a long token",
+        &other(&long(
+            VERSION_1,
+            INITIAL,
+            &id,
+            &source_id,
+            Some(&[9; 200]),
+            1252,
+        )),
+    );
+    datagram[23..31].copy_from_slice(&[0xc0, 0, 0, 0, 0, 0, 0, 1]);
+    s.frame(
+        Reason::Token,
+        "a token with its length in eight bytes",
+        &other(&datagram),
+    );
+    datagram[23..27].copy_from_slice(&[0x80, 0, 0, 1]);
+    s.frame(
+        Reason::Token,
+        "a token with its length in four bytes",
+        &other(&datagram),
+    );
+    s.later();
+    let zero_rtt = long(VERSION_1, ZERO_RTT, &id, &source_id, None, 300);
+    s.frame(Reason::Long, "0-RTT", &other(&zero_rtt));
+    s.frame(
+        Reason::Long,
+        "0-RTT of a peer",
+        &Packet::udp(from, PEERS, &zero_rtt),
+    );
+    s.frame(
+        Reason::Token,
+        "a peer with a token",
+        &Packet::udp(from, PEERS, &with_token),
+    );
+    s.udp(
+        Reason::CidTag,
+        "0-RTT where none is offered",
+        from,
+        &zero_rtt,
+    );
+    s.udp(
+        Reason::CidTag,
+        "0-RTT of seven bytes where none is offered",
+        from,
+        &[0xd0, 0, 0, 0, 1, 0, 0],
     );
     s.udp(
         Reason::Long,

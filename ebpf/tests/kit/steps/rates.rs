@@ -4,7 +4,7 @@ use stoq_ebpf::abi::Reason;
 
 use super::{Script, Step, ours};
 use crate::kit::{
-    frame::{INITIAL, Packet, VERSION_1, ZERO_RTT, initial, long, short},
+    frame::{HANDSHAKE, INITIAL, Packet, VERSION_1, ZERO_RTT, initial, long, short},
     scene::{OTHER, PUBLIC},
 };
 
@@ -15,9 +15,10 @@ const HALF: [bool; 12] = [
 
 pub(super) fn budgets(s: &mut Script) {
     let datagrams = [
-        (Reason::Initial, Some(initial(&[1; 8], 1200))),
+        (Reason::Initial, PUBLIC, Some(initial(&[1; 8], 1200))),
         (
             Reason::Token,
+            OTHER,
             Some(long(
                 VERSION_1,
                 INITIAL,
@@ -29,14 +30,15 @@ pub(super) fn budgets(s: &mut Script) {
         ),
         (
             Reason::Long,
+            OTHER,
             Some(long(VERSION_1, ZERO_RTT, &[1; 8], &[7; 8], None, 300)),
         ),
-        (Reason::Short, Some(short(&ours(1), 80))),
-        (Reason::Syn, None),
+        (Reason::Short, PUBLIC, Some(short(&ours(1), 80))),
+        (Reason::Syn, PUBLIC, None),
     ];
-    for (class, (passed, payload)) in (0..).zip(datagrams) {
+    for (class, (passed, port, payload)) in (0..).zip(datagrams) {
         let packet = |source: &str| match &payload {
-            Some(payload) => Packet::udp(source, PUBLIC, payload),
+            Some(payload) => Packet::udp(source, port, payload),
             None => Packet::tcp(source, PUBLIC, 2),
         };
         let of = |first: Reason| Reason::from_number(first.number() + class).unwrap();
@@ -96,6 +98,47 @@ pub(super) fn budgets(s: &mut Script) {
             &packet("192.0.2.1"),
         );
     }
+    // Whatever comes without an ID of ours, the handshakes that we answered go on, each source within its own budget.
+    s.later();
+    for net in 1..=20 {
+        s.frame(
+            Reason::Long,
+            "the budget of all of long headers",
+            &Packet::udp(
+                &format!("198.18.{net}.1"),
+                OTHER,
+                &long(VERSION_1, ZERO_RTT, &[1; 8], &[7; 8], None, 300),
+            ),
+        );
+    }
+    s.frame(
+        Reason::GlobalLong,
+        "and beyond it",
+        &Packet::udp(
+            "192.0.2.60",
+            OTHER,
+            &long(VERSION_1, HANDSHAKE, &[1; 8], &[7; 8], None, 300),
+        ),
+    );
+    let answered = [
+        long(VERSION_1, HANDSHAKE, &ours(1), &[7; 8], None, 300),
+        initial(&ours(2), 1200),
+        long(VERSION_1, INITIAL, &ours(3), &[7; 8], Some(&[9; 60]), 1200),
+    ];
+    for nth in 0..5 {
+        s.udp(
+            Reason::Long,
+            "a handshake that we answered goes on",
+            "192.0.2.60",
+            &answered[nth % answered.len()],
+        );
+    }
+    s.udp(
+        Reason::SourceLong,
+        "a handshake that we answered has the budget of its source",
+        "192.0.2.60",
+        &answered[0],
+    );
     s.later();
     for host in 1..=5 {
         s.udp(
@@ -129,11 +172,23 @@ pub(super) fn mercy(s: &mut Script) {
     s.shed = 65_536;
     s.later();
     s.udp(Reason::Shed, "shed", "192.0.2.10", &newcomer(1));
+    let with_token = |id: &[u8]| long(VERSION_1, INITIAL, id, &[7; 8], Some(&[9; 20]), 1200);
     s.udp(
+        Reason::Shed,
+        "a token that we did not send spares nobody",
+        "192.0.2.12",
+        &with_token(&[1; 8]),
+    );
+    s.udp(
+        Reason::Long,
+        "with an ID of a Retry none is shed",
+        "192.0.2.12",
+        &with_token(&ours(4)),
+    );
+    s.frame(
         Reason::Token,
-        "with a token none is shed",
-        "192.0.2.10",
-        &long(VERSION_1, INITIAL, &[1; 8], &[7; 8], Some(&[9; 20]), 1200),
+        "with a token none is shed at a port without keys",
+        &Packet::udp("192.0.2.12", OTHER, &with_token(&[1; 8])),
     );
     s.udp(
         Reason::Short,
@@ -258,6 +313,41 @@ pub(super) fn mercy(s: &mut Script) {
         &newcomer(1),
     );
 
+    // And each source has one: what it repeats without end is not at the others' cost.
+    s.later();
+    for id in 1..=4 {
+        s.udp(
+            Reason::Shed,
+            "a newcomer with many IDs",
+            "198.18.1.1",
+            &newcomer(id),
+        );
+    }
+    s.udp(Reason::Shed, "another newcomer", "198.18.2.1", &newcomer(1));
+    s.after(1_000);
+    for id in 1..=2 {
+        s.udp(
+            Reason::Retransmission,
+            "many IDs are repeated",
+            "198.18.1.1",
+            &newcomer(id),
+        );
+    }
+    for id in [3, 4, 1, 1] {
+        s.udp(
+            Reason::Shed,
+            "more than one source may repeat",
+            "198.18.1.1",
+            &newcomer(id),
+        );
+    }
+    s.udp(
+        Reason::Retransmission,
+        "another newcomer repeats",
+        "198.18.2.1",
+        &newcomer(1),
+    );
+
     // One in two is shed, the same ones each time.
     s.shed = 32_768;
     s.later();
@@ -346,6 +436,40 @@ pub(super) fn mercy(s: &mut Script) {
         Reason::Retransmission,
         "a newcomer repeats beyond the budget of its prefix",
         "198.51.100.9",
+        &newcomer(1),
+    );
+
+    // Somebody sends in the name of a source that is known: random IDs, none of which he repeats.
+    s.later();
+    s.steps.push(Step::Validate {
+        source: "192.0.2.40",
+        until_ms: s.now_ms + 10_000,
+    });
+    let mut spoofed = 100;
+    let mut fill = |s: &mut Script, passes: u32| {
+        for nth in 0..=passes {
+            spoofed += 1;
+            let (expected, name) = if nth < passes {
+                (Reason::Initial, "the budget of a source")
+            } else {
+                (Reason::SourceInitial, "the budget of a source is used up")
+            };
+            s.udp(expected, name, "192.0.2.40", &newcomer(spoofed));
+        }
+    };
+    fill(s, 5);
+    s.udp(
+        Reason::SourceInitial,
+        "whose budget others have used up",
+        "192.0.2.40",
+        &newcomer(1),
+    );
+    s.after(250);
+    fill(s, 2);
+    s.udp(
+        Reason::Retransmission,
+        "repeats, and comes in",
+        "192.0.2.40",
         &newcomer(1),
     );
 }

@@ -36,10 +36,11 @@ const FAREWELL: (Duration, Duration) = (Duration::from_millis(100), Duration::fr
 
 type H3 = h3::server::Connection<Guarded, Payload>;
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. `peer` is the client's address, which the handshake has proven.
 pub(super) async fn run<S: Service>(
     context: Arc<Context<S>>,
     connection: Connection,
+    peer: SocketAddr,
     local: SocketAddr,
 ) {
     let info = context.connection(local, ListenerKind::Quic, connection.server_name());
@@ -51,6 +52,7 @@ pub(super) async fn run<S: Service>(
     let shared = Arc::new(Shared {
         context: context.clone(),
         connection: connection.clone(),
+        peer,
         info,
         task: task::try_id(),
     });

@@ -239,7 +239,7 @@ impl<S: Service> Express<S> {
             path_and_query: plain.path_and_query,
             headers: plain.headers,
             version: Version::HTTP_3,
-            peer: self.shared.connection.remote_addr(),
+            peer: self.shared.peer,
             connection: self.shared.info.clone(),
             received,
         })

@@ -14,6 +14,8 @@ mod connection;
 mod express;
 mod gate;
 mod guard;
+#[cfg(test)]
+mod moving;
 mod qpack;
 mod ready;
 mod request;
@@ -76,7 +78,7 @@ async fn greet<S: Service>(context: Arc<Context<S>>, connecting: Connecting, loc
         context.metrics.refused(ListenerKind::Quic, Refusal::Full);
         return;
     };
-    let (peer, proven) = (connecting.remote_addr().ip(), connecting.is_proven());
+    let (peer, proven) = (connecting.remote_addr(), connecting.is_proven());
     let established = tokio::select! {
         established = connecting.establish() => established,
         () = context.drain.ended() => return,
@@ -84,15 +86,15 @@ async fn greet<S: Service>(context: Arc<Context<S>>, connecting: Connecting, loc
     match established {
         Ok(connection) => {
             if let Some(witness) = &context.witness {
-                witness.completed(connection.remote_addr().ip());
+                witness.completed(peer.ip());
             }
             context.metrics.handshake(ListenerKind::Quic);
             context.metrics.opened(ListenerKind::Quic);
-            connection::run(context.clone(), connection, local).await;
+            connection::run(context.clone(), connection, peer, local).await;
             context.metrics.closed(ListenerKind::Quic);
         }
         Err(ConnectError::HandshakeTimeout) => {
-            held_against(&context, peer, proven, Miscarried::Unfinished);
+            held_against(&context, peer.ip(), proven, Miscarried::Unfinished);
             context
                 .metrics
                 .refused(ListenerKind::Quic, Refusal::HandshakeTimeout);
@@ -100,7 +102,7 @@ async fn greet<S: Service>(context: Arc<Context<S>>, connecting: Connecting, loc
         Err(error) => {
             tracing::debug!(%error, "QUIC handshake failed");
             if is_foreign(&error) {
-                held_against(&context, peer, proven, Miscarried::Foreign);
+                held_against(&context, peer.ip(), proven, Miscarried::Foreign);
             }
             context
                 .metrics

@@ -5,6 +5,7 @@
 
 use std::future::{pending, poll_fn};
 use std::iter;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
@@ -48,6 +49,13 @@ pub(super) const WATCHED_FROM: u64 = 64 * 1024;
 pub(super) struct Shared<S> {
     pub(super) context: Arc<Context<S>>,
     pub(super) connection: Connection,
+    /// Where the client was when it shook hands.
+    //= https://www.rfc-editor.org/rfc/rfc9000#section-9.3.1
+    //# It is possible that a peer is spoofing its source address to cause an
+    //# endpoint to send excessive amounts of data to an unwilling host.
+    // The transport believes a new address before it is proven. What is done from there would be put down to whoever has that address: to the
+    // limiter, in the log, and to origins.
+    pub(super) peer: SocketAddr,
     pub(super) info: Arc<ConnectionInfo>,
     /// The connection's own task: whoever runs on it is inline.
     pub(super) task: Option<task::Id>,
@@ -88,9 +96,8 @@ pub(super) async fn exchange<S: Service>(
         }
     };
     let received = Instant::now();
-    let peer = shared.connection.remote_addr();
     let (parts, ()) = request.into_parts();
-    let head = request_head(parts, &Scheme::HTTPS, peer, &shared.info, received);
+    let head = request_head(parts, &Scheme::HTTPS, shared.peer, &shared.info, received);
 
     let body = arrived(&mut stream).await;
     let declared = match (content_length(&head.headers), &body) {

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant, SystemTime};
 
 use stoq_ebpf::helper::{Helper, HelperError, Status, Why};
-use stoq_ebpf::{Limiter as _, LimiterError, Mode, Record, object_hash};
+use stoq_ebpf::{Limiter as _, Mode, Record, object_hash};
 use stoq_node::CallError;
 use stoq_node::config::Xdp;
 
@@ -92,7 +92,6 @@ impl Duty {
                 "this node was not started from a file".to_owned(),
             ));
         };
-        let failed = |error: LimiterError| CallError::Failed(error.to_string());
         let new = reload().map_err(CallError::Failed)?;
         let restart: Vec<&str> = [
             ("mode", new.mode != self.config.mode),
@@ -112,9 +111,15 @@ impl Duty {
             ..new
         };
         let policy = policy::policy(&new, &self.ports, &self.keys, self.hash_key);
-        self.limiter.apply(&policy).map_err(failed)?;
-        self.put_lists(policy::lists(&new)).map_err(failed)?;
+        let applied = self.limiter.apply(&policy);
+        applied.map_err(|error| CallError::Failed(error.to_string()))?;
+        let lists = policy::lists(&new);
         self.config = new;
+        self.put_lists(lists).map_err(|error| {
+            CallError::Failed(format!(
+                "budgets are those of the file, but allow and deny do not hold in full; reload again once that is mended: {error}"
+            ))
+        })?;
         tracing::info!(?restart, "xdp: budgets and lists were read again");
         let mut done = "budgets and lists are those of the file".to_owned();
         if !restart.is_empty() {
