@@ -19,7 +19,7 @@ use super::holders::Candidate;
 use super::metrics::Fault;
 use super::upstream::{Peers, peers};
 use super::vouched::{self, Vouched};
-use crate::object::{Voucher, VoucherError};
+use crate::object::{Voucher, VoucherError, told};
 use crate::wire::ObjectRequest;
 
 /// A GET of an object that can be said to several.
@@ -60,7 +60,8 @@ impl Asking {
         }
     }
 
-    /// As another node is asked, by one for whom these chunks have these names.
+    /// As another node is asked, by one for whom these chunks have these names. Who that is nobody vouches for, so it is told nothing of who asks: what it chooses by the rest is
+    /// held to the whole here.
     fn message(&self, chunk_key: &ChunkKey) -> ObjectRequest {
         ObjectRequest {
             key: *self.key.as_bytes(),
@@ -70,7 +71,7 @@ impl Asking {
             https: self.scheme == Scheme::HTTPS,
             authority: self.authority.clone(),
             path_and_query: self.path_and_query.to_string(),
-            headers: self.headers.clone(),
+            headers: told(&self.headers),
             held: None,
         }
     }
@@ -112,7 +113,7 @@ impl Peers {
             let way = Way::Peer(candidate.clone());
             let asked = async {
                 let conn = way.connect(&self.pool, &self.fills.quarantine).await?;
-                vouched::ask(&conn, &message, identity).await
+                vouched::ask(&conn, &message, &asking.headers, identity).await
             };
             match asked.await {
                 Ok(answer) => {

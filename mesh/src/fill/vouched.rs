@@ -1,6 +1,7 @@
 //! Asking another edge for what a shield has vouched for: who it is and what it names, believed before a byte is used.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use stoq::identity::Identity;
 use stoq::peer::{Ask, Exchange, Part, PeerConn};
 use stoq_cache::content::{ChunkId, GrowingManifest, Manifest, Profile, Validators};
@@ -25,13 +26,14 @@ pub(super) struct Vouched {
     pub(super) manifest: Manifest,
 }
 
-/// What a node has of the object that is asked for.
+/// What a node has of the object that is asked for, for a request with these fields, of which it is told a part.
 ///
 /// # Errors
 /// It has nothing, or what it says is not to be believed.
 pub(super) async fn ask(
     conn: &PeerConn,
     request: &ObjectRequest,
+    fields: &HeaderMap,
     identity: &Identity,
 ) -> Result<Vouched, AskError> {
     let ask = Ask::new(wire::VOUCHED, request.encode()?);
@@ -46,7 +48,7 @@ pub(super) async fn ask(
     let is_asked = voucher.key == request.key
         && voucher.chunk_key_id == request.chunk_key_id
         && voucher.site == request.site
-        && voucher.answers(&request.headers);
+        && voucher.answers(fields);
     if !is_asked {
         return Err(AskError::Answer);
     }

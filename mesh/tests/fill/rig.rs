@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{TryStreamExt, stream};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, StatusCode};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 use stoq::peer::{Handler, PeerServer, ServeConfig};
@@ -110,6 +111,8 @@ pub(crate) struct Node {
     pub(crate) asked_for_objects: Arc<AtomicUsize>,
     /// What it has of the word of who fetched the object.
     pub(crate) word: Option<Bytes>,
+    /// The fields with which it was asked for that.
+    pub(crate) asked_with: Arc<Mutex<Vec<HeaderMap>>>,
 }
 
 impl Node {
@@ -190,8 +193,9 @@ impl ObjectSource for Node {
 
     fn vouched<'a>(
         &'a self,
-        _: &'a ObjectRequest,
+        request: &'a ObjectRequest,
     ) -> BoxFuture<'a, Result<Option<WithVoucher>, Refusal>> {
+        self.asked_with.lock().push(request.headers.clone());
         let word = self.word.clone();
         let with = word.map(|word| (word, Arc::new(self.object.sealed())));
         Box::pin(std::future::ready(Ok(with)))
@@ -215,6 +219,7 @@ pub(crate) struct Served {
     pub(crate) task: JoinHandle<()>,
     pub(crate) endpoint: Endpoint,
     pub(crate) asked_for_objects: Arc<AtomicUsize>,
+    pub(crate) asked_with: Arc<Mutex<Vec<HeaderMap>>>,
 }
 
 impl Drop for Served {
@@ -271,6 +276,7 @@ impl Place {
         };
         let endpoint = Endpoint::new(sockets.take(0).unwrap(), config).unwrap();
         let asked_for_objects = Arc::new(AtomicUsize::new(0));
+        let asked_with = Arc::<Mutex<Vec<HeaderMap>>>::default();
         let slot = Arc::new(OnceLock::new());
         let source = Node {
             object: Arc::clone(&self.object),
@@ -280,6 +286,7 @@ impl Place {
             endpoint: Arc::clone(&slot),
             asked_for_objects: Arc::clone(&asked_for_objects),
             word,
+            asked_with: Arc::clone(&asked_with),
         };
         assert!(slot.set(endpoint.clone()).is_ok());
         let server = ObjectServer::new(Arc::new(source), Arc::new(ObjectMetrics::default()));
@@ -299,6 +306,7 @@ impl Place {
             endpoint,
             task: tokio::spawn(async move { server.serve().await }),
             asked_for_objects,
+            asked_with,
         }
     }
 
