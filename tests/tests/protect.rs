@@ -1,7 +1,9 @@
 //! What edges put at others, though clients asked one: what is hot of a site that is protected, and small objects at their homes.
 
 use bytes::Bytes;
-use integration::{Answer, Cluster, EdgeNode, Origin, Version, body, until};
+use http::Request;
+use integration::{Answer, Cluster, EdgeNode, Origin, Payload, Version, body, until};
+use stoq::identity::Role;
 
 const SIZE: usize = 512 << 10;
 
@@ -97,4 +99,54 @@ async fn small_objects_asked_for_once_are_at_their_homes() {
     println!("{} of {others} are found without those two", found.len());
     assert!(found.iter().all(|found| *found == hash));
     assert!(found.len() as f64 >= others, "{} of {others}", found.len());
+}
+
+#[tokio::test]
+async fn what_nobody_may_take_from_its_home_is_put_at_none() {
+    const OBJECTS: usize = 16;
+    let whole = body::random(body::seed(), SIZE / 8);
+    let hash = blake3::hash(&whole);
+    let origin = Origin::start(move |seen| {
+        let whole = whole.clone();
+        async move {
+            let answer = Answer::ok(whole).fresh(3600).header("etag", "\"v\"");
+            match seen.uri.path().starts_with("/own/") {
+                // So that nobody vouches for what those get who send one.
+                true => answer.header("vary", "x-own"),
+                false => answer,
+            }
+        }
+    })
+    .await;
+    // Without a shield, others take what an edge fetched by its word alone.
+    let cluster = Cluster::new().origin(&origin).peers().edges(6);
+    let cluster = cluster.edge_role(Role::Fetch("site".to_owned()));
+    let cluster = cluster.zones(&["eu-fra"; 6]).start().await;
+    let first = &cluster.edges[0];
+    let paths = |of: &'static str| (0..OBJECTS).map(move |object| format!("/{of}/{object}"));
+    let client = first.client(Version::Http3).await;
+    for path in paths("own") {
+        let request = Request::get(path).header("x-own", "1");
+        let request = request.body(Payload::empty()).expect("a request");
+        let answer = client.send(request).await.expect("an answer");
+        assert_eq!(answer.whole().await.expect("a whole body").hash, hash);
+    }
+    for path in paths("any") {
+        assert_eq!(get(first, &path).await, hash);
+    }
+    // They are told of what was asked for first no later.
+    until("homes hold what they may have", || {
+        kept(&cluster.edges) >= 6.0
+    })
+    .await;
+    let count = |name: &str| first.metric(name, &[]);
+    until("homes have answered", || {
+        let answered = count("stoq_keep_given_total") + count("stoq_keep_left_total");
+        answered == count("stoq_keep_offered_total")
+    })
+    .await;
+    assert!(count("stoq_keep_offered_total") <= OBJECTS as f64);
+    for path in paths("own").chain(paths("any")) {
+        assert_eq!(origin.requests(&path), 1, "{path}");
+    }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Puts {
     copies: Vec<usize>,
     /// Small objects at their homes.
     at_homes: bool,
+    /// Whether a shield stands behind it.
+    shielded: bool,
 }
 
 impl Puts {
@@ -52,6 +54,7 @@ impl Puts {
         Self {
             copies: config.sites.iter().map(|site| site.protect).collect(),
             at_homes: config.cluster.as_ref().is_some_and(|cluster| cluster.homes),
+            shielded: config.shield.is_some(),
         }
     }
 }
@@ -100,7 +103,9 @@ impl Keep {
         let teller = Arc::new(Teller::new(shared, metrics));
         Self {
             puller: Arc::new(puller),
-            place: puts.at_homes.then(|| Place::new(Arc::clone(&teller))),
+            place: puts
+                .at_homes
+                .then(|| Place::new(Arc::clone(&teller), puts.shielded)),
             protect: Protect::new(Arc::clone(&teller), puts.copies),
             hand: Hand::new(teller, handed_over.clone()),
         }

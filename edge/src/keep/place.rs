@@ -2,7 +2,7 @@
 //!
 //! The index has no record of a small object that was asked for once; a miss asks the object's home in the metro. So what an edge has fetched for a client it has the home keep as well, a
 //! few seconds later, with what else is new for that home. In a mesh so small that the neighbours themselves are asked nothing is put anywhere, nor of a site whose bytes may not be
-//! everywhere, for the same reason.
+//! everywhere, for the same reason. Without a shield only that is put for which somebody vouches: of all else the home would ask the origin, and nobody could take it from there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,12 +28,14 @@ const WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Place {
     teller: Arc<Teller>,
+    /// Whether a shield answers for all that edges take from each other.
+    shielded: bool,
 }
 
 impl Place {
-    /// By this teller.
-    pub(super) const fn new(teller: Arc<Teller>) -> Self {
-        Self { teller }
+    /// By this teller, of an edge behind a shield or not.
+    pub(super) const fn new(teller: Arc<Teller>, shielded: bool) -> Self {
+        Self { teller, shielded }
     }
 
     /// Looks again and again. Never ends.
@@ -55,6 +57,7 @@ impl Place {
                 let home = placement.home(&Key(*held.key.as_bytes()));
                 if held.bytes < large
                     && !self.teller.is_bound(held.site)
+                    && (self.shielded || self.teller.has_word_for(&held).await)
                     && let Some(home) = home.filter(|home| *home != view.me)
                 {
                     lists.entry(home).or_default().push(held.object);

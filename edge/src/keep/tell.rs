@@ -106,6 +106,13 @@ impl Teller {
         held
     }
 
+    /// Whether somebody vouches for it, so that others may take it without asking shield or origin.
+    pub(super) async fn has_word_for(&self, held: &Held) -> bool {
+        let vouched = self.shared.cache.vouched(&held.key).await;
+        let mut roots = vouched.iter().map(|(_, manifest)| manifest.root());
+        roots.any(|root| *root.as_bytes() == held.object.root)
+    }
+
     /// Has each of these neighbours keep what is listed for it.
     pub(super) async fn tell_all(
         &self,
