@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use stoq::path::{Bandwidth, Distance, PathClass, Plan, WindowBounds};
 
-/// Which holders are asked first. One of a later tier is asked for what nobody of an earlier one can give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which holders are asked first: the shield for what no peer can give, or two were waited for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// Other edges.
     Peer,
@@ -156,10 +156,11 @@ impl Holder {
         [self.rests_until, self.probation_until]
     }
 
-    /// Among whom it is asked: the least first. One that failed a moment ago is asked for what nobody else can give, and one that rests for nothing.
-    pub(super) fn rank(&self, now: Duration) -> (bool, bool, Tier) {
+    /// Among whom it is asked, where those of tier `first` are asked before others: the least first. One that failed a moment ago is asked for what nobody else can give, and one that rests
+    /// for nothing.
+    pub(super) fn rank(&self, first: Tier, now: Duration) -> (bool, bool, bool) {
         let on_probation = now < self.probation_until;
-        (now < self.rests_until, on_probation, self.tier)
+        (now < self.rests_until, on_probation, self.tier != first)
     }
 
     /// Whether it neither rests nor failed a moment ago.

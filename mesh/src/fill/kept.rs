@@ -15,7 +15,7 @@ use stoq_cache::upstream::{
 
 use super::ask::{AskError, Way};
 use super::body;
-use super::holders::Candidate;
+use super::holders::{self, Candidate};
 use super::metrics::Fault;
 use super::upstream::{Peers, peers};
 use super::vouched::{self, Vouched};
@@ -109,7 +109,7 @@ impl Peers {
         } = wanted;
         let message = asking.message(chunk_key);
         let mut good = None;
-        for candidate in found.iter().take(asked_max) {
+        for candidate in holders::nodes(found).into_iter().take(asked_max) {
             let way = Way::Peer(candidate.clone());
             let asked = async {
                 let conn = way.connect(&self.pool, &self.fills.quarantine).await?;
@@ -150,7 +150,7 @@ impl Peers {
                 ChunkEvent::Sealed { root, total },
             ]);
         let events: ChunkStream = Box::pin(stream::iter(events.map(Ok)));
-        let members = peers(found.to_vec(), Some(root)).collect();
+        let members = peers(found, Some(root));
         let line = self.line(&asking.site, asking.key, chunk_key.clone());
         let has = Some(Arc::clone(&self.fills.has));
         let body = body::body(events, members, line, has, share);

@@ -9,6 +9,7 @@
 //!   another holder only after the first failed, and one that arrived is never asked for again: what is sent twice is at most the chunk that was
 //!   on its way when a holder failed.
 //! * A holder is asked only for what it holds, and for no more at once than its path carries in a round trip and 50 ms.
+//! * A chunk for which two peers were waited for in vain is asked of the shield before all others.
 //! * Who is silent for too long, breaks off or holds up the others rests, is then for a while asked only for what nobody else can give, and after
 //!   three times is out, of which one is forgiven for each 16 MiB given since. Who sent other bytes than the chunk's is out at once.
 //! * Chunks that were asked for or have arrived, and were not taken yet, are at most [`Swarm::new`]'s `ahead_bytes`, or one chunk.
@@ -16,13 +17,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::holder::{Holder, Offer, Patience};
+use super::holder::{Holder, Offer, Patience, Tier};
 
 /// Holders of one swarm: 32, one bit each.
 pub const HOLDERS_MAX: usize = 32;
 
 /// Chunks in one request; see [`CHUNKS_MAX`](crate::wire::CHUNKS_MAX).
 const CHUNKS_MAX: usize = 64;
+
+/// Peers that a chunk waits for in vain. After that the shield is asked for it before all others.
+const WAITS_MAX: u8 = 2;
 
 /// How many times what another would take somebody may take for the chunk that all wait for.
 const HELD_UP_TIMES: u32 = 4;
@@ -107,6 +111,8 @@ struct Slot<T> {
     held: u32,
     /// Who has not said.
     unsaid: u32,
+    /// How often a peer was waited for and did not give it.
+    waits: u8,
     state: State<T>,
 }
 
@@ -167,6 +173,7 @@ impl<T> Swarm<T> {
             len,
             held: of(true),
             unsaid: of(false),
+            waits: 0,
             state: State::Wanted,
         });
         self.first + self.slots.len() - 1
@@ -346,11 +353,15 @@ impl<T> Swarm<T> {
     /// Those who are asked for a chunk before all others, by rank, and whether they may be asked now.
     fn preferred(&self, slot: &Slot<T>, alive: u32, now: Duration) -> (u32, bool) {
         let concerned = (slot.held | slot.unsaid) & alive;
+        let first = match slot.waits < WAITS_MAX {
+            true => Tier::Peer,
+            false => Tier::Shield,
+        };
         let ranks = || {
             self.holders
                 .iter()
                 .zip(0u8..)
-                .map(|(holder, place)| (HolderId(place).bit(), holder.rank(now)))
+                .map(|(holder, place)| (HolderId(place).bit(), holder.rank(first, now)))
                 .filter(move |(bit, _)| concerned & bit != 0)
         };
         let Some(best) = ranks().map(|(_, rank)| rank).min() else {
@@ -460,10 +471,16 @@ impl<T> Swarm<T> {
         None
     }
 
-    /// A holder is broken off: it rests or leaves, and its work is wanted of others.
+    /// A holder that was waited for is broken off: it rests or leaves, and its work is wanted of others.
     fn strike(&mut self, id: HolderId, why: Trouble, now: Duration) {
         if let Some(holder) = self.holders.get_mut(id.index()) {
             holder.strike(now);
+            let is_peer = holder.tier == Tier::Peer;
+            let theirs =
+                |slot: &&mut Slot<T>| matches!(slot.state, State::Asked(of, _) if of == id);
+            for slot in self.slots.iter_mut().filter(theirs) {
+                slot.waits = slot.waits.saturating_add(u8::from(is_peer));
+            }
         }
         self.release(id);
         self.cancelled.push_back((id, why));

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::holder::{STRIKES_MAX, Tier};
+use super::super::holder::STRIKES_MAX;
 use super::*;
 
 const TICK: Duration = Duration::from_millis(1);
@@ -444,6 +444,26 @@ fn dripping_peer_does_not_hold_up_the_body() {
     // 16 MiB take 1.7 s of either.
     assert!(outcome.elapsed < Duration::from_secs(5), "{outcome:?}");
     assert!(outcome.by_holder[1] > 14 << 20);
+}
+
+/// However many peers say nothing, a chunk waits for two of them, and then the shield has it.
+#[test]
+fn silent_peers_are_waited_for_twice_and_not_in_turns() {
+    let mut models = vec![Model::new(Fate::Stalls(0), 10_000_000, 10); 6];
+    models.push(Model {
+        tier: Tier::Shield,
+        ..Model::new(Fate::Gives, 10_000_000, 10)
+    });
+    for chunks in [1, 40] {
+        let outcome = run(&models, &vec![64 << 10; chunks], 4 << 20);
+        println!("{outcome:?}");
+        assert_eq!(outcome.by_holder[6], chunks as u64 * (64 << 10));
+        // Each wait is of 1 s and four round trips.
+        assert!(
+            outcome.elapsed < Duration::from_millis(2_500),
+            "{outcome:?}"
+        );
+    }
 }
 
 /// The shield is not asked for what a peer gives, and for all that no peer has.
