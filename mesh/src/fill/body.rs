@@ -408,6 +408,10 @@ impl Driver {
             News::Ended(ended) => {
                 if let Some(holder) = self.holders.get_mut(id.index()) {
                     holder.feed = None;
+                    // A peer that has not all is asked what it has.
+                    let has_all =
+                        holder.offer.tier == Tier::Shield || !matches!(ended, Ended::Lacks(_));
+                    holder.offer.whole &= has_all;
                 }
                 let end = self.judged(id, ended);
                 self.swarm.ended(id, end, now);

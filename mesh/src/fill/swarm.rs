@@ -9,6 +9,7 @@
 //!   another holder only after the first failed, and one that arrived is never asked for again: what is sent twice is at most the chunk that was
 //!   on its way when a holder failed.
 //! * A holder is asked only for what it holds, and for no more at once than its path carries in a round trip and 50 ms.
+//! * A peer that lacks a chunk of what it was to hold whole is believed no more than what it says it holds, and one that lacks what it said it holds failed.
 //! * A chunk for which two peers were waited for in vain is asked of the shield before all others.
 //! * Who is silent for too long, breaks off or holds up the others rests, is then for a while asked only for what nobody else can give, and after
 //!   three times is out, of which one is forgiven for each 16 MiB given since. Who sent other bytes than the chunk's is out at once.
@@ -89,7 +90,7 @@ pub enum Trouble {
 pub enum End {
     /// It ended the exchange in good order: it may be asked anew.
     Closed,
-    /// It has not, or no longer, the chunk at this place.
+    /// It has not, or no longer, the chunk at this place. A peer that joined as whole is to say from now on what it holds.
     Lacks(usize),
     /// It could not be asked, refused, or broke off.
     Broke,
@@ -184,9 +185,11 @@ impl<T> Swarm<T> {
         self.open = false;
     }
 
-    /// A holder says whether it holds the chunk at this place.
+    /// A holder says whether it holds the chunk at this place. Nothing where it was not to say so: it was found to lack it.
     pub fn said(&mut self, holder: HolderId, chunk: usize, holds: bool) {
-        if let Some(slot) = self.slot_mut(chunk) {
+        if let Some(slot) = self.slot_mut(chunk)
+            && slot.unsaid & holder.bit() != 0
+        {
             slot.unsaid &= !holder.bit();
             if holds {
                 slot.held |= holder.bit();
@@ -229,11 +232,7 @@ impl<T> Swarm<T> {
         self.release(holder);
         match end {
             End::Closed => {}
-            End::Lacks(chunk) => {
-                if let Some(slot) = self.slot_mut(chunk) {
-                    slot.held &= !holder.bit();
-                }
-            }
+            End::Lacks(chunk) => self.lacks(holder, chunk, now),
             End::Broke => {
                 if let Some(holder) = self.holders.get_mut(holder.index()) {
                     holder.strike(now);
@@ -243,6 +242,31 @@ impl<T> Swarm<T> {
                 if let Some(holder) = self.holders.get_mut(holder.index()) {
                     holder.leave();
                 }
+            }
+        }
+    }
+
+    /// A holder has not the chunk at this place. A peer that was to hold all has said nothing of any chunk now; one that said so of this very chunk failed. A shield is left what it has:
+    /// there is nobody behind it.
+    fn lacks(&mut self, id: HolderId, chunk: usize, now: Duration) {
+        if let Some(slot) = self.slot_mut(chunk) {
+            slot.held &= !id.bit();
+        }
+        let holder = self.holders.get_mut(id.index());
+        let Some(peer) = holder.filter(|holder| holder.tier == Tier::Peer) else {
+            return;
+        };
+        let was_said = !std::mem::replace(&mut peer.whole, false);
+        if was_said {
+            peer.strike(now);
+        }
+        if let Some(slot) = self.slot_mut(chunk) {
+            slot.waits = slot.waits.saturating_add(1);
+        }
+        if !was_said {
+            for slot in &mut self.slots {
+                slot.unsaid |= slot.held & id.bit();
+                slot.held &= !id.bit();
             }
         }
     }

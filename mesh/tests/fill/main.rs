@@ -157,6 +157,27 @@ async fn who_is_not_who_it_should_be_is_asked_for_nothing() {
 }
 
 #[tokio::test]
+async fn who_holds_less_than_was_said_is_asked_what_it_holds() {
+    let place = Place::new(300);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, |chunk| chunk % 3 == 0);
+    let said = Arc::new(Says(Candidate {
+        node: None,
+        addresses: vec![peer.addr],
+        manifest: place.object.manifest.root(),
+        whole: true,
+        rtt: None,
+    }));
+    let edge = place.edge(&shield, said, Role::Edge);
+
+    let came = edge.fetch().await;
+
+    assert!(came.body == place.object.body, "other bytes");
+    assert_eq!((came.peer, came.shield), (100 * CHUNK, 200 * CHUNK));
+    assert_eq!(edge.faults("lacked"), 1);
+}
+
+#[tokio::test]
 async fn edge_answers_no_objects_and_nobody_without_a_role() {
     let place = Place::new(4);
     let peer = place.node("edge-1", &Role::Edge, Fate::Gives, all);

@@ -28,6 +28,8 @@ enum Fate {
     Lies(usize),
     /// Has lost this chunk when it is asked for it, though it said otherwise.
     Lost(usize),
+    /// Has none of those it says it holds, and says so so many milliseconds after it was asked.
+    Empty(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -72,7 +74,10 @@ struct Running {
     held_back: u64,
     /// When its end will be noticed.
     breaks_at: Option<Duration>,
-    said: bool,
+    /// Whether it is still believed to hold all.
+    whole: bool,
+    /// When it says what it holds.
+    says_at: Option<Duration>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -103,7 +108,8 @@ fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
             given: 0,
             held_back: 0,
             breaks_at: None,
-            said: model.holds.is_none(),
+            whole: model.holds.is_none(),
+            says_at: model.holds.is_some().then_some(model.rtt),
         });
     }
     for (place, len) in lengths.iter().enumerate() {
@@ -118,8 +124,8 @@ fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
     while now < LONGEST {
         for (holder, at) in holders.iter_mut().zip(0u8..) {
             let id = HolderId(at);
-            if !holder.said && now >= holder.model.rtt {
-                holder.said = true;
+            if holder.says_at.is_some_and(|at| now >= at) {
+                holder.says_at = None;
                 for chunk in 0..lengths.len() {
                     swarm.said(id, chunk, holder.model.holds(chunk));
                 }
@@ -156,7 +162,7 @@ fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
                 Step::Wait(until) => {
                     let under_way = holders
                         .iter()
-                        .any(|holder| !holder.queue.is_empty() || !holder.said);
+                        .any(|holder| !holder.queue.is_empty() || holder.says_at.is_some());
                     assert!(under_way || until.is_some(), "waits for nothing");
                     break;
                 }
@@ -240,16 +246,30 @@ fn give(
         let len = u64::from(lengths[chunk]);
         let left = match holder.model.fate {
             Fate::Dies(after) | Fate::Stalls(after) => after.saturating_sub(holder.given),
-            Fate::Gives | Fate::Drips(_) | Fate::Bursts(_) | Fate::Lies(_) | Fate::Lost(_) => {
-                u64::MAX
-            }
+            Fate::Gives
+            | Fate::Drips(_)
+            | Fate::Bursts(_)
+            | Fate::Lies(_)
+            | Fate::Lost(_)
+            | Fate::Empty(_) => u64::MAX,
         };
-        if let Fate::Lost(lost) = holder.model.fate
-            && lost == chunk
-        {
+        let lacks_at = match holder.model.fate {
+            Fate::Lost(lost) if lost == chunk => Some(at),
+            Fate::Empty(late) => Some(at + Duration::from_millis(late)),
+            _ => None,
+        };
+        if let Some(at) = lacks_at {
+            if now < at {
+                break;
+            }
             holder.queue.clear();
             holder.partial = 0;
             swarm.ended(id, End::Lacks(chunk), now);
+            if holder.whole && holder.model.tier == Tier::Peer {
+                // It is asked what it holds.
+                holder.whole = false;
+                holder.says_at = Some(now + holder.model.rtt);
+            }
             return true;
         }
         let piece = budget.min(len - holder.partial).min(left);
@@ -293,6 +313,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => (1u64..100).prop_map(Fate::Bursts),
         1 => (0usize..150).prop_map(Fate::Lies),
         1 => (0usize..150).prop_map(Fate::Lost),
+        1 => (0u64..2_000).prop_map(Fate::Empty),
     ]
 }
 
@@ -444,6 +465,29 @@ fn dripping_peer_does_not_hold_up_the_body() {
     // 16 MiB take 1.7 s of either.
     assert!(outcome.elapsed < Duration::from_secs(5), "{outcome:?}");
     assert!(outcome.by_holder[1] > 14 << 20);
+}
+
+/// Who says that it holds all and has nothing, as late as it may, is out after a few chunks.
+#[test]
+fn peer_that_lacks_what_it_says_it_holds_does_not_hold_up_the_body() {
+    let models = [
+        Model::new(Fate::Empty(950), 10_000_000, 10),
+        Model {
+            tier: Tier::Shield,
+            ..Model::new(Fate::Gives, 100_000, 10)
+        },
+    ];
+    let lengths = vec![10_000; 100];
+    let outcome = run(&models, &lengths, 4 << 20);
+    println!("{outcome:?}");
+    assert_eq!(outcome.by_holder[1], 1_000_000);
+    // Once what was hearsay, and three times its own word.
+    assert!(
+        outcome.failures <= 1 + u64::from(STRIKES_MAX),
+        "{outcome:?}"
+    );
+    // The shield alone takes 10 s.
+    assert!(outcome.elapsed < Duration::from_secs(15), "{outcome:?}");
 }
 
 /// However many peers say nothing, a chunk waits for two of them, and then the shield has it.
