@@ -15,7 +15,7 @@ use stoq_cache::content::{CHUNK_BYTES_MAX, ChunkId, VerifiedChunk};
 use stoq_cache::upstream::{BodyError, ChunkEvent, ChunkStream, Source};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ask::{self, AskError, Way};
 use super::budget::Share;
@@ -340,7 +340,9 @@ impl Driver {
                     teller.tell(News::Reached(conn.path().rtt_min)).await;
                     ask::holdings(&conn, &line.site, line.chunk_key_id(), &chunks).await
                 };
-                let said = said.await;
+                // Its chunks wait for what it says, so all of this has an end.
+                let said = timeout(line.patience.first, said).await;
+                let said = said.unwrap_or(Err(AskError::Silent));
                 teller.tell(News::Said(from, said)).await;
             });
         }

@@ -122,9 +122,9 @@ async fn chunks_by_name_come_from_peers_in_order() {
     assert_eq!(shield.count(), 1);
 }
 
-/// Says that whoever is at this address holds the object whole, and who that is.
+/// Says that this node holds the object.
 #[derive(Debug)]
-struct Says(Candidate);
+pub(crate) struct Says(pub(crate) Candidate);
 
 impl Holders for Says {
     fn find<'a>(&'a self, _: Sought<'a>) -> BoxFuture<'a, Vec<Candidate>> {
@@ -154,6 +154,24 @@ async fn who_is_not_who_it_should_be_is_asked_for_nothing() {
     let edge = place.edge(&shield, said(None), Role::Edge);
     let came = edge.fetch().await;
     assert_eq!((came.peer, came.shield), (20 * CHUNK, 0));
+}
+
+#[tokio::test]
+async fn who_cannot_be_asked_what_it_holds_is_not_waited_for() {
+    let place = Place::new(20);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let (_open, addr) = nobody();
+    let said = Arc::new(Says(Candidate {
+        node: None,
+        addresses: vec![addr],
+        manifest: place.object.manifest.root(),
+        whole: false,
+        rtt: None,
+    }));
+    let edge = place.edge(&shield, said, Role::Edge);
+    let came = soon(edge.fetch()).await;
+    assert_eq!((came.peer, came.shield), (0, 20 * CHUNK));
+    assert_eq!(edge.faults("broke"), 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -42,6 +42,26 @@ pub(crate) const PATIENCE: Patience = Patience {
     most: SILENCE,
     held_up: SILENCE,
 };
+
+/// Dials for longer than [`soon`] lasts, so that only who asks can give it up.
+pub(crate) fn patient() -> PoolConfig {
+    let mut config = PoolConfig::default();
+    config.dial.connect_timeout = Duration::from_secs(3600);
+    config
+}
+
+/// An address where nobody answers. Kept open for as long as the socket is.
+pub(crate) fn nobody() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    (socket, addr)
+}
+
+/// What comes within 20 s. A handshake that nobody answers is given up after 30 s at the earliest.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let came = tokio::time::timeout(Duration::from_secs(20), what).await;
+    came.expect("it is waited for too long")
+}
 
 pub(crate) fn neighbours(nodes: Vec<SocketAddr>) -> Neighbours {
     Neighbours::new(nodes).answering_within(Duration::from_secs(10))
@@ -99,6 +119,8 @@ pub(crate) enum Fate {
     Lies(usize),
     Stalls(usize),
     Dies(usize),
+    /// Never says what anybody vouches for.
+    Mute,
 }
 
 /// A node that holds an object, or those of its chunks that `holds` says.
@@ -196,6 +218,9 @@ impl ObjectSource for Node {
         request: &'a ObjectRequest,
     ) -> BoxFuture<'a, Result<Option<WithVoucher>, Refusal>> {
         self.asked_with.lock().push(request.headers.clone());
+        if matches!(self.fate, Fate::Mute) {
+            return Box::pin(pending());
+        }
         let word = self.word.clone();
         let with = word.map(|word| (word, Arc::new(self.object.sealed())));
         Box::pin(std::future::ready(Ok(with)))
@@ -314,7 +339,7 @@ impl Place {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let endpoint = Endpoint::client(any, between_nodes()).unwrap();
         let identity = self.identity("asker", as_role);
-        let pool = Pool::new(endpoint, identity, PoolConfig::default());
+        let pool = Pool::new(endpoint, identity, patient());
         let key = self.object.key.clone();
         let id = *key.key_id().as_bytes();
         let shield = ShieldClient::new(

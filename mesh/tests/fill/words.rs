@@ -16,11 +16,15 @@ use rustls_pki_types::UnixTime;
 use stoq::identity::{AuditEvent, AuditSink, AuditWhat, Identity, Role, Trust};
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::Endpoint;
+use stoq_cache::content::ChunkId;
 use stoq_cache::upstream::{
     FetchBody, FetchRequest, FetchResponse, Source, Upstream, UpstreamError,
 };
-use stoq_mesh::{FillMetrics, PeerFills, Voucher, between_nodes};
+use stoq_mesh::{
+    BeforeOrigin, Candidate, FillMetrics, Holders, Patience, PeerFills, Voucher, between_nodes,
+};
 
+use crate::Says;
 use crate::rig::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -221,4 +225,51 @@ async fn other_edges_are_not_told_who_asks_and_choose_for_nobody_by_it() {
         assert_eq!(via, from);
         assert_eq!(*peer.asked_with.lock(), std::slice::from_ref(&told));
     }
+}
+
+/// Asks this holder first, as one who waits for nobody longer than 200 ms.
+fn hasty(place: &Place, holders: Arc<dyn Holders>) -> (BeforeOrigin, Arc<Origin>) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let endpoint = Endpoint::client(any, between_nodes()).unwrap();
+    let identity = place.identity("asker", Role::Edge);
+    let pool = Pool::new(endpoint, identity.clone(), patient());
+    let key = place.object.key.clone();
+    let keys = Arc::new(move |_: &str| Some(key.clone()));
+    let has = Arc::new(|_: &ChunkId| false);
+    let fills = PeerFills::new(holders, keys, has, Arc::default());
+    let fills = fills.judging_as(identity).patient(Patience {
+        first: Duration::from_millis(200),
+        ..PATIENCE
+    });
+    let origin = Arc::<Origin>::default();
+    let upstream = fills.before(pool, Arc::clone(&origin) as _, Arc::new(|_, _, _, _| true));
+    (upstream, origin)
+}
+
+#[tokio::test]
+async fn origin_is_asked_where_another_edge_cannot_be_reached_or_says_nothing() {
+    let place = Place::new(4);
+    let (_open, addr) = nobody();
+    let unreached = Arc::new(Says(Candidate {
+        node: None,
+        addresses: vec![addr],
+        manifest: place.object.manifest.root(),
+        whole: true,
+        rtt: None,
+    }));
+    let (upstream, origin) = hasty(&place, unreached);
+    let response = soon(upstream.fetch(request())).await.unwrap();
+    assert_eq!(response.via, Source::Origin);
+    assert_eq!(origin.0.load(Ordering::Relaxed), 1);
+
+    let word = word(&place, &place.identity("edge-2", Role::Edge));
+    let mute = place.node_with("edge-1", &Role::Edge, Fate::Mute, all, Some(word.into()));
+    let (upstream, origin) = hasty(&place, Arc::new(neighbours(vec![mute.addr])));
+    for misses in 1..=3 {
+        let response = soon(upstream.fetch(request())).await.unwrap();
+        assert_eq!(response.via, Source::Origin);
+        assert_eq!(origin.0.load(Ordering::Relaxed), misses);
+    }
+    // The next misses did not wait for it.
+    assert_eq!(mute.asked_with.lock().len(), 1);
 }
