@@ -439,7 +439,7 @@ impl Driver {
             }
             // Who does not say what it holds is not asked for it: nor again what it holds.
             Err(error) => {
-                self.swarm.leave(id);
+                self.swarm.leave(id, self.now());
                 self.break_off(id);
                 self.fault(id, Fault::Broke, &error);
             }

@@ -38,6 +38,8 @@ pub struct Patience {
     pub most: Duration,
     /// How much longer than four times what another would take somebody may take for the chunk that all wait for. Default 250 ms.
     pub held_up: Duration,
+    /// How long a peer may take over 256 KiB while it is asked for something, whoever else there is. Default 30 s.
+    pub floor: Duration,
 }
 
 impl Default for Patience {
@@ -48,6 +50,7 @@ impl Default for Patience {
             least: Duration::from_millis(500),
             most: Duration::from_secs(2),
             held_up: Duration::from_millis(250),
+            floor: Duration::from_secs(30),
         }
     }
 }
@@ -116,6 +119,7 @@ pub(super) struct Holder {
     /// Whether it ever gave a byte.
     gave: bool,
     meter: Meter,
+    floor: Floor,
 }
 
 impl Holder {
@@ -135,6 +139,7 @@ impl Holder {
             heard: Duration::ZERO,
             gave: false,
             meter: Meter::default(),
+            floor: Floor::default(),
         }
     }
 
@@ -238,6 +243,7 @@ impl Holder {
         }
         self.under_way += bytes;
         self.meter.asked(bytes, now);
+        self.floor.asked(now);
     }
 
     /// Bytes came in, of whatever part of a chunk.
@@ -255,6 +261,10 @@ impl Holder {
             (self.strikes, self.good_bytes) = (self.strikes.saturating_sub(1), 0);
         }
         self.under_way = self.under_way.saturating_sub(bytes);
+        self.floor.gave(bytes, now);
+        if self.under_way == 0 {
+            self.floor.idles(now);
+        }
         let Some(sample) = self.meter.gave(bytes, now) else {
             return;
         };
@@ -265,19 +275,29 @@ impl Holder {
     }
 
     /// All that it was asked for and has not given will not come.
-    pub(super) fn gives_not(&mut self) {
+    pub(super) fn gives_not(&mut self, now: Duration) {
+        self.floor.idles(now);
         self.under_way = 0;
         self.meter.gives_not();
     }
 
-    /// When its silence is too long; `None` while nothing is asked of it.
+    /// When its silence is too long, or it has taken too long over too little; `None` while nothing is asked of it.
     pub(super) fn deadline(&self, patience: &Patience) -> Option<Duration> {
-        let patience = if self.gave {
+        let silence = if self.gave {
             (self.rtt() * 8).min(patience.most).max(patience.least)
         } else {
             patience.first + self.rtt() * 4
         };
-        (self.under_way > 0).then(|| self.heard + patience)
+        let silence = (self.under_way > 0).then(|| self.heard + silence);
+        silence.into_iter().chain(self.floor_ends(patience)).min()
+    }
+
+    /// When it has taken too long over too little. A shield is left the time it takes: there is nobody behind it.
+    pub(super) fn floor_ends(&self, patience: &Patience) -> Option<Duration> {
+        match self.tier {
+            Tier::Peer => self.floor.ends(patience.floor),
+            Tier::Shield => None,
+        }
     }
 
     /// It failed: it rests, or leaves.
@@ -293,6 +313,44 @@ impl Holder {
     /// It is not asked for anything any more.
     pub(super) fn leave(&mut self) {
         self.out = true;
+    }
+}
+
+/// What a peer gives in [`Patience::floor`] at least, in bytes.
+const FLOOR_BYTES: u64 = 256 << 10;
+
+/// The time in which a holder was asked for something, since it last had given [`FLOOR_BYTES`] in it. While nothing is asked of it no time passes, so giving little at a time gains none.
+#[derive(Debug, Default)]
+struct Floor {
+    /// Before it had nothing to do last.
+    before: Duration,
+    /// Since when it has something to do.
+    since: Option<Duration>,
+    bytes: u64,
+}
+
+impl Floor {
+    fn asked(&mut self, now: Duration) {
+        self.since.get_or_insert(now);
+    }
+
+    fn gave(&mut self, bytes: u64, now: Duration) {
+        self.bytes += bytes;
+        if self.bytes >= FLOOR_BYTES {
+            (self.before, self.bytes) = (Duration::ZERO, 0);
+            self.since = self.since.map(|_| now);
+        }
+    }
+
+    fn idles(&mut self, now: Duration) {
+        let since = self.since.take();
+        self.before += since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+    }
+
+    /// When it has had that much time; `None` while nothing is asked of it.
+    fn ends(&self, limit: Duration) -> Option<Duration> {
+        let since = self.since?;
+        Some(since + limit.saturating_sub(self.before))
     }
 }
 

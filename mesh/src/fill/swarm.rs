@@ -12,7 +12,8 @@
 //! * A peer that lacks a chunk of what it was to hold whole is believed no more than what it says it holds, and one that lacks what it said it holds failed.
 //! * A chunk for which two peers were waited for in vain is asked of the shield before all others.
 //! * Who is silent for too long, breaks off or holds up the others rests, is then for a while asked only for what nobody else can give, and after
-//!   three times is out, of which one is forgiven for each 16 MiB given since. Who sent other bytes than the chunk's is out at once.
+//!   three times is out, of which one is forgiven for each 16 MiB given since. Who sent other bytes than the chunk's is out at once, and so is a peer that gave less than 256 KiB in 30 s in
+//!   which it was asked for something, though nobody else could be: who waits may know another way.
 //! * Chunks that were asked for or have arrived, and were not taken yet, are at most [`Swarm::new`]'s `ahead_bytes`, or one chunk.
 
 use std::collections::VecDeque;
@@ -229,7 +230,7 @@ impl<T> Swarm<T> {
 
     /// A holder gives no more of what it was asked for, which is wanted again.
     pub fn ended(&mut self, holder: HolderId, end: End, now: Duration) {
-        self.release(holder);
+        self.release(holder, now);
         match end {
             End::Closed => {}
             End::Lacks(chunk) => self.lacks(holder, chunk, now),
@@ -272,8 +273,8 @@ impl<T> Swarm<T> {
     }
 
     /// A holder is not to be asked any more, for reasons the swarm does not see. What it was asked for is wanted again.
-    pub fn leave(&mut self, holder: HolderId) {
-        self.release(holder);
+    pub fn leave(&mut self, holder: HolderId, now: Duration) {
+        self.release(holder, now);
         if let Some(holder) = self.holders.get_mut(holder.index()) {
             holder.leave();
         }
@@ -462,8 +463,17 @@ impl<T> Swarm<T> {
             })
             .map(|(_, place)| HolderId(place))
             .collect();
-        for holder in stalled {
-            self.strike(holder, Trouble::Stalled, now);
+        for id in stalled {
+            let holder = self.holders.get_mut(id.index());
+            // Silence may end. Who gave so little for so long is not asked again.
+            if let Some(holder) = holder
+                && holder
+                    .floor_ends(&self.patience)
+                    .is_some_and(|at| now >= at)
+            {
+                holder.leave();
+            }
+            self.strike(id, Trouble::Stalled, now);
         }
     }
 
@@ -506,19 +516,19 @@ impl<T> Swarm<T> {
                 slot.waits = slot.waits.saturating_add(u8::from(is_peer));
             }
         }
-        self.release(id);
+        self.release(id, now);
         self.cancelled.push_back((id, why));
     }
 
     /// What a holder was asked for and has not given is wanted again.
-    fn release(&mut self, id: HolderId) {
+    fn release(&mut self, id: HolderId, now: Duration) {
         for slot in &mut self.slots {
             if matches!(slot.state, State::Asked(of, _) if of == id) {
                 slot.state = State::Wanted;
             }
         }
         if let Some(holder) = self.holders.get_mut(id.index()) {
-            holder.gives_not();
+            holder.gives_not(now);
         }
     }
 

@@ -41,6 +41,7 @@ pub(crate) const PATIENCE: Patience = Patience {
     least: SILENCE,
     most: SILENCE,
     held_up: SILENCE,
+    floor: Duration::from_secs(60),
 };
 
 /// Dials for longer than [`soon`] lasts, so that only who asks can give it up.

@@ -22,6 +22,8 @@ enum Fate {
     Stalls(u64),
     /// Gives next to nothing after so many bytes: [`DRIP`] a tick.
     Drips(u64),
+    /// Gives so little that it is not to be waited for, be there nobody else: a byte a tick after so many bytes.
+    Trickles(u64),
     /// What comes in so many milliseconds comes at their end, as after a packet was lost.
     Bursts(u64),
     /// Sends this chunk with other bytes.
@@ -226,6 +228,9 @@ fn give(
     if matches!(holder.model.fate, Fate::Drips(after) if holder.given >= after) {
         budget = DRIP;
     }
+    if matches!(holder.model.fate, Fate::Trickles(after) if holder.given >= after) {
+        budget = 1;
+    }
     if let Fate::Bursts(every) = holder.model.fate {
         // Of what was asked for by then.
         let waits = holder.queue.iter().filter(|(_, at)| now >= *at);
@@ -248,6 +253,7 @@ fn give(
             Fate::Dies(after) | Fate::Stalls(after) => after.saturating_sub(holder.given),
             Fate::Gives
             | Fate::Drips(_)
+            | Fate::Trickles(_)
             | Fate::Bursts(_)
             | Fate::Lies(_)
             | Fate::Lost(_)
@@ -310,6 +316,7 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => (0u64..4 << 20).prop_map(Fate::Dies),
         1 => (0u64..4 << 20).prop_map(Fate::Stalls),
         1 => (0u64..4 << 20).prop_map(Fate::Drips),
+        1 => (0u64..4 << 20).prop_map(Fate::Trickles),
         1 => (1u64..100).prop_map(Fate::Bursts),
         1 => (0usize..150).prop_map(Fate::Lies),
         1 => (0usize..150).prop_map(Fate::Lost),
@@ -507,6 +514,21 @@ fn silent_peers_are_waited_for_twice_and_not_in_turns() {
             outcome.elapsed < Duration::from_millis(2_500),
             "{outcome:?}"
         );
+    }
+}
+
+/// Who gives a little again and again is given up in the end, though nobody else could be asked: who waits may know another way. However it is cut, and from whatever byte on.
+#[test]
+fn peer_that_trickles_does_not_hold_a_body_for_ever() {
+    for (after, len) in [(0, 256 << 10), (0, 8 << 10), (1 << 20, 64 << 10)] {
+        let models = [Model::new(Fate::Trickles(after), 10_000_000, 10)];
+        let lengths = vec![len; 100];
+        let outcome = run(&models, &lengths, 4 << 20);
+        println!("{outcome:?}");
+        // What came by then: a byte a millisecond, for 30 s.
+        let first = usize::try_from(after / u64::from(len)).unwrap();
+        let last = first + usize::try_from(30_000 / len).unwrap();
+        assert!(matches!(outcome.failed, Some(at) if (first..=last).contains(&at)));
     }
 }
 
