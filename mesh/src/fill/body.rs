@@ -37,6 +37,9 @@ const NEWS_MAX: usize = 16;
 /// not taken would be waited for until the holder counts as stalled.
 const ASKS_MAX: usize = KNOWN_MAX;
 
+/// How much later than it asked to be woken a driver is before it holds no silence against anybody: 100 ms. Its worker was busy or had no time on a core, and so were its feeds.
+const LATE: Duration = Duration::from_millis(100);
+
 /// Whether a chunk is here already, so that nobody need be asked for it.
 pub(super) type Has = Arc<dyn Fn(&ChunkId) -> bool + Send + Sync>;
 
@@ -193,14 +196,23 @@ impl Driver {
         let mut reading = true;
         // Whether all that belongs to the body is known; the end of the exchange may still be to come.
         let mut known = false;
+        let mut wake: Option<Duration> = None;
         loop {
-            let wake = self.step()?;
+            // Before anybody's silence is judged.
+            while let Ok((holder, feed, news)) = self.news.try_recv() {
+                self.learn(holder, feed, news);
+            }
+            let now = self.now();
+            if wake.is_some_and(|wake| now >= wake + LATE) {
+                self.swarm.was_late(now);
+            }
+            wake = self.step()?;
             if known && self.script.is_empty() {
                 return Ok(());
             }
             let ready = self.is_ready();
             let room = self.script.len() < KNOWN_MAX && self.passing_bytes < PASSING_BYTES_MAX;
-            let wake = wake.map(|at| self.started + at);
+            let wake_at = wake.map(|at| self.started + at);
             tokio::select! {
                 // Each may be cancelled: what was not taken stays where it is.
                 permit = out.reserve(), if ready => {
@@ -225,7 +237,7 @@ impl Driver {
                     }
                 },
                 Some((holder, feed, news)) = self.news.recv() => self.learn(holder, feed, news),
-                () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => {}
+                () = sleep_until(wake_at.unwrap_or(self.started)), if wake_at.is_some() => {}
                 // None ends with anything to say: a panic in one shows as silence.
                 Some(_) = self.tasks.join_next() => {}
             }

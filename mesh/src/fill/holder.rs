@@ -118,6 +118,8 @@ pub(super) struct Holder {
     heard: Duration,
     /// Whether it ever gave a byte.
     gave: bool,
+    /// Whether its silence was excused since it last gave something.
+    excused: bool,
     meter: Meter,
     floor: Floor,
 }
@@ -138,6 +140,7 @@ impl Holder {
             proving: false,
             heard: Duration::ZERO,
             gave: false,
+            excused: false,
             meter: Meter::default(),
             floor: Floor::default(),
         }
@@ -249,7 +252,16 @@ impl Holder {
     /// Bytes came in, of whatever part of a chunk.
     pub(super) fn heard(&mut self, now: Duration) {
         self.heard = now;
-        self.gave = true;
+        (self.gave, self.excused) = (true, false);
+    }
+
+    /// What it sent may wait to be read. Its silence begins anew, but once: he who is always late would wait for ever. Whether it does.
+    pub(super) fn excuse(&mut self, now: Duration) -> bool {
+        if self.under_way == 0 || self.excused {
+            return false;
+        }
+        (self.heard, self.excused) = (now, true);
+        true
     }
 
     /// A chunk is here.

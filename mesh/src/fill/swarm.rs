@@ -212,6 +212,22 @@ impl<T> Swarm<T> {
         }
     }
 
+    /// Whoever drives this looked much later than it was told to, so that nobody can tell who was silent meanwhile. None is held against a holder, once until it is heard again.
+    pub fn was_late(&mut self, now: Duration) {
+        for (holder, place) in self.holders.iter_mut().zip(0u8..) {
+            if !holder.excuse(now) {
+                continue;
+            }
+            for slot in &mut self.slots {
+                if let State::Asked(of, since) = &mut slot.state
+                    && *of == HolderId(place)
+                {
+                    *since = now;
+                }
+            }
+        }
+    }
+
     /// A chunk is here, verified. Whether it was waited for from this holder.
     pub fn arrived(&mut self, holder: HolderId, chunk: usize, kept: T, now: Duration) -> bool {
         let Some(slot) = self.slot_mut(chunk) else {

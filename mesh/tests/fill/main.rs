@@ -61,6 +61,23 @@ async fn body_comes_whole_from_two_good_peers_of_five() {
 }
 
 #[tokio::test]
+async fn worker_that_is_late_itself_strikes_nobody() {
+    let place = Place::new(256);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let good = place.node("edge-1", &Role::Edge, Fate::Gives, all);
+    let blocks = place.node("edge-2", &Role::Edge, Fate::Blocks(10), all);
+    let holders = Arc::new(neighbours(vec![good.addr, blocks.addr]));
+    let edge = place.edge(&shield, holders, Role::Edge);
+
+    let came = edge.fetch().await;
+
+    assert!(came.body == place.object.body, "other bytes");
+    assert_eq!((came.peer, came.shield), (256 * CHUNK, 0));
+    assert_eq!((edge.faults("stalled"), edge.faults("slow")), (0, 0));
+    assert_eq!(edge.metrics.wasted_bytes.get(), 0);
+}
+
+#[tokio::test]
 async fn peers_give_the_parts_they_have_and_the_shield_what_none_has() {
     let place = Place::new(300);
     let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);

@@ -122,6 +122,8 @@ pub(crate) enum Fate {
     Dies(usize),
     /// Never says what anybody vouches for.
     Mute,
+    /// Blocks its thread, once, for longer than any silence is borne. In a test of one thread that is everybody's.
+    Blocks(usize),
 }
 
 /// A node that holds an object, or those of its chunks that `holds` says.
@@ -199,6 +201,10 @@ impl ObjectSource for Node {
                     wrong[CHUNK / 2] ^= 1;
                     Ok(Some(wrong.into()))
                 }
+                Fate::Blocks(after) if nth == after => {
+                    block();
+                    Ok(Some(bytes))
+                }
                 Fate::Stalls(after) if nth >= after => pending().await,
                 Fate::Dies(after) if nth >= after => {
                     self.endpoint.get().unwrap().close(0, b"");
@@ -238,6 +244,14 @@ impl ObjectSource for Node {
         }];
         Box::pin(async { Ok(Manifests { stored }) })
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a worker that is blocked is what is tested"
+)]
+fn block() {
+    std::thread::sleep(SILENCE + Duration::from_secs(1));
 }
 
 pub(crate) struct Served {

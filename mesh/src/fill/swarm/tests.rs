@@ -532,6 +532,52 @@ fn peer_that_trickles_does_not_hold_a_body_for_ever() {
     }
 }
 
+/// Silence counts for nothing while the one who waits was late itself; but once only, or he who is always late would wait for ever.
+#[test]
+fn lateness_of_ones_own_is_held_against_nobody_once() {
+    let ms = Duration::from_millis;
+    let mut swarm: Swarm<()> = Swarm::new(1 << 20, Patience::default());
+    let offer = Offer {
+        tier: Tier::Peer,
+        whole: true,
+        rtt: Some(ms(10)),
+    };
+    let holders = [swarm.join(offer).unwrap(), swarm.join(offer).unwrap()];
+    for _ in 0..6 {
+        swarm.want(200 << 10);
+    }
+    let ask = |swarm: &mut Swarm<()>, now| {
+        let mut steps = Vec::new();
+        loop {
+            match swarm.next(now) {
+                Step::Wait(until) => return (steps, until),
+                step => steps.push(step),
+            }
+        }
+    };
+    let struck = |steps: &[Step]| {
+        let steps = steps.iter();
+        steps
+            .filter(|step| matches!(step, Step::Cancel { .. }))
+            .count()
+    };
+    let (steps, until) = ask(&mut swarm, ms(0));
+    assert_eq!((steps.len(), until), (2, Some(ms(1_040))));
+    // Five seconds pass in which nobody looked.
+    swarm.was_late(ms(6_000));
+    let (steps, until) = ask(&mut swarm, ms(6_000));
+    assert_eq!((steps.len(), until), (0, Some(ms(7_040))));
+    // One of them gives something by then.
+    swarm.heard(holders[0], ms(6_500));
+    swarm.was_late(ms(7_400));
+    let (steps, _) = ask(&mut swarm, ms(7_400));
+    assert_eq!(struck(&steps), 1, "{steps:?}");
+    assert!(steps.contains(&Step::Cancel {
+        holder: holders[1],
+        why: Trouble::Stalled
+    }));
+}
+
 /// The shield is not asked for what a peer gives, and for all that no peer has.
 #[test]
 fn shield_gives_only_what_no_peer_has() {
