@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Request;
-use integration::{Answer, Cluster, EdgeNode, Origin, Payload, Version, body, until};
+use integration::{Answer, Cluster, EdgeNode, Gate, Origin, Payload, Version, body, until};
 use stoq::identity::Role;
 
 const SIZE: usize = 512 << 10;
@@ -55,6 +55,60 @@ async fn what_is_hot_of_a_protected_site_outlives_the_edge_that_had_it() {
     for edge in &cluster.edges[1..] {
         assert_eq!(get(edge, "/hot").await, hash);
     }
+}
+
+#[tokio::test]
+async fn one_that_is_slow_to_keep_holds_up_no_other() {
+    const OBJECTS: usize = 16;
+    let whole = body::random(body::seed(), SIZE / 8);
+    let gate = Gate::default();
+    let origin = Origin::start({
+        let gate = gate.clone();
+        move |seen| {
+            let (whole, gate) = (whole.clone(), gate.clone());
+            async move {
+                let answer = Answer::ok(whole).fresh(3600).header("etag", "\"v\"");
+                if seen.uri.path() != "/slow" {
+                    return answer;
+                }
+                // Others ask as one who sends none of this.
+                if !seen.headers.contains_key("x-own") {
+                    gate.passed().await;
+                }
+                answer.header("vary", "x-own")
+            }
+        }
+    })
+    .await;
+    let cluster = Cluster::new().origin(&origin).shield().peers().edges(6);
+    let cluster = cluster
+        .edge_cluster("homes = false")
+        .edge_site("protect = 2");
+    let cluster = cluster.start().await;
+    let client = cluster.edges[0].client(Version::Http3).await;
+    let ask = async |path: &str| {
+        for _ in 0..3 {
+            let request = Request::get(path).header("x-own", "1");
+            let request = request.body(Payload::empty()).expect("a request");
+            let answer = client.send(request).await.expect("an answer");
+            answer.whole().await.expect("a whole body");
+        }
+    };
+    ask("/slow").await;
+    until("one of its holders asks for it", || {
+        origin.requests("/slow") > 1
+    })
+    .await;
+    for object in 0..OBJECTS {
+        ask(&format!("/{object}")).await;
+    }
+    until("others are kept", || kept(&cluster.edges) >= 3.0).await;
+    let left = cluster.edges[0].metric("stoq_keep_left_total", &[]);
+    assert_eq!(
+        left, 0.0,
+        "the slow one had its time before others were told"
+    );
+    gate.open();
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ pub(crate) struct KeepMetrics {
     pub(super) offered: Counter,
     /// Of those, that they keep.
     pub(super) given: Counter,
-    /// Of those, that they do not, or did not say.
+    /// Of those, that they do not, or did not say, or were not told of since too many waited.
     pub(super) left: Counter,
     /// Objects that others asked this edge to keep; each ends in one of the next four.
     pub(super) asked: Counter,

@@ -5,12 +5,14 @@
 //! | `heat` | which URLs those are |
 //! | `pull` | keeps what other edges ask this one to: fetched as for a miss |
 //! | `tell` | has another edge keep some of them |
+//! | `lanes` | while it serves: one telling to a neighbour at a time |
 //! | `hand` | at a drain: the neighbours, before this edge takes its leave of them |
 //! | `place` | while it serves: the homes of small objects, where other edges of the metro ask for them |
 //! | `protect` | while it serves: edges that do not fail together, for sites that are protected |
 
 mod hand;
 mod heat;
+mod lanes;
 mod metrics;
 mod place;
 mod protect;

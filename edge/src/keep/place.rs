@@ -14,14 +14,15 @@ use stoq_mesh::index::asks_homes;
 use stoq_mesh::keep::Object;
 use stoq_routing::index::Worth;
 use stoq_routing::{Key, Membership, NodeId, Placement};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
+use super::lanes::Tellings;
 use super::tell::Teller;
 
 /// How often homes are told: every 2 s. What is new is told at the second look, when it has been stored.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long they have to fetch what they are told of in one look: 20 s.
+/// How long one has to fetch what it is told of at a time: 20 s.
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// See the [module](self).
@@ -44,8 +45,12 @@ impl Place {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut new = Vec::new();
+        let mut tellings = Tellings::new(&self.teller, gossip, pool, WITHIN);
         loop {
-            looks.tick().await;
+            tokio::select! {
+                _ = looks.tick() => {}
+                never = tellings.go_on() => match never {},
+            }
             let view = gossip.view();
             let before = std::mem::replace(&mut new, self.teller.take_new());
             if before.is_empty() || !asks_homes(&view) {
@@ -63,8 +68,9 @@ impl Place {
                     lists.entry(home).or_default().push(held.object);
                 }
             }
-            let until = Instant::now() + WITHIN;
-            self.teller.tell_all(&view, lists, pool, until).await;
+            for (home, objects) in lists {
+                tellings.tell(home, objects);
+            }
         }
     }
 }
