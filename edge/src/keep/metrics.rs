@@ -18,7 +18,7 @@ pub(crate) struct KeepMetrics {
     pub(super) held: Counter,
     /// Of those, that were fetched.
     pub(super) fetched: Counter,
-    /// Of those, that could not be had in time or may not be stored.
+    /// Of those, that could not be had in time, may not be stored, or were not waited for any more.
     pub(super) failed: Counter,
     /// Of those, of no site that is served here, or with no room.
     pub(super) refused: Counter,
