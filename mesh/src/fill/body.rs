@@ -406,7 +406,11 @@ impl Driver {
         match news {
             News::Reached(rtt) => self.swarm.measured(id, rtt),
             News::Said(from, said) => self.told(id, from, said),
-            // Of a feed that was broken off: what it had verified by then may be wanted of another already.
+            // Of a feed that was broken off: what it had verified by then is wanted of another already.
+            News::Chunk(_, chunk) if !self.is_current(id, feed) => {
+                let wasted = &self.line.metrics.wasted_bytes;
+                wasted.inc_by(chunk.bytes().len() as u64);
+            }
             _ if !self.is_current(id, feed) => {}
             News::Heard => self.swarm.heard(id, now),
             News::Chunk(place, chunk) => {

@@ -89,8 +89,8 @@ const REST: Duration = Duration::from_millis(250);
 const PROBATION: u32 = 4;
 /// Failures after which a holder is not asked any more.
 pub(super) const STRIKES_MAX: u8 = 3;
-/// One of them is forgiven for so much given since the last, in bytes: a machine that was late three times in an hour is well. What is sent for nothing, at most a chunk each time, stays
-/// a sixty-fourth of what comes.
+/// One of them is forgiven for so much given since the last, in bytes: a machine that was late three times in an hour is well. What is sent for nothing, at most the width each time, stays
+/// a part of what comes.
 const FORGIVEN_FOR: u64 = 16 << 20;
 
 /// A holder within a swarm.

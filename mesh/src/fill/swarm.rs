@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //! * A chunk is asked of one holder at a time, and a holder sends what it is asked for in the order in which it was asked. A chunk is asked of
-//!   another holder only after the first failed, and one that arrived is never asked for again: what is sent twice is at most the chunk that was
-//!   on its way when a holder failed.
+//!   another holder only after the first failed, and one that arrived is never asked for again: what is sent twice is at most what was
+//!   on its way from a holder when it failed, for a round trip after it was broken off.
 //! * A holder is asked only for what it holds, and for no more at once than its path carries in a round trip and 50 ms.
 //! * A peer that lacks a chunk of what it was to hold whole is believed no more than what it says it holds, and one that lacks what it said it holds failed.
 //! * A chunk for which two peers were waited for in vain is asked of the shield before all others.

@@ -1,4 +1,6 @@
 //! A swarm against modelled holders, in virtual time: whatever they do, the body comes whole, in order, and hardly a byte twice.
+//!
+//! A modelled holder that is broken off sends nothing more. A real one does for a round trip, which these bounds leave out.
 
 use proptest::prelude::*;
 
