@@ -153,7 +153,7 @@ pub enum ChunkEvent {
         /// Who sent it.
         via: Source,
     },
-    /// A whole chunk that the receiver holds already: no bytes follow for it. Only where no bytes are open.
+    /// A whole chunk that the receiver holds already, whether or not it said so: no bytes follow for it. One that it lost meanwhile it asks for by name. Only where no bytes are open.
     Held {
         /// The chunk.
         id: ChunkId,

@@ -331,6 +331,7 @@ fn start_edge(dir: &Path, text: String) -> EdgeNode {
         least: long,
         most: long,
         held_up: long,
+        floor: long * 3,
     };
     let running = Edge::start(prepared.patient(patience)).expect("the edge starts");
     EdgeNode::new(running, text)

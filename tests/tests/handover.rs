@@ -1,9 +1,15 @@
 //! A drain: what was asked for most at an edge is at its neighbours when it has gone.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use integration::{Answer, Cluster, EdgeNode, Origin, Version, body};
+use http::HeaderMap;
+use integration::{Answer, Cluster, EdgeNode, Gate, Origin, Running, Version, body, until};
+use stoq::peer::PeerConn;
+use stoq::pool::{Pool, PoolConfig};
+use stoq::quic::Endpoint;
+use stoq_mesh::keep::{self, Object, Request};
 
 const SIZE: usize = 256 << 10;
 const HOT: usize = 12;
@@ -90,4 +96,107 @@ async fn an_edge_that_has_nobody_to_hand_over_to_drains_at_once() {
     let took = began.elapsed();
     assert!(took < Duration::from_secs(15), "{took:?}");
     assert_eq!(cluster.edges[0].metric("stoq_keep_offered_total", &[]), 0.0);
+}
+
+/// How long an edge is given to keep something.
+const LONG: Duration = Duration::from_secs(50);
+
+/// A connection to the second edge, as the first.
+async fn as_the_first(cluster: &Running) -> (Pool, PeerConn) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let endpoint = Endpoint::client(any, stoq_mesh::between_nodes()).expect("an endpoint");
+    let identity = cluster.identity("edge-1");
+    let pool = Pool::new(endpoint, identity, PoolConfig::default());
+    let addr = cluster.edges[1].stoq().expect("it listens for others");
+    let conn = pool.get(addr).await.expect("a connection");
+    (pool, conn)
+}
+
+fn keep_these(paths: &[&str]) -> Request {
+    let objects = paths.iter().map(|path| Object {
+        site: "site".to_owned(),
+        https: true,
+        authority: "localhost".to_owned(),
+        path_and_query: (*path).to_owned(),
+        root: [0; 32],
+        headers: HeaderMap::new(),
+    });
+    Request {
+        within_ms: u32::try_from(LONG.as_millis()).expect("less than 60 s"),
+        objects: objects.collect(),
+    }
+}
+
+/// What an edge was asked to keep, and what came of it.
+fn ends(edge: &EdgeNode) -> (f64, [f64; 4]) {
+    let count = |name: &str| edge.metric(&format!("stoq_keep_{name}_total"), &[]);
+    let ends = ["held", "fetched", "failed", "refused"].map(count);
+    (count("asked"), ends)
+}
+
+#[tokio::test]
+async fn an_error_that_a_stale_copy_covers_is_not_said_to_be_kept() {
+    let origin = Origin::start(|seen| async move {
+        match (seen.uri.path(), seen.nth) {
+            ("/b", _) | (_, 0) => Answer::ok("old")
+                .header("cache-control", "max-age=0, stale-if-error=600")
+                .header("etag", "\"v\""),
+            _ => Answer::status(503),
+        }
+    })
+    .await;
+    let cluster = Cluster::new().origin(&origin).peers().edges(2);
+    let cluster = cluster.start().await;
+    get(&cluster.edges[1], "/a").await;
+    let (_pool, conn) = as_the_first(&cluster).await;
+    let answer = keep::ask(&conn, &keep_these(&["/a", "/b"]), LONG).await;
+    let answer = answer.expect("an answer");
+    // The other one is stored though it is never fresh.
+    assert_eq!((answer.fetched, answer.failed), (1, 1), "{answer:?}");
+    assert_eq!(ends(&cluster.edges[1]), (2.0, [0.0, 1.0, 1.0, 0.0]));
+    assert_eq!(origin.requests("/a"), 2);
+}
+
+#[tokio::test]
+async fn what_an_asker_that_left_wanted_kept_is_not_fetched_and_each_has_its_end() {
+    const PATHS: [&str; 8] = ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7"];
+    let gate = Gate::default();
+    let origin = Origin::start({
+        let gate = gate.clone();
+        move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.passed().await;
+                Answer::ok("x").fresh(3600)
+            }
+        }
+    })
+    .await;
+    let cluster = Cluster::new().origin(&origin).peers().edges(2);
+    let cluster = cluster.start().await;
+    let asked = || {
+        PATHS
+            .iter()
+            .map(|path| origin.requests(path))
+            .sum::<usize>()
+    };
+    let (_pool, conn) = as_the_first(&cluster).await;
+    let request = keep_these(&PATHS);
+    tokio::select! {
+        answer = keep::ask(&conn, &request, LONG) => panic!("{answer:?}"),
+        () = until("some are fetched", || asked() == 4) => {}
+    }
+    // It knows that the asker has left when it answers what was asked after that.
+    for _ in 0..2 {
+        let nothing = keep::ask(&conn, &keep_these(&[]), LONG).await;
+        nothing.expect("an answer");
+    }
+    gate.open();
+    let edge = &cluster.edges[1];
+    until("each has its end", || {
+        ends(edge).1.iter().sum::<f64>() == 8.0
+    })
+    .await;
+    assert_eq!(ends(edge), (8.0, [0.0, 4.0, 4.0, 0.0]));
+    assert_eq!(asked(), 4);
 }

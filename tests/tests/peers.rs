@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use integration::{Answer, Client, Cluster, EdgeNode, Origin, Running, Version, body, until};
+use http::Request;
+use integration::{
+    Answer, Client, Cluster, EdgeNode, Origin, Payload, Running, Version, body, until,
+};
 
 const SIZE: usize = 8 << 20;
 
@@ -171,6 +174,42 @@ async fn edge_that_holds_an_old_version_gives_what_has_not_changed() {
     );
     assert_eq!(peer + shield, (SIZE + 24) as f64);
     assert!(shield < SIZE as f64 * 0.05, "{shield}");
+}
+
+#[tokio::test]
+async fn what_is_only_passed_on_comes_whole_where_its_chunks_are_here_and_its_manifest_elsewhere() {
+    let whole = body::random(body::seed(), SIZE);
+    let hash = blake3::hash(&whole);
+    let origin = Origin::start(move |seen| {
+        let whole = whole.clone();
+        async move {
+            let tag = "\"v\"";
+            match seen.headers.get("if-none-match") {
+                Some(_) => Answer::status(304).header("etag", tag).fresh(3600),
+                None => Answer::ok(whole)
+                    .header("etag", tag)
+                    .header("cache-control", "max-age=60")
+                    .header("age", "100"),
+            }
+        }
+    })
+    .await;
+    let cluster = Cluster::new().origin(&origin).shield().peers().edges(2);
+    let cluster = cluster.start().await;
+    // Stale when it comes to the first, and fresh at the shield and the second.
+    for edge in 0..2 {
+        assert_eq!(get(&cluster, edge, "/a").await, hash);
+    }
+    let sent = cluster.shield().metric("stoq_object_body_bytes_total", &[]);
+    let client = cluster.edges[0].client(Version::Http3).await;
+    let request = Request::get("/a").header("cache-control", "no-store");
+    let request = request.body(Payload::empty()).expect("a request");
+    let answer = client.send(request).await.expect("an answer");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.whole().await.expect("a whole body").hash, hash);
+    // What is here did not travel.
+    let after = cluster.shield().metric("stoq_object_body_bytes_total", &[]);
+    assert_eq!(after - sent, 0.0);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! What edges put at others, though clients asked one: what is hot of a site that is protected, and small objects at their homes.
 
 use bytes::Bytes;
-use integration::{Answer, Cluster, EdgeNode, Origin, Version, body, until};
+use http::Request;
+use integration::{Answer, Cluster, EdgeNode, Gate, Origin, Payload, Version, body, until};
+use stoq::identity::Role;
 
 const SIZE: usize = 512 << 10;
 
@@ -56,6 +58,60 @@ async fn what_is_hot_of_a_protected_site_outlives_the_edge_that_had_it() {
 }
 
 #[tokio::test]
+async fn one_that_is_slow_to_keep_holds_up_no_other() {
+    const OBJECTS: usize = 16;
+    let whole = body::random(body::seed(), SIZE / 8);
+    let gate = Gate::default();
+    let origin = Origin::start({
+        let gate = gate.clone();
+        move |seen| {
+            let (whole, gate) = (whole.clone(), gate.clone());
+            async move {
+                let answer = Answer::ok(whole).fresh(3600).header("etag", "\"v\"");
+                if seen.uri.path() != "/slow" {
+                    return answer;
+                }
+                // Others ask as one who sends none of this.
+                if !seen.headers.contains_key("x-own") {
+                    gate.passed().await;
+                }
+                answer.header("vary", "x-own")
+            }
+        }
+    })
+    .await;
+    let cluster = Cluster::new().origin(&origin).shield().peers().edges(6);
+    let cluster = cluster
+        .edge_cluster("homes = false")
+        .edge_site("protect = 2");
+    let cluster = cluster.start().await;
+    let client = cluster.edges[0].client(Version::Http3).await;
+    let ask = async |path: &str| {
+        for _ in 0..3 {
+            let request = Request::get(path).header("x-own", "1");
+            let request = request.body(Payload::empty()).expect("a request");
+            let answer = client.send(request).await.expect("an answer");
+            answer.whole().await.expect("a whole body");
+        }
+    };
+    ask("/slow").await;
+    until("one of its holders asks for it", || {
+        origin.requests("/slow") > 1
+    })
+    .await;
+    for object in 0..OBJECTS {
+        ask(&format!("/{object}")).await;
+    }
+    until("others are kept", || kept(&cluster.edges) >= 3.0).await;
+    let left = cluster.edges[0].metric("stoq_keep_left_total", &[]);
+    assert_eq!(
+        left, 0.0,
+        "the slow one had its time before others were told"
+    );
+    gate.open();
+}
+
+#[tokio::test]
 async fn small_objects_asked_for_once_are_at_their_homes() {
     const OBJECTS: usize = 16;
     let whole = body::random(body::seed(), SIZE / 8);
@@ -97,4 +153,54 @@ async fn small_objects_asked_for_once_are_at_their_homes() {
     println!("{} of {others} are found without those two", found.len());
     assert!(found.iter().all(|found| *found == hash));
     assert!(found.len() as f64 >= others, "{} of {others}", found.len());
+}
+
+#[tokio::test]
+async fn what_nobody_may_take_from_its_home_is_put_at_none() {
+    const OBJECTS: usize = 16;
+    let whole = body::random(body::seed(), SIZE / 8);
+    let hash = blake3::hash(&whole);
+    let origin = Origin::start(move |seen| {
+        let whole = whole.clone();
+        async move {
+            let answer = Answer::ok(whole).fresh(3600).header("etag", "\"v\"");
+            match seen.uri.path().starts_with("/own/") {
+                // So that nobody vouches for what those get who send one.
+                true => answer.header("vary", "x-own"),
+                false => answer,
+            }
+        }
+    })
+    .await;
+    // Without a shield, others take what an edge fetched by its word alone.
+    let cluster = Cluster::new().origin(&origin).peers().edges(6);
+    let cluster = cluster.edge_role(Role::Fetch("site".to_owned()));
+    let cluster = cluster.zones(&["eu-fra"; 6]).start().await;
+    let first = &cluster.edges[0];
+    let paths = |of: &'static str| (0..OBJECTS).map(move |object| format!("/{of}/{object}"));
+    let client = first.client(Version::Http3).await;
+    for path in paths("own") {
+        let request = Request::get(path).header("x-own", "1");
+        let request = request.body(Payload::empty()).expect("a request");
+        let answer = client.send(request).await.expect("an answer");
+        assert_eq!(answer.whole().await.expect("a whole body").hash, hash);
+    }
+    for path in paths("any") {
+        assert_eq!(get(first, &path).await, hash);
+    }
+    // They are told of what was asked for first no later.
+    until("homes hold what they may have", || {
+        kept(&cluster.edges) >= 6.0
+    })
+    .await;
+    let count = |name: &str| first.metric(name, &[]);
+    until("homes have answered", || {
+        let answered = count("stoq_keep_given_total") + count("stoq_keep_left_total");
+        answered == count("stoq_keep_offered_total")
+    })
+    .await;
+    assert!(count("stoq_keep_offered_total") <= OBJECTS as f64);
+    for path in paths("own").chain(paths("any")) {
+        assert_eq!(origin.requests(&path), 1, "{path}");
+    }
 }

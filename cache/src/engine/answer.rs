@@ -27,7 +27,7 @@ use crate::{
     key::CacheKey,
     object::Object,
     reply::Reply,
-    upstream::{BodyError, Source, Upstream},
+    upstream::{BodyError, FetchResponse, Source, Upstream},
 };
 
 /// Leaders that may be lost, and objects found incomplete, before a request gives up.
@@ -336,7 +336,7 @@ impl<'a> Ask<'a> {
                 } else {
                     outcome
                 };
-                Ok(Some(Answer::Ready(self.cache.through(response, outcome))))
+                Ok(Some(Answer::Ready(self.through(response, outcome))))
             }
             Ok(Led::Failed(failure)) => self.stand_in(failure, held.as_ref()).await.map(Some),
             // The task ended without a word: aborted, or it panicked.
@@ -593,11 +593,18 @@ impl<'a> Ask<'a> {
                 );
                 match self.cover(status, held.as_ref()).await {
                     Some(covered) => Ok(covered),
-                    None => Ok(Answer::Ready(self.cache.through(response, outcome))),
+                    None => Ok(Answer::Ready(self.through(response, outcome))),
                 }
             }
             Err(error) => self.stand_in(Failure::Upstream(error), held.as_ref()).await,
         }
+    }
+
+    /// The upstream's answer, passed on.
+    fn through(&self, response: FetchResponse, outcome: CacheStatus) -> Reply {
+        let (site, key) = (&self.request.site, self.request.key);
+        self.cache
+            .through(site, key, self.upstream, response, outcome)
     }
 
     /// Starts a refresh of a stale response, unless one runs. Nobody waits for it. What it brings is stored, so a request that

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::{
     content::{ChunkId, ChunkKey},
-    fill::events,
     http::{
         conditional,
         range::{self, Slice},
@@ -264,8 +263,8 @@ impl Blocks {
     pub(super) async fn take(&self, body: FetchBody, length: u64) -> Result<Bytes, BodyError> {
         let mut stream = match body {
             FetchBody::Stream(stream) => stream,
-            FetchBody::Chunked(chunks) => events::bytes_of(chunks),
-            FetchBody::Empty => Box::pin(stream::empty()),
+            // A part is never said in chunks.
+            FetchBody::Chunked(_) | FetchBody::Empty => Box::pin(stream::empty()),
         };
         let wrong = |got: u64| BodyError::Length {
             got,

@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::{Cache, CacheSite, Failure, invalidate::Change, posted::Posted, searches};
 use crate::{
-    fill::events,
+    fill::{events, named::Named},
     http::{
         cache_status::{self, CacheStatus, Details},
         hop,
     },
+    key::CacheKey,
     metrics::ServedFrom,
     reply::{Reply, ReplyBody, StoredHead},
-    upstream::{BodyStream, FetchBody, FetchRequest, FetchResponse, Source, Upstream},
+    upstream::{BodyError, FetchBody, FetchRequest, FetchResponse, Upstream},
 };
 
 impl Cache {
@@ -43,6 +45,7 @@ impl Cache {
             self.recall_changed(&request.key).await;
         }
         let mut posted = self.posted(site, &request);
+        let key = request.key;
         let fetched = upstream.fetch(request).await;
         if let Some(path) = &changes {
             self.inner.searches.forget(path);
@@ -62,7 +65,7 @@ impl Cache {
                         return Ok(self.counted(reply.await?));
                     }
                 }
-                Ok(self.counted(self.through(response, outcome)))
+                Ok(self.counted(self.through(site, key, &upstream, response, outcome)))
             }
             Err(error) => {
                 self.inner.metrics.requests(CacheStatus::Failed).inc();
@@ -71,8 +74,15 @@ impl Cache {
         }
     }
 
-    /// An upstream's answer as a reply, unchanged but for this cache's mark.
-    pub(super) fn through(&self, response: FetchResponse, outcome: CacheStatus) -> Reply {
+    /// An upstream's answer about this URL as a reply, unchanged but for this cache's mark.
+    pub(super) fn through(
+        &self,
+        site: &Arc<CacheSite>,
+        key: CacheKey,
+        upstream: &Arc<dyn Upstream>,
+        response: FetchResponse,
+        outcome: CacheStatus,
+    ) -> Reply {
         let FetchResponse {
             status,
             mut headers,
@@ -87,12 +97,30 @@ impl Cache {
             forward_status: Some(status.as_u16()),
             ..Details::default()
         };
-        let upstream = upstream_cache_status.as_deref();
-        let value = cache_status::field(&self.inner.config.name, upstream, outcome, &details);
+        let above = upstream_cache_status.as_deref();
+        let value = cache_status::field(&self.inner.config.name, above, outcome, &details);
         let body = match body {
             FetchBody::Empty => ReplyBody::Empty,
-            FetchBody::Stream(stream) => self.passing(stream, via),
-            FetchBody::Chunked(chunks) => self.passing(events::bytes_of(chunks), via),
+            FetchBody::Stream(stream) => {
+                let metrics = Arc::clone(&self.inner.metrics);
+                self.passing(stream.map(move |piece| {
+                    let piece = piece?;
+                    metrics.fetched_bytes.inc_by(piece.len() as u64);
+                    Ok((piece, ServedFrom::Upstream(via)))
+                }))
+            }
+            FetchBody::Chunked(chunks) => {
+                // What is here may have been left out, though it is not stored here under this URL.
+                let named = Named {
+                    depot: Arc::clone(&self.inner.depot),
+                    key: site.chunk_key.clone(),
+                    site: Arc::clone(&site.name),
+                    url: key,
+                    upstream: Arc::clone(upstream),
+                    source: via,
+                };
+                self.passing(events::pieces_of(chunks, named))
+            }
         };
         Reply {
             head: Arc::new(StoredHead::new(status, headers)),
@@ -105,16 +133,15 @@ impl Cache {
     }
 
     /// A body on its way through, counted.
-    fn passing(&self, stream: BodyStream, via: Source) -> ReplyBody {
+    fn passing(
+        &self,
+        pieces: impl Stream<Item = Result<(Bytes, ServedFrom), BodyError>> + Send + 'static,
+    ) -> ReplyBody {
         let metrics = Arc::clone(&self.inner.metrics);
-        ReplyBody::Stream(Box::pin(stream.inspect(move |piece| {
-            if let Ok(piece) = piece {
-                let bytes = piece.len() as u64;
-                metrics.fetched_bytes.inc_by(bytes);
-                metrics
-                    .served_bytes(ServedFrom::Upstream(via))
-                    .inc_by(bytes);
-            }
+        ReplyBody::Stream(Box::pin(pieces.map(move |piece| {
+            let (piece, from) = piece?;
+            metrics.served_bytes(from).inc_by(piece.len() as u64);
+            Ok(piece)
         })))
     }
 }

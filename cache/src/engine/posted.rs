@@ -97,7 +97,8 @@ impl Cache {
         let Some(freshness) = stands_for_get(&posted, change, &response, response_time)
             .filter(|_| !self.inner.tasks.is_closed())
         else {
-            return Ok(self.through(response, outcome));
+            let get = &posted.request;
+            return Ok(self.through(&get.site, get.key, &upstream, response, outcome));
         };
         let arrival = Arrival {
             response,
@@ -105,15 +106,24 @@ impl Cache {
             response_time,
         };
         let Posted { request, begun, .. } = posted;
+        let (site, key) = (Arc::clone(&request.site), request.key);
         match self
-            .take_in(request, upstream, begun, arrival, POSTED_BYTES_MAX)
+            .take_in(
+                request,
+                Arc::clone(&upstream),
+                begun,
+                arrival,
+                POSTED_BYTES_MAX,
+            )
             .await
         {
             Ok(Led::Filling(filling, reader)) => {
                 let now = self.now();
                 Ok(self.filling_reply(&filling, &Shape::Whole, reader, outcome, now))
             }
-            Ok(Led::Through(response, _)) => Ok(self.through(response, outcome)),
+            Ok(Led::Through(response, _)) => {
+                Ok(self.through(&site, key, &upstream, response, outcome))
+            }
             Ok(Led::Failed(failure)) => Err(failure),
             // Nothing was held, so nothing was confirmed; the task was aborted.
             Ok(Led::Stored(_)) | Err(_) => Err(Failure::Shutdown),

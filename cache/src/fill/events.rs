@@ -1,13 +1,18 @@
-//! A body as chunk events, for another cache: of an object, or of a fill while it grows.
+//! A body as chunk events, for another cache: of an object, or of a fill while it grows. And the bytes of one that is only passed on.
 
 use std::{collections::HashSet, sync::Arc};
 
-use futures_util::{StreamExt, stream};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 
-use super::reader::{FillReader, ObjectReader};
+use super::{
+    named::Named,
+    reader::{FillReader, ObjectReader},
+};
 use crate::{
     content::{ChunkId, Entry, Manifest},
-    upstream::{BodyError, BodyStream, ChunkEvent, ChunkStream},
+    metrics::ServedFrom,
+    upstream::{BodyError, ChunkEvent, ChunkStream},
 };
 
 /// The events of a fill, bytes relayed at once, each chunk's end as soon as it is cut. Chunks of `held` are named
@@ -201,33 +206,39 @@ impl ObjectEvents {
     }
 }
 
-/// The bytes of a chunked body that nobody stores. Without its commit record it is truncated.
-pub(crate) fn bytes_of(events: ChunkStream) -> BodyStream {
-    Box::pin(stream::unfold(Some(events), |events| async move {
-        let mut events = events?;
-        loop {
+/// The bytes of a chunked body that nobody stores, each piece with where it was had from. What comes from an upstream is counted as fetched. Without its commit
+/// record it is truncated.
+pub(crate) fn pieces_of(
+    events: ChunkStream,
+    named: Named,
+) -> impl Stream<Item = Result<(Bytes, ServedFrom), BodyError>> + Send {
+    stream::unfold(Some((events, named)), |body| async move {
+        let (mut events, named) = body?;
+        let fetched = |bytes: Bytes, via| {
+            let metrics = &named.depot.metrics;
+            metrics.fetched_bytes.inc_by(bytes.len() as u64);
+            (bytes, ServedFrom::Upstream(via))
+        };
+        let piece = loop {
             match events.next().await {
-                Some(Ok(ChunkEvent::Bytes(bytes))) => return Some((Ok(bytes), Some(events))),
-                Some(Ok(ChunkEvent::Whole { chunk, .. })) => {
-                    return Some((Ok(chunk.bytes().clone()), Some(events)));
+                Some(Ok(ChunkEvent::Bytes(bytes))) => break Ok(fetched(bytes, named.source)),
+                Some(Ok(ChunkEvent::Whole { chunk, via })) => {
+                    break Ok(fetched(chunk.bytes().clone(), via));
                 }
+                Some(Ok(ChunkEvent::Held { id, len })) => break named.chunk(id, len).await,
                 Some(Ok(
                     ChunkEvent::Profile(_) | ChunkEvent::Chunk { .. } | ChunkEvent::Vouched(_),
                 )) => {}
                 Some(Ok(ChunkEvent::Sealed { .. })) => return None,
-                // Nothing was said to be held, so nothing can be.
-                Some(Ok(ChunkEvent::Held { id, .. })) => {
-                    let error = BodyError::Upstream(format!(
-                        "chunk {id} was left out of a body that needs it"
-                    ));
-                    return Some((Err(error), None));
-                }
-                Some(Err(error)) => return Some((Err(error), None)),
+                Some(Err(error)) => break Err(error),
                 None => {
-                    let error = BodyError::Upstream("ended before its commit record".to_owned());
-                    return Some((Err(error), None));
+                    break Err(BodyError::Upstream(
+                        "ended before its commit record".to_owned(),
+                    ));
                 }
             }
-        }
-    }))
+        };
+        let rest = piece.is_ok().then_some((events, named));
+        Some((piece, rest))
+    })
 }

@@ -336,8 +336,10 @@ impl Depot {
         }
         let body = match response.body {
             FetchBody::Stream(body) => body,
-            FetchBody::Chunked(events) => super::events::bytes_of(events),
-            FetchBody::Empty => return Err(gone("the upstream sent no bytes".to_owned())),
+            // A part is never said in chunks.
+            FetchBody::Chunked(_) | FetchBody::Empty => {
+                return Err(gone("the upstream sent no bytes".to_owned()));
+            }
         };
         let via = response.via;
         let pieces = body.map(move |piece| piece.map(|bytes| (bytes, via)));

@@ -14,6 +14,7 @@
 pub(crate) mod budget;
 pub(crate) mod events;
 pub(crate) mod hole;
+pub(crate) mod named;
 pub(crate) mod reader;
 mod readers;
 mod window;

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use super::{Fill, hole::Depot, reader::Access};
+use super::{Fill, named::Named, reader::Access};
 use crate::{
     content::{
         CHUNK_BYTES_MAX, ChunkId, Chunker, GrowingManifest, Manifest, ManifestError, Profile,
         SNIFF_BYTES, Validators,
     },
     metrics::ServedFrom,
-    store::{Pins, Read},
+    store::Pins,
     upstream::{BodyError, BodyStream, ChunkEvent, ChunkStream, FetchBody, VOUCHER_BYTES_MAX},
 };
 
@@ -205,6 +205,7 @@ impl Writer {
     async fn relay(&mut self, mut events: ChunkStream) -> Result<Arc<Manifest>, BodyError> {
         let mut open = Open::default();
         let mut mirror: Option<GrowingManifest> = None;
+        let named = Named::of(&self.access);
         loop {
             if !self.fill.room().await {
                 return Err(BodyError::Upstream(
@@ -273,7 +274,7 @@ impl Writer {
                     self.store(id, bytes).await?;
                 }
                 (ChunkEvent::Held { id, len }, Some(_)) if open.bytes == 0 => {
-                    let (chunk, from) = held(&self.access, id, len).await?;
+                    let (chunk, from) = named.chunk(id, len).await?;
                     self.push(chunk.clone(), from)?;
                     self.store(id, chunk).await?;
                 }
@@ -377,44 +378,6 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.fail(BodyError::Shutdown);
     }
-}
-
-/// A chunk the sender knows we hold, or held: from the store, else by name from the sender.
-async fn held(access: &Access, id: ChunkId, len: u32) -> Result<(Bytes, ServedFrom), BodyError> {
-    let Depot { store, metrics, .. } = &*access.depot;
-    let is_whole = |bytes: &Bytes| bytes.len() == len as usize;
-    if let Some(bytes) = store.get_ram(&id).filter(is_whole) {
-        return Ok((bytes, ServedFrom::Ram));
-    }
-    if let Read::Hit(bytes) = store.read(&access.key, &id).await
-        && is_whole(&bytes)
-    {
-        return Ok((bytes, ServedFrom::Disk));
-    }
-    let request = &access.refill.request;
-    let asked = access
-        .refill
-        .upstream
-        .chunks(Arc::clone(&request.site.name), request.key, vec![(id, len)])
-        .await;
-    let mut body = asked.map_err(|error| BodyError::Upstream(format!("chunk {id}: {error}")))?;
-    let mut chunk = Vec::with_capacity((len as usize).min(CHUNK_BYTES_MAX));
-    let mut from = ServedFrom::Upstream(access.refill.source);
-    while let Some(piece) = body.next().await {
-        let (piece, via) = piece?;
-        metrics.fetched_bytes.inc_by(piece.len() as u64);
-        from = ServedFrom::Upstream(via);
-        chunk.extend_from_slice(&piece);
-        if chunk.len() > len as usize {
-            break;
-        }
-    }
-    if chunk.len() != len as usize || access.key.id(&chunk) != id {
-        return Err(BodyError::Corrupt(format!(
-            "bytes are not those of chunk {id}"
-        )));
-    }
-    Ok((Bytes::from(chunk), from))
 }
 
 /// Relayed bytes whose chunk has not ended yet.

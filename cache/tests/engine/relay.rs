@@ -5,9 +5,9 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use stoq_cache::{
-    content::ChunkId,
+    content::{ChunkId, ManifestId},
     engine::{Cache, CacheSite},
-    http::cache_status::CacheStatus,
+    http::{cache_status::CacheStatus, policy::SitePolicy},
     key::CacheKey,
     metrics::ServedFrom,
     reply::ReplyBody,
@@ -18,7 +18,8 @@ use stoq_cache::{
 };
 
 use crate::script::{
-    House, Script, body, cache_status, fed, house, noise, response, stream_of, whole_or_part,
+    House, Script, body, cache_status, fed, house, house_with, noise, response, stream_of,
+    whole_or_part,
 };
 
 const FRESH: &[(&str, &str)] = &[("cache-control", "max-age=60"), ("etag", "\"v1\"")];
@@ -37,9 +38,13 @@ impl fmt::Debug for Shield {
     }
 }
 
-impl Upstream for Shield {
-    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
-        let held = request.held.as_ref().map(|manifest| manifest.root());
+impl Shield {
+    /// Asked by one who has the chunks of this manifest, or gets them elsewhere.
+    fn answer(
+        &self,
+        request: FetchRequest,
+        held: Option<ManifestId>,
+    ) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
         let request = stoq_cache::engine::CacheRequest {
             site: Arc::clone(&self.site),
             key: request.key,
@@ -83,6 +88,13 @@ impl Upstream for Shield {
             })
         }
         .boxed()
+    }
+}
+
+impl Upstream for Shield {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
+        let held = request.held.as_ref().map(|manifest| manifest.root());
+        self.answer(request, held)
     }
 
     fn chunks(
@@ -358,6 +370,108 @@ async fn held_chunks_are_read_from_the_store() {
         )))
     });
     assert_eq!(edge.fetch("/b", &upstream).await, (200, content));
+}
+
+/// A shield that is asked by one who finds chunks elsewhere too, and is left to name all of them.
+#[derive(Debug)]
+struct Naming(Arc<Shield>, ManifestId);
+
+impl Upstream for Naming {
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Result<FetchResponse, UpstreamError>> {
+        self.0.answer(request, Some(self.1))
+    }
+
+    fn chunks(
+        &self,
+        site: Arc<str>,
+        key: CacheKey,
+        chunks: Vec<(ChunkId, u32)>,
+    ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
+        self.0.chunks(site, key, chunks)
+    }
+}
+
+/// A shield that has `/` stored, of which the edge has chunks under another URL. Some of them it lost.
+async fn naming(edge: &House, content: &Bytes) -> Arc<Naming> {
+    let shield = shield(&Script::fixed(FRESH, content.clone()));
+    let copy = edge.cache.serve(edge.get("/copy", &[]), shield.clone());
+    assert!(body(copy.await.unwrap()).await.unwrap() == *content);
+    let house = &shield.house;
+    assert!(house.fetch("/", &shield.origin).await.1 == *content);
+    let manifests = shield.cache.manifests(&house.get("/", &[]).key).await;
+    let root = manifests[0].root();
+    let mut nth = 0;
+    edge.tier.forget(|| {
+        nth += 1;
+        nth % 3 == 0
+    });
+    Arc::new(Naming(shield, root))
+}
+
+#[tokio::test]
+async fn chunks_that_are_here_are_in_bodies_that_are_only_passed_on() {
+    let content = noise(7, 1_000_000);
+    let edge = house();
+    let naming = naming(&edge, &content).await;
+    let fetched = edge.cache.metrics().fetched_bytes.get();
+
+    // Straight on, since it must not be stored.
+    let request = edge.get("/", &[("cache-control", "no-store")]);
+    let reply = edge.cache.serve(request, naming.clone()).await.unwrap();
+    assert!(body(reply).await.unwrap() == content);
+    let fetched = edge.cache.metrics().fetched_bytes.get() - fetched;
+    assert!(
+        (1..content.len() as u64).contains(&fetched),
+        "{fetched} bytes came"
+    );
+    // None of the cache's business.
+    let request = edge.get("/", &[]);
+    let fetch = FetchRequest {
+        method: request.method,
+        scheme: request.scheme,
+        authority: request.authority,
+        path_and_query: request.path_and_query,
+        headers: request.headers,
+        body: None,
+        site: Arc::clone(&edge.site.name),
+        key: request.key,
+        held: None,
+    };
+    let passed = edge
+        .cache
+        .pass(&edge.site, fetch, naming.clone(), CacheStatus::Bypass);
+    assert!(body(passed.await.unwrap()).await.unwrap() == content);
+    edge.assert_bytes_add_up();
+}
+
+#[tokio::test]
+async fn chunks_that_are_here_are_in_bodies_that_a_leader_may_not_store() {
+    let content = noise(8, 1_000_000);
+    // The shield's answer may be stored there, and here not for one who says who he is.
+    let edge = house();
+    let naming = naming(&edge, &content).await;
+    let request = edge.get("/", &[("authorization", "Basic eDp5")]);
+    let reply = edge.cache.serve(request, naming).await.unwrap();
+    assert!(body(reply).await.unwrap() == content);
+    edge.assert_bytes_add_up();
+}
+
+#[tokio::test]
+async fn chunks_that_are_here_are_in_bodies_for_which_no_fill_has_room() {
+    let content = noise(9, 1_000_000);
+    let edge = house_with(64 << 20, 64 << 10, SitePolicy::default());
+    let naming = naming(&edge, &content).await;
+    let (_feed, arriving) = fed(1);
+    let once = parking_lot::Mutex::new(Some(arriving));
+    let slow = Script::new(move |_, _| {
+        let body = once.lock().take().expect("one fetch");
+        std::future::ready(Ok(response(200, FRESH, body)))
+    });
+    let under_way = edge.serve(edge.get("/slow", &[]), &slow).await.unwrap();
+    let reply = edge.cache.serve(edge.get("/", &[]), naming).await.unwrap();
+    assert_eq!(reply.outcome, CacheStatus::Bypass);
+    assert!(body(reply).await.unwrap() == content);
+    drop(under_way);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ pub(crate) struct KeepMetrics {
     pub(super) offered: Counter,
     /// Of those, that they keep.
     pub(super) given: Counter,
-    /// Of those, that they do not, or did not say.
+    /// Of those, that they do not, or did not say, or were not told of since too many waited.
     pub(super) left: Counter,
     /// Objects that others asked this edge to keep; each ends in one of the next four.
     pub(super) asked: Counter,
@@ -18,7 +18,7 @@ pub(crate) struct KeepMetrics {
     pub(super) held: Counter,
     /// Of those, that were fetched.
     pub(super) fetched: Counter,
-    /// Of those, that could not be had in time or may not be stored.
+    /// Of those, that could not be had in time, may not be stored, or were not waited for any more.
     pub(super) failed: Counter,
     /// Of those, of no site that is served here, or with no room.
     pub(super) refused: Counter,

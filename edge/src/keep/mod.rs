@@ -5,12 +5,14 @@
 //! | `heat` | which URLs those are |
 //! | `pull` | keeps what other edges ask this one to: fetched as for a miss |
 //! | `tell` | has another edge keep some of them |
+//! | `lanes` | while it serves: one telling to a neighbour at a time |
 //! | `hand` | at a drain: the neighbours, before this edge takes its leave of them |
 //! | `place` | while it serves: the homes of small objects, where other edges of the metro ask for them |
 //! | `protect` | while it serves: edges that do not fail together, for sites that are protected |
 
 mod hand;
 mod heat;
+mod lanes;
 mod metrics;
 mod place;
 mod protect;
@@ -44,6 +46,8 @@ pub(crate) struct Puts {
     copies: Vec<usize>,
     /// Small objects at their homes.
     at_homes: bool,
+    /// Whether a shield stands behind it.
+    shielded: bool,
 }
 
 impl Puts {
@@ -52,6 +56,7 @@ impl Puts {
         Self {
             copies: config.sites.iter().map(|site| site.protect).collect(),
             at_homes: config.cluster.as_ref().is_some_and(|cluster| cluster.homes),
+            shielded: config.shield.is_some(),
         }
     }
 }
@@ -100,7 +105,9 @@ impl Keep {
         let teller = Arc::new(Teller::new(shared, metrics));
         Self {
             puller: Arc::new(puller),
-            place: puts.at_homes.then(|| Place::new(Arc::clone(&teller))),
+            place: puts
+                .at_homes
+                .then(|| Place::new(Arc::clone(&teller), puts.shielded)),
             protect: Protect::new(Arc::clone(&teller), puts.copies),
             hand: Hand::new(teller, handed_over.clone()),
         }

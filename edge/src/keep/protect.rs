@@ -15,12 +15,13 @@ use stoq_mesh::keep::Object;
 use stoq_routing::{Key, Membership, NodeId, NodeState, View, rendezvous, spread};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::lanes::Tellings;
 use super::tell::Teller;
 
 /// How often it looks: every 2 s.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How long holders have to fetch what they are told of in one look: 20 s.
+/// How long one has to fetch what it is told of at a time: 20 s.
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// After so long holders are told again, in case one has lost it: 60 s. One that has it answers at once.
@@ -52,8 +53,12 @@ impl Protect {
         }
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tellings = Tellings::new(&self.teller, gossip, pool, WITHIN);
         loop {
-            looks.tick().await;
+            tokio::select! {
+                _ = looks.tick() => {}
+                never = tellings.go_on() => match never {},
+            }
             let now = Instant::now();
             let view = gossip.view();
             let mut lists: HashMap<NodeId, Vec<Object>> = HashMap::new();
@@ -69,7 +74,9 @@ impl Protect {
                     }
                 }
             }
-            self.teller.tell_all(&view, lists, pool, now + WITHIN).await;
+            for (holder, objects) in lists {
+                tellings.tell(holder, objects);
+            }
         }
     }
 

@@ -39,7 +39,9 @@ pub(crate) type Addresses = Box<dyn Fn(NodeId) -> Vec<SocketAddr> + Send + Sync>
 /// What became of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
+    /// It was here, and fresh.
     Held,
+    /// What is stored now came since it was asked for.
     Fetched,
     Failed,
 }
@@ -97,18 +99,26 @@ impl Puller {
         if let Some(mut queue) = queue {
             let jobs = stream::poll_fn(move |cx| queue.poll_recv(cx));
             jobs.for_each_concurrent(PULLS_MAX, |job| async move {
-                if let Some(upstream) = upstreams.get(job.site) {
-                    let Job {
-                        request,
-                        holder,
-                        until,
-                        done,
-                        ..
-                    } = job;
-                    let kept = self.pull(request, holder, until, upstream).await;
-                    // Who does not wait any more need not know.
-                    let _ = done.send(kept);
-                }
+                let Job {
+                    site,
+                    request,
+                    holder,
+                    until,
+                    done,
+                } = job;
+                let kept = match upstreams.get(site) {
+                    // Who waits no more may have gone, and what it held with it.
+                    Some(upstream) if !done.is_closed() => {
+                        self.pull(request, holder, until, upstream).await
+                    }
+                    Some(_) | None => Kept::Failed,
+                };
+                match kept {
+                    Kept::Held => self.metrics.held.inc(),
+                    Kept::Fetched => self.metrics.fetched.inc(),
+                    Kept::Failed => self.metrics.failed.inc(),
+                };
+                let _ = done.send(kept);
             })
             .await;
         }
@@ -131,7 +141,7 @@ impl Puller {
         }
         // Where too many are known so it is fetched like any.
         let _word = self.told.hear(request.key, holder);
-        let cache = &self.shared.cache;
+        let (cache, began) = (&self.shared.cache, (self.shared.clock)());
         let fetched = timeout_at(until, async {
             let reply = cache.serve(request.clone(), Arc::clone(upstream)).await;
             let reply = reply.map_err(|error| error.to_string())?;
@@ -145,8 +155,13 @@ impl Puller {
         match fetched.await {
             Ok(Ok(())) => match self.look(&request) {
                 Lookup::Miss | Lookup::VaryMiss | Lookup::HitForMiss => Kept::Failed,
-                Lookup::Fresh(_) | Lookup::Stale(_) | Lookup::Unwanted(_) | Lookup::Expired(_) => {
-                    Kept::Fetched
+                Lookup::Fresh(_) => Kept::Fetched,
+                // What was here before, for want of anything better, was not fetched.
+                Lookup::Stale(hit) | Lookup::Unwanted(hit) | Lookup::Expired(hit) => {
+                    match hit.object.freshness.response_time >= began {
+                        true => Kept::Fetched,
+                        false => Kept::Failed,
+                    }
                 }
             },
             Ok(Err(error)) => {
@@ -210,6 +225,8 @@ impl Keeper for Puller {
                 .filter_map(|object| self.accept(object, from, &addresses, until))
                 .collect();
             let refused = asked - accepted.len();
+            // Those accepted are counted when they end, whether or not anybody waits for it here.
+            self.metrics.refused.inc_by(refused as u64);
             let ends = accepted.into_iter().map(|kept| timeout_at(until, kept));
             let ends = join_all(ends).await;
             let mut answer = Answer {
@@ -223,10 +240,6 @@ impl Keeper for Puller {
                     Ok(Ok(Kept::Failed) | Err(_)) | Err(_) => answer.failed += 1,
                 }
             }
-            self.metrics.held.inc_by(answer.held.into());
-            self.metrics.fetched.inc_by(answer.fetched.into());
-            self.metrics.failed.inc_by(answer.failed.into());
-            self.metrics.refused.inc_by(refused as u64);
             answer
         })
     }

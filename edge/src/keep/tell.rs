@@ -10,7 +10,7 @@ use stoq::pool::Pool;
 use stoq_cache::key::CacheKey;
 use stoq_mesh::keep::{self, Object, Request};
 use stoq_routing::{NodeState, View};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::heat::{Heat, Hot};
 use super::metrics::KeepMetrics;
@@ -106,6 +106,13 @@ impl Teller {
         held
     }
 
+    /// Whether somebody vouches for it, so that others may take it without asking shield or origin.
+    pub(super) async fn has_word_for(&self, held: &Held) -> bool {
+        let vouched = self.shared.cache.vouched(&held.key).await;
+        let mut roots = vouched.iter().map(|(_, manifest)| manifest.root());
+        roots.any(|root| *root.as_bytes() == held.object.root)
+    }
+
     /// Has each of these neighbours keep what is listed for it.
     pub(super) async fn tell_all(
         &self,
@@ -119,8 +126,14 @@ impl Teller {
         join_all(tells).await;
     }
 
-    /// Has one neighbour keep these.
-    async fn tell(
+    /// So many objects that a neighbour was to keep it is not told of, since too many wait for it.
+    pub(super) fn passed_over(&self, objects: usize) {
+        self.metrics.offered.inc_by(objects as u64);
+        self.metrics.left.inc_by(objects as u64);
+    }
+
+    /// Has one neighbour keep these, in the time until then, reaching it included.
+    pub(super) async fn tell(
         &self,
         view: &View,
         home: stoq_routing::NodeId,
@@ -134,7 +147,9 @@ impl Teller {
             let within = until.saturating_duration_since(Instant::now());
             let kept = match within.is_zero() {
                 true => Err("there is no time left".to_owned()),
-                false => self.ask(view, home, objects, pool, within).await,
+                false => timeout_at(until, self.ask(view, home, objects, pool, within))
+                    .await
+                    .unwrap_or_else(|_| Err("it has not answered".to_owned())),
             };
             let kept = kept.unwrap_or_else(|error| {
                 let node = NodeId(home.0);

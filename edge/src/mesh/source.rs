@@ -120,15 +120,20 @@ impl ObjectSource for EdgeSource {
             self.site(&request.site, request.chunk_key_id)?;
             let key = CacheKey::from_bytes(request.key);
             let manifests = self.shared.cache.manifests(&key).await;
-            let stored = manifests.iter().take(wire::MANIFESTS_MAX);
-            let stored = stored.map(|manifest| Stored {
-                root: *manifest.root().as_bytes(),
-                total: manifest.total_len(),
-                whole: self.is_whole(manifest),
-            });
-            Ok(Manifests {
-                stored: stored.collect(),
-            })
+            let mut stored: Vec<Stored> = Vec::new();
+            for manifest in manifests {
+                let root = *manifest.root().as_bytes();
+                // Variants may have the same body.
+                let is_new = stored.iter().all(|known| known.root != root);
+                if is_new && stored.len() < wire::MANIFESTS_MAX {
+                    stored.push(Stored {
+                        root,
+                        total: manifest.total_len(),
+                        whole: self.is_whole(&manifest),
+                    });
+                }
+            }
+            Ok(Manifests { stored })
         })
     }
 }

@@ -45,6 +45,9 @@ pub(super) enum AskError {
     /// It sent wrong bytes not long ago.
     #[error("{0} is in quarantine")]
     Quarantined(NodeId),
+    /// It was not reached, or did not say all, in the time there was for it.
+    #[error("no answer in time")]
+    Silent,
     /// The exchange broke.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),

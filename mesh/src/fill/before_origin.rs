@@ -14,12 +14,13 @@ use stoq_cache::upstream::{
     FetchBody, FetchRequest, FetchResponse, OnInterim, PieceStream, Upstream, UpstreamError,
 };
 
+use super::holders;
 use super::kept::{Asking, Wanted};
 use super::mend::{Rest, mended};
 use super::upstream::Peers;
 use crate::object::Voucher;
 
-/// Edges that are asked for an object before its origin is, one after the other: 2. Each may cost a round trip.
+/// Edges that are asked for an object before its origin is, one after the other: 2. Each may cost a round trip, and all together no more than one holder's patience to its first byte.
 const ASKED_MAX: usize = 2;
 
 /// Edges that are asked while the origin does not answer: 4.
@@ -63,6 +64,11 @@ impl BeforeOrigin {
     /// What another edge has and may be used in the origin's place.
     async fn spared(&self, asking: Asking, chunk_key: ChunkKey) -> Option<FetchResponse> {
         let found = self.peers.find(&asking.site, asking.key, &chunk_key).await;
+        let patience = self.peers.fills.patience.first;
+        let each = match holders::nodes(&found).len() {
+            0 | 1 => patience,
+            _ => patience / 2,
+        };
         let will_do = |voucher: &Voucher, headers: &HeaderMap| {
             let request = asking.request();
             (self.may_answer)(&request, voucher.status, headers, voucher.sent_ms)
@@ -74,6 +80,7 @@ impl BeforeOrigin {
                 chunk_key: &chunk_key,
                 found: &found,
                 asked_max: ASKED_MAX,
+                each,
                 will_do: &will_do,
             })
             .await?;

@@ -15,7 +15,7 @@ use stoq_cache::content::{CHUNK_BYTES_MAX, ChunkId, VerifiedChunk};
 use stoq_cache::upstream::{BodyError, ChunkEvent, ChunkStream, Source};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ask::{self, AskError, Way};
 use super::budget::Share;
@@ -36,6 +36,9 @@ const NEWS_MAX: usize = 16;
 /// Requests to one holder that wait for the ones before to be written: each is for a chunk that is known, so there is always room for the next. One that was
 /// not taken would be waited for until the holder counts as stalled.
 const ASKS_MAX: usize = KNOWN_MAX;
+
+/// How much later than it asked to be woken a driver is before it holds no silence against anybody: 100 ms. Its worker was busy or had no time on a core, and so were its feeds.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Whether a chunk is here already, so that nobody need be asked for it.
 pub(super) type Has = Arc<dyn Fn(&ChunkId) -> bool + Send + Sync>;
@@ -193,14 +196,23 @@ impl Driver {
         let mut reading = true;
         // Whether all that belongs to the body is known; the end of the exchange may still be to come.
         let mut known = false;
+        let mut wake: Option<Duration> = None;
         loop {
-            let wake = self.step()?;
+            // Before anybody's silence is judged.
+            while let Ok((holder, feed, news)) = self.news.try_recv() {
+                self.learn(holder, feed, news);
+            }
+            let now = self.now();
+            if wake.is_some_and(|wake| now >= wake + LATE) {
+                self.swarm.was_late(now);
+            }
+            wake = self.step()?;
             if known && self.script.is_empty() {
                 return Ok(());
             }
             let ready = self.is_ready();
             let room = self.script.len() < KNOWN_MAX && self.passing_bytes < PASSING_BYTES_MAX;
-            let wake = wake.map(|at| self.started + at);
+            let wake_at = wake.map(|at| self.started + at);
             tokio::select! {
                 // Each may be cancelled: what was not taken stays where it is.
                 permit = out.reserve(), if ready => {
@@ -225,7 +237,7 @@ impl Driver {
                     }
                 },
                 Some((holder, feed, news)) = self.news.recv() => self.learn(holder, feed, news),
-                () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => {}
+                () = sleep_until(wake_at.unwrap_or(self.started)), if wake_at.is_some() => {}
                 // None ends with anything to say: a panic in one shows as silence.
                 Some(_) = self.tasks.join_next() => {}
             }
@@ -340,7 +352,9 @@ impl Driver {
                     teller.tell(News::Reached(conn.path().rtt_min)).await;
                     ask::holdings(&conn, &line.site, line.chunk_key_id(), &chunks).await
                 };
-                let said = said.await;
+                // Its chunks wait for what it says, so all of this has an end.
+                let said = timeout(line.patience.first, said).await;
+                let said = said.unwrap_or(Err(AskError::Silent));
                 teller.tell(News::Said(from, said)).await;
             });
         }
@@ -392,7 +406,11 @@ impl Driver {
         match news {
             News::Reached(rtt) => self.swarm.measured(id, rtt),
             News::Said(from, said) => self.told(id, from, said),
-            // Of a feed that was broken off: what it had verified by then may be wanted of another already.
+            // Of a feed that was broken off: what it had verified by then is wanted of another already.
+            News::Chunk(_, chunk) if !self.is_current(id, feed) => {
+                let wasted = &self.line.metrics.wasted_bytes;
+                wasted.inc_by(chunk.bytes().len() as u64);
+            }
             _ if !self.is_current(id, feed) => {}
             News::Heard => self.swarm.heard(id, now),
             News::Chunk(place, chunk) => {
@@ -408,6 +426,10 @@ impl Driver {
             News::Ended(ended) => {
                 if let Some(holder) = self.holders.get_mut(id.index()) {
                     holder.feed = None;
+                    // A peer that has not all is asked what it has.
+                    let has_all =
+                        holder.offer.tier == Tier::Shield || !matches!(ended, Ended::Lacks(_));
+                    holder.offer.whole &= has_all;
                 }
                 let end = self.judged(id, ended);
                 self.swarm.ended(id, end, now);
@@ -433,7 +455,7 @@ impl Driver {
             }
             // Who does not say what it holds is not asked for it: nor again what it holds.
             Err(error) => {
-                self.swarm.leave(id);
+                self.swarm.leave(id, self.now());
                 self.break_off(id);
                 self.fault(id, Fault::Broke, &error);
             }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use stoq::path::{Bandwidth, Distance, PathClass, Plan, WindowBounds};
 
-/// Which holders are asked first. One of a later tier is asked for what nobody of an earlier one can give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which holders are asked first: the shield for what no peer can give, or two were waited for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tier {
     /// Other edges.
     Peer,
@@ -38,6 +38,8 @@ pub struct Patience {
     pub most: Duration,
     /// How much longer than four times what another would take somebody may take for the chunk that all wait for. Default 250 ms.
     pub held_up: Duration,
+    /// How long a peer may take over 256 KiB while it is asked for something, whoever else there is. Default 30 s.
+    pub floor: Duration,
 }
 
 impl Default for Patience {
@@ -48,6 +50,7 @@ impl Default for Patience {
             least: Duration::from_millis(500),
             most: Duration::from_secs(2),
             held_up: Duration::from_millis(250),
+            floor: Duration::from_secs(30),
         }
     }
 }
@@ -86,8 +89,8 @@ const REST: Duration = Duration::from_millis(250);
 const PROBATION: u32 = 4;
 /// Failures after which a holder is not asked any more.
 pub(super) const STRIKES_MAX: u8 = 3;
-/// One of them is forgiven for so much given since the last, in bytes: a machine that was late three times in an hour is well. What is sent for nothing, at most a chunk each time, stays
-/// a sixty-fourth of what comes.
+/// One of them is forgiven for so much given since the last, in bytes: a machine that was late three times in an hour is well. What is sent for nothing, at most the width each time, stays
+/// a part of what comes.
 const FORGIVEN_FOR: u64 = 16 << 20;
 
 /// A holder within a swarm.
@@ -115,7 +118,10 @@ pub(super) struct Holder {
     heard: Duration,
     /// Whether it ever gave a byte.
     gave: bool,
+    /// Whether its silence was excused since it last gave something.
+    excused: bool,
     meter: Meter,
+    floor: Floor,
 }
 
 impl Holder {
@@ -134,7 +140,9 @@ impl Holder {
             proving: false,
             heard: Duration::ZERO,
             gave: false,
+            excused: false,
             meter: Meter::default(),
+            floor: Floor::default(),
         }
     }
 
@@ -156,10 +164,11 @@ impl Holder {
         [self.rests_until, self.probation_until]
     }
 
-    /// Among whom it is asked: the least first. One that failed a moment ago is asked for what nobody else can give, and one that rests for nothing.
-    pub(super) fn rank(&self, now: Duration) -> (bool, bool, Tier) {
+    /// Among whom it is asked, where those of tier `first` are asked before others: the least first. One that failed a moment ago is asked for what nobody else can give, and one that rests
+    /// for nothing.
+    pub(super) fn rank(&self, first: Tier, now: Duration) -> (bool, bool, bool) {
         let on_probation = now < self.probation_until;
-        (now < self.rests_until, on_probation, self.tier)
+        (now < self.rests_until, on_probation, self.tier != first)
     }
 
     /// Whether it neither rests nor failed a moment ago.
@@ -237,12 +246,22 @@ impl Holder {
         }
         self.under_way += bytes;
         self.meter.asked(bytes, now);
+        self.floor.asked(now);
     }
 
     /// Bytes came in, of whatever part of a chunk.
     pub(super) fn heard(&mut self, now: Duration) {
         self.heard = now;
-        self.gave = true;
+        (self.gave, self.excused) = (true, false);
+    }
+
+    /// What it sent may wait to be read. Its silence begins anew, but once: he who is always late would wait for ever. Whether it does.
+    pub(super) fn excuse(&mut self, now: Duration) -> bool {
+        if self.under_way == 0 || self.excused {
+            return false;
+        }
+        (self.heard, self.excused) = (now, true);
+        true
     }
 
     /// A chunk is here.
@@ -254,6 +273,10 @@ impl Holder {
             (self.strikes, self.good_bytes) = (self.strikes.saturating_sub(1), 0);
         }
         self.under_way = self.under_way.saturating_sub(bytes);
+        self.floor.gave(bytes, now);
+        if self.under_way == 0 {
+            self.floor.idles(now);
+        }
         let Some(sample) = self.meter.gave(bytes, now) else {
             return;
         };
@@ -264,19 +287,29 @@ impl Holder {
     }
 
     /// All that it was asked for and has not given will not come.
-    pub(super) fn gives_not(&mut self) {
+    pub(super) fn gives_not(&mut self, now: Duration) {
+        self.floor.idles(now);
         self.under_way = 0;
         self.meter.gives_not();
     }
 
-    /// When its silence is too long; `None` while nothing is asked of it.
+    /// When its silence is too long, or it has taken too long over too little; `None` while nothing is asked of it.
     pub(super) fn deadline(&self, patience: &Patience) -> Option<Duration> {
-        let patience = if self.gave {
+        let silence = if self.gave {
             (self.rtt() * 8).min(patience.most).max(patience.least)
         } else {
             patience.first + self.rtt() * 4
         };
-        (self.under_way > 0).then(|| self.heard + patience)
+        let silence = (self.under_way > 0).then(|| self.heard + silence);
+        silence.into_iter().chain(self.floor_ends(patience)).min()
+    }
+
+    /// When it has taken too long over too little. A shield is left the time it takes: there is nobody behind it.
+    pub(super) fn floor_ends(&self, patience: &Patience) -> Option<Duration> {
+        match self.tier {
+            Tier::Peer => self.floor.ends(patience.floor),
+            Tier::Shield => None,
+        }
     }
 
     /// It failed: it rests, or leaves.
@@ -292,6 +325,44 @@ impl Holder {
     /// It is not asked for anything any more.
     pub(super) fn leave(&mut self) {
         self.out = true;
+    }
+}
+
+/// What a peer gives in [`Patience::floor`] at least, in bytes.
+const FLOOR_BYTES: u64 = 256 << 10;
+
+/// The time in which a holder was asked for something, since it last had given [`FLOOR_BYTES`] in it. While nothing is asked of it no time passes, so giving little at a time gains none.
+#[derive(Debug, Default)]
+struct Floor {
+    /// Before it had nothing to do last.
+    before: Duration,
+    /// Since when it has something to do.
+    since: Option<Duration>,
+    bytes: u64,
+}
+
+impl Floor {
+    fn asked(&mut self, now: Duration) {
+        self.since.get_or_insert(now);
+    }
+
+    fn gave(&mut self, bytes: u64, now: Duration) {
+        self.bytes += bytes;
+        if self.bytes >= FLOOR_BYTES {
+            (self.before, self.bytes) = (Duration::ZERO, 0);
+            self.since = self.since.map(|_| now);
+        }
+    }
+
+    fn idles(&mut self, now: Duration) {
+        let since = self.since.take();
+        self.before += since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+    }
+
+    /// When it has had that much time; `None` while nothing is asked of it.
+    fn ends(&self, limit: Duration) -> Option<Duration> {
+        let since = self.since?;
+        Some(since + limit.saturating_sub(self.before))
     }
 }
 

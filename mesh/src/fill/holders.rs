@@ -38,6 +38,27 @@ pub struct Candidate {
     pub rtt: Option<Duration>,
 }
 
+impl Candidate {
+    /// Whether both are one node, as far as is known.
+    pub(super) fn is_same_node(&self, other: &Self) -> bool {
+        match (self.node, other.node) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.addresses.first() == other.addresses.first(),
+        }
+    }
+}
+
+/// Each node once, where it is named first.
+pub(super) fn nodes<'a>(candidates: impl IntoIterator<Item = &'a Candidate>) -> Vec<&'a Candidate> {
+    let mut nodes: Vec<&Candidate> = Vec::new();
+    for candidate in candidates {
+        if !nodes.iter().any(|known| known.is_same_node(candidate)) {
+            nodes.push(candidate);
+        }
+    }
+    nodes
+}
+
 /// Knows who holds what: the provider index, or a list of nodes that are asked.
 pub trait Holders: Send + Sync + fmt::Debug {
     /// Nodes that hold the object under this key, or another version of it, the best first. Not this node itself. Empty where nobody is known.
@@ -52,14 +73,9 @@ pub trait Holders: Send + Sync + fmt::Debug {
     }
 }
 
-/// The manifest that most of the candidates hold, of equals that of the first; and those who hold it.
+/// The manifest that most nodes among the candidates hold, of equals that of the first; and those who hold it.
 pub(super) fn agree(candidates: Vec<Candidate>) -> Option<(ManifestId, Vec<Candidate>)> {
-    let of = |root: &ManifestId| {
-        candidates
-            .iter()
-            .filter(|one| one.manifest == *root)
-            .count()
-    };
+    let of = |root: &ManifestId| nodes(candidates.iter().filter(|one| one.manifest == *root)).len();
     let mut best: Option<(usize, ManifestId)> = None;
     for candidate in &candidates {
         let count = of(&candidate.manifest);
@@ -96,5 +112,18 @@ mod tests {
         assert_eq!(ports(mixed), Some((2, vec![2, 3])));
         let equal = vec![candidate(1, 1), candidate(2, 2)];
         assert_eq!(ports(equal), Some((1, vec![1])));
+        // One node is one, however often it is named and wherever it is.
+        let named = |port| Candidate {
+            node: Some(NodeId([9; 32])),
+            ..candidate(1, port)
+        };
+        let often = vec![
+            named(1),
+            named(2),
+            named(3),
+            candidate(2, 4),
+            candidate(2, 5),
+        ];
+        assert_eq!(ports(often), Some((2, vec![4, 5])));
     }
 }

@@ -1,6 +1,7 @@
 //! An object as another edge has it, by the word of whoever fetched it: head, names, and chunks from all that hold some.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -13,13 +14,15 @@ use stoq_cache::upstream::{
     ChunkEvent, ChunkStream, FetchBody, FetchRequest, FetchResponse, Source,
 };
 
+use tokio::time::{Instant, timeout_at};
+
 use super::ask::{AskError, Way};
 use super::body;
-use super::holders::Candidate;
+use super::holders::{self, Candidate};
 use super::metrics::Fault;
 use super::upstream::{Peers, peers};
 use super::vouched::{self, Vouched};
-use crate::object::{Voucher, VoucherError};
+use crate::object::{Voucher, VoucherError, told};
 use crate::wire::ObjectRequest;
 
 /// A GET of an object that can be said to several.
@@ -60,7 +63,8 @@ impl Asking {
         }
     }
 
-    /// As another node is asked, by one for whom these chunks have these names.
+    /// As another node is asked, by one for whom these chunks have these names. Who that is nobody vouches for, so it is told nothing of who asks: what it chooses by the rest is
+    /// held to the whole here.
     fn message(&self, chunk_key: &ChunkKey) -> ObjectRequest {
         ObjectRequest {
             key: *self.key.as_bytes(),
@@ -70,7 +74,7 @@ impl Asking {
             https: self.scheme == Scheme::HTTPS,
             authority: self.authority.clone(),
             path_and_query: self.path_and_query.to_string(),
-            headers: self.headers.clone(),
+            headers: told(&self.headers),
             held: None,
         }
     }
@@ -91,6 +95,8 @@ pub(super) struct Wanted<'a> {
     pub(super) found: &'a [Candidate],
     /// Edges that are asked, one after the other.
     pub(super) asked_max: usize,
+    /// How long each has, to be reached and to say all.
+    pub(super) each: Duration,
     /// Whether a word will do, with the fields as they would be now. Another is looked for.
     pub(super) will_do: &'a (dyn Fn(&Voucher, &HeaderMap) -> bool + Send + Sync),
 }
@@ -104,16 +110,13 @@ impl Peers {
             chunk_key,
             found,
             asked_max,
+            each,
             will_do,
         } = wanted;
         let message = asking.message(chunk_key);
         let mut good = None;
-        for candidate in found.iter().take(asked_max) {
-            let way = Way::Peer(candidate.clone());
-            let asked = async {
-                let conn = way.connect(&self.pool, &self.fills.quarantine).await?;
-                vouched::ask(&conn, &message, identity).await
-            };
+        for candidate in holders::nodes(found).into_iter().take(asked_max) {
+            let asked = self.word_of(candidate, asking, &message, identity, each);
             match asked.await {
                 Ok(answer) => {
                     let headers = headers_now(&answer.voucher, identity);
@@ -149,7 +152,7 @@ impl Peers {
                 ChunkEvent::Sealed { root, total },
             ]);
         let events: ChunkStream = Box::pin(stream::iter(events.map(Ok)));
-        let members = peers(found.to_vec(), Some(root)).collect();
+        let members = peers(found, Some(root));
         let line = self.line(&asking.site, asking.key, chunk_key.clone());
         let has = Some(Arc::clone(&self.fills.has));
         let body = body::body(events, members, line, has, share);
@@ -166,6 +169,34 @@ impl Peers {
         })
     }
 
+    /// The word of one edge, within `each` in all, of which the beginning has a part. An edge that is there and lets that run out rests, lest it does so at each miss.
+    async fn word_of(
+        &self,
+        candidate: &Candidate,
+        asking: &Asking,
+        message: &ObjectRequest,
+        identity: &Identity,
+        each: Duration,
+    ) -> Result<Vouched, AskError> {
+        let (now, quarantine) = (Instant::now(), &self.fills.quarantine);
+        let begun_by = now + each.min(self.fills.patience.first);
+        let way = Way::Peer(candidate.clone());
+        let reached = timeout_at(begun_by, way.connect(&self.pool, quarantine)).await;
+        let conn = reached.map_err(|_| AskError::Silent)??;
+        let asked_at = Instant::now();
+        let asked = vouched::ask(&conn, message, &asking.headers, identity, begun_by);
+        let said = timeout_at(now + each, asked).await;
+        let said = said.unwrap_or(Err(AskError::Silent));
+        // Not one that was hardly reached in time.
+        if matches!(said, Err(AskError::Silent))
+            && asked_at.elapsed() >= begun_by.duration_since(now) / 2
+        {
+            self.fills.metrics.fault(Fault::Stalled);
+            quarantine.rest(conn.peer().identity.node_id, Instant::now());
+        }
+        said
+    }
+
     /// A word is not believed.
     fn disbelieve(&self, identity: &Identity, from: &Candidate, why: &VoucherError) {
         let metrics = &self.fills.metrics;
@@ -176,7 +207,7 @@ impl Peers {
         let lies = !matches!(why, VoucherError::Papers(_));
         if let Some(node) = from.node.filter(|_| lies) {
             metrics.fault(Fault::Lied);
-            self.fills.quarantine.put(node, tokio::time::Instant::now());
+            self.fills.quarantine.put(node, Instant::now());
         }
     }
 
@@ -194,6 +225,7 @@ impl Peers {
                 chunk_key: &chunk_key,
                 found: &found,
                 asked_max,
+                each: self.fills.patience.first + vouched::NAMED_WITHIN,
                 will_do: &|_, _| true,
             })
             .await?;

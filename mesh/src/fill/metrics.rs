@@ -59,8 +59,8 @@ const DOUBTS: [&str; 5] = ["malformed", "certificate", "role", "signature", "man
 #[derive(Debug, Default)]
 pub struct FillMetrics {
     chunk_bytes: Labelled,
-    /// Bytes of chunks that came and were of no use: of a chunk that was cut off, or of one that did not verify. With those above, all that holders
-    /// sent.
+    /// Bytes of chunks that came and were of no use: of a chunk that was cut off, of one that did not verify, or that came of an exchange that had been broken off. What is still on
+    /// its way then nobody reads, and it is not among them.
     pub wasted_bytes: Counter,
     faults: Labelled,
     disbelieved: Labelled,

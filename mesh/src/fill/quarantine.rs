@@ -1,4 +1,4 @@
-//! Nodes that sent other bytes than a chunk's: nothing is asked of them for a while.
+//! Nodes that sent other bytes than a chunk's, or let those who asked them wait in vain: nothing is asked of them for a while.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,6 +10,9 @@ use tokio::time::Instant;
 /// How long a node is left alone: 10 min. A machine with broken memory is mended or taken out by then, and an operator sees the counter.
 const LASTS: Duration = Duration::from_secs(600);
 
+/// How long a node rests that let time run out which a miss had for it: 10 s. So what one can hold up of misses is a tenth.
+const RESTS: Duration = Duration::from_secs(10);
+
 /// Nodes in quarantine: 1,024 × 48 B; beyond it the one that would be let out first is.
 const NODES_MAX: usize = 1_024;
 
@@ -20,6 +23,15 @@ pub struct Quarantine(Mutex<HashMap<NodeId, Instant>>);
 impl Quarantine {
     /// A node sent wrong bytes.
     pub(super) fn put(&self, node: NodeId, now: Instant) {
+        self.hold(node, LASTS, now);
+    }
+
+    /// A node was asked and did not answer in time.
+    pub(super) fn rest(&self, node: NodeId, now: Instant) {
+        self.hold(node, RESTS, now);
+    }
+
+    fn hold(&self, node: NodeId, lasts: Duration, now: Instant) {
         let mut nodes = self.0.lock();
         nodes.retain(|_, until| *until > now);
         if nodes.len() >= NODES_MAX && !nodes.contains_key(&node) {
@@ -28,7 +40,8 @@ impl Quarantine {
                 nodes.remove(&first);
             }
         }
-        nodes.insert(node, now + LASTS);
+        let until = nodes.entry(node).or_insert(now);
+        *until = (*until).max(now + lasts);
     }
 
     /// Whether a node is in quarantine.
@@ -53,6 +66,10 @@ mod tests {
         quarantine.put(node(0), now);
         assert!(quarantine.holds(&node(0), now));
         assert!(!quarantine.holds(&node(1), now));
+        quarantine.rest(node(0), now);
+        quarantine.rest(node(1), now);
+        assert!(quarantine.holds(&node(0), now + RESTS) && quarantine.holds(&node(1), now));
+        assert!(!quarantine.holds(&node(1), now + RESTS));
         assert!(!quarantine.holds(&node(0), now + LASTS));
         for number in 1..=NODES_MAX {
             let at = now + Duration::from_millis(number as u64);

@@ -6,23 +6,29 @@
 //!
 //! # Invariants
 //! * A chunk is asked of one holder at a time, and a holder sends what it is asked for in the order in which it was asked. A chunk is asked of
-//!   another holder only after the first failed, and one that arrived is never asked for again: what is sent twice is at most the chunk that was
-//!   on its way when a holder failed.
+//!   another holder only after the first failed, and one that arrived is never asked for again: what is sent twice is at most what was
+//!   on its way from a holder when it failed, for a round trip after it was broken off.
 //! * A holder is asked only for what it holds, and for no more at once than its path carries in a round trip and 50 ms.
+//! * A peer that lacks a chunk of what it was to hold whole is believed no more than what it says it holds, and one that lacks what it said it holds failed.
+//! * A chunk for which two peers were waited for in vain is asked of the shield before all others.
 //! * Who is silent for too long, breaks off or holds up the others rests, is then for a while asked only for what nobody else can give, and after
-//!   three times is out, of which one is forgiven for each 16 MiB given since. Who sent other bytes than the chunk's is out at once.
+//!   three times is out, of which one is forgiven for each 16 MiB given since. Who sent other bytes than the chunk's is out at once, and so is a peer that gave less than 256 KiB in 30 s in
+//!   which it was asked for something, though nobody else could be: who waits may know another way.
 //! * Chunks that were asked for or have arrived, and were not taken yet, are at most [`Swarm::new`]'s `ahead_bytes`, or one chunk.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::holder::{Holder, Offer, Patience};
+use super::holder::{Holder, Offer, Patience, Tier};
 
 /// Holders of one swarm: 32, one bit each.
 pub const HOLDERS_MAX: usize = 32;
 
 /// Chunks in one request; see [`CHUNKS_MAX`](crate::wire::CHUNKS_MAX).
 const CHUNKS_MAX: usize = 64;
+
+/// Peers that a chunk waits for in vain. After that the shield is asked for it before all others.
+const WAITS_MAX: u8 = 2;
 
 /// How many times what another would take somebody may take for the chunk that all wait for.
 const HELD_UP_TIMES: u32 = 4;
@@ -85,7 +91,7 @@ pub enum Trouble {
 pub enum End {
     /// It ended the exchange in good order: it may be asked anew.
     Closed,
-    /// It has not, or no longer, the chunk at this place.
+    /// It has not, or no longer, the chunk at this place. A peer that joined as whole is to say from now on what it holds.
     Lacks(usize),
     /// It could not be asked, refused, or broke off.
     Broke,
@@ -107,6 +113,8 @@ struct Slot<T> {
     held: u32,
     /// Who has not said.
     unsaid: u32,
+    /// How often a peer was waited for and did not give it.
+    waits: u8,
     state: State<T>,
 }
 
@@ -167,6 +175,7 @@ impl<T> Swarm<T> {
             len,
             held: of(true),
             unsaid: of(false),
+            waits: 0,
             state: State::Wanted,
         });
         self.first + self.slots.len() - 1
@@ -177,9 +186,11 @@ impl<T> Swarm<T> {
         self.open = false;
     }
 
-    /// A holder says whether it holds the chunk at this place.
+    /// A holder says whether it holds the chunk at this place. Nothing where it was not to say so: it was found to lack it.
     pub fn said(&mut self, holder: HolderId, chunk: usize, holds: bool) {
-        if let Some(slot) = self.slot_mut(chunk) {
+        if let Some(slot) = self.slot_mut(chunk)
+            && slot.unsaid & holder.bit() != 0
+        {
             slot.unsaid &= !holder.bit();
             if holds {
                 slot.held |= holder.bit();
@@ -201,6 +212,22 @@ impl<T> Swarm<T> {
         }
     }
 
+    /// Whoever drives this looked much later than it was told to, so that nobody can tell who was silent meanwhile. None is held against a holder, once until it is heard again.
+    pub fn was_late(&mut self, now: Duration) {
+        for (holder, place) in self.holders.iter_mut().zip(0u8..) {
+            if !holder.excuse(now) {
+                continue;
+            }
+            for slot in &mut self.slots {
+                if let State::Asked(of, since) = &mut slot.state
+                    && *of == HolderId(place)
+                {
+                    *since = now;
+                }
+            }
+        }
+    }
+
     /// A chunk is here, verified. Whether it was waited for from this holder.
     pub fn arrived(&mut self, holder: HolderId, chunk: usize, kept: T, now: Duration) -> bool {
         let Some(slot) = self.slot_mut(chunk) else {
@@ -219,14 +246,10 @@ impl<T> Swarm<T> {
 
     /// A holder gives no more of what it was asked for, which is wanted again.
     pub fn ended(&mut self, holder: HolderId, end: End, now: Duration) {
-        self.release(holder);
+        self.release(holder, now);
         match end {
             End::Closed => {}
-            End::Lacks(chunk) => {
-                if let Some(slot) = self.slot_mut(chunk) {
-                    slot.held &= !holder.bit();
-                }
-            }
+            End::Lacks(chunk) => self.lacks(holder, chunk, now),
             End::Broke => {
                 if let Some(holder) = self.holders.get_mut(holder.index()) {
                     holder.strike(now);
@@ -240,9 +263,34 @@ impl<T> Swarm<T> {
         }
     }
 
+    /// A holder has not the chunk at this place. A peer that was to hold all has said nothing of any chunk now; one that said so of this very chunk failed. A shield is left what it has:
+    /// there is nobody behind it.
+    fn lacks(&mut self, id: HolderId, chunk: usize, now: Duration) {
+        if let Some(slot) = self.slot_mut(chunk) {
+            slot.held &= !id.bit();
+        }
+        let holder = self.holders.get_mut(id.index());
+        let Some(peer) = holder.filter(|holder| holder.tier == Tier::Peer) else {
+            return;
+        };
+        let was_said = !std::mem::replace(&mut peer.whole, false);
+        if was_said {
+            peer.strike(now);
+        }
+        if let Some(slot) = self.slot_mut(chunk) {
+            slot.waits = slot.waits.saturating_add(1);
+        }
+        if !was_said {
+            for slot in &mut self.slots {
+                slot.unsaid |= slot.held & id.bit();
+                slot.held &= !id.bit();
+            }
+        }
+    }
+
     /// A holder is not to be asked any more, for reasons the swarm does not see. What it was asked for is wanted again.
-    pub fn leave(&mut self, holder: HolderId) {
-        self.release(holder);
+    pub fn leave(&mut self, holder: HolderId, now: Duration) {
+        self.release(holder, now);
         if let Some(holder) = self.holders.get_mut(holder.index()) {
             holder.leave();
         }
@@ -346,11 +394,15 @@ impl<T> Swarm<T> {
     /// Those who are asked for a chunk before all others, by rank, and whether they may be asked now.
     fn preferred(&self, slot: &Slot<T>, alive: u32, now: Duration) -> (u32, bool) {
         let concerned = (slot.held | slot.unsaid) & alive;
+        let first = match slot.waits < WAITS_MAX {
+            true => Tier::Peer,
+            false => Tier::Shield,
+        };
         let ranks = || {
             self.holders
                 .iter()
                 .zip(0u8..)
-                .map(|(holder, place)| (HolderId(place).bit(), holder.rank(now)))
+                .map(|(holder, place)| (HolderId(place).bit(), holder.rank(first, now)))
                 .filter(move |(bit, _)| concerned & bit != 0)
         };
         let Some(best) = ranks().map(|(_, rank)| rank).min() else {
@@ -427,8 +479,17 @@ impl<T> Swarm<T> {
             })
             .map(|(_, place)| HolderId(place))
             .collect();
-        for holder in stalled {
-            self.strike(holder, Trouble::Stalled, now);
+        for id in stalled {
+            let holder = self.holders.get_mut(id.index());
+            // Silence may end. Who gave so little for so long is not asked again.
+            if let Some(holder) = holder
+                && holder
+                    .floor_ends(&self.patience)
+                    .is_some_and(|at| now >= at)
+            {
+                holder.leave();
+            }
+            self.strike(id, Trouble::Stalled, now);
         }
     }
 
@@ -460,24 +521,30 @@ impl<T> Swarm<T> {
         None
     }
 
-    /// A holder is broken off: it rests or leaves, and its work is wanted of others.
+    /// A holder that was waited for is broken off: it rests or leaves, and its work is wanted of others.
     fn strike(&mut self, id: HolderId, why: Trouble, now: Duration) {
         if let Some(holder) = self.holders.get_mut(id.index()) {
             holder.strike(now);
+            let is_peer = holder.tier == Tier::Peer;
+            let theirs =
+                |slot: &&mut Slot<T>| matches!(slot.state, State::Asked(of, _) if of == id);
+            for slot in self.slots.iter_mut().filter(theirs) {
+                slot.waits = slot.waits.saturating_add(u8::from(is_peer));
+            }
         }
-        self.release(id);
+        self.release(id, now);
         self.cancelled.push_back((id, why));
     }
 
     /// What a holder was asked for and has not given is wanted again.
-    fn release(&mut self, id: HolderId) {
+    fn release(&mut self, id: HolderId, now: Duration) {
         for slot in &mut self.slots {
             if matches!(slot.state, State::Asked(of, _) if of == id) {
                 slot.state = State::Wanted;
             }
         }
         if let Some(holder) = self.holders.get_mut(id.index()) {
-            holder.gives_not();
+            holder.gives_not(now);
         }
     }
 

@@ -224,23 +224,20 @@ impl Peers {
     }
 }
 
-/// These peers. One that is said to hold all of the manifest that is wanted is believed; of others it is asked chunk by chunk.
-pub(super) fn peers(
-    candidates: Vec<Candidate>,
-    wanted: Option<ManifestId>,
-) -> impl Iterator<Item = Member> {
-    candidates
-        .into_iter()
-        .take(PEERS_MAX)
-        .map(move |candidate| {
-            let offer = Offer {
-                tier: Tier::Peer,
-                whole: candidate.whole && Some(candidate.manifest) == wanted,
-                rtt: candidate.rtt,
-            };
-            let way = Way::Peer(candidate);
-            Member { way, offer }
-        })
+/// These peers, each node once. One that is said to hold all of the manifest that is wanted is believed; of others it is asked chunk by chunk.
+pub(super) fn peers(candidates: &[Candidate], wanted: Option<ManifestId>) -> Vec<Member> {
+    let nodes = holders::nodes(candidates).into_iter().take(PEERS_MAX);
+    let members = nodes.map(|node| {
+        let of_node = || candidates.iter().filter(|one| one.is_same_node(node));
+        let offer = Offer {
+            tier: Tier::Peer,
+            whole: of_node().any(|one| one.whole && Some(one.manifest) == wanted),
+            rtt: node.rtt,
+        };
+        let way = Way::Peer(node.clone());
+        Member { way, offer }
+    });
+    members.collect()
 }
 
 /// An [`Upstream`] over peers and the shield: one worker's. See [`PeerFills::over`].
@@ -256,7 +253,7 @@ impl PeerFill {
         &self,
         site: &Arc<str>,
         key: CacheKey,
-        candidates: Vec<Candidate>,
+        candidates: &[Candidate],
         wanted: Option<ManifestId>,
     ) -> Vec<Member> {
         let shield = Member {
@@ -267,7 +264,9 @@ impl PeerFill {
                 rtt: None,
             },
         };
-        peers(candidates, wanted).chain([shield]).collect()
+        let mut members = peers(candidates, wanted);
+        members.push(shield);
+        members
     }
 
     async fn object(&self, request: FetchRequest) -> Result<FetchResponse, UpstreamError> {
@@ -284,7 +283,7 @@ impl PeerFill {
         };
         let mut response = self.shield.fetch_without(request, root).await?;
         if let FetchBody::Chunked(events) = response.body {
-            let members = self.members(&site, key, candidates, Some(root));
+            let members = self.members(&site, key, &candidates, Some(root));
             let line = self.peers.line(&site, key, chunk_key);
             let has = Some(Arc::clone(&self.peers.fills.has));
             response.body = FetchBody::Chunked(body::body(events, members, line, has, share));
@@ -315,7 +314,7 @@ impl PeerFill {
             .map(|(id, len)| Ok(ChunkEvent::Held { id, len }));
         let events: ChunkStream = Box::pin(stream::iter(named));
         // Of which version they are is not known, so each is asked which of them it holds.
-        let members = self.members(&site, key, found, None);
+        let members = self.members(&site, key, &found, None);
         let line = self.peers.line(&site, key, chunk_key);
         // Whoever asks by name has looked here already.
         let events = body::body(events, members, line, None, share);
@@ -365,5 +364,45 @@ impl Upstream for PeerFill {
         chunks: Vec<(ChunkId, u32)>,
     ) -> BoxFuture<'_, Result<PieceStream, UpstreamError>> {
         Box::pin(self.by_name(site, key, chunks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use stoq::identity::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn each_node_joins_once_and_is_whole_where_it_holds_all_of_what_is_wanted() {
+        let candidate = |node: u8, root: u8, whole| Candidate {
+            node: Some(NodeId([node; 32])),
+            addresses: vec![SocketAddr::from(([10, 0, 0, node], 1))],
+            manifest: ManifestId::from_bytes([root; 32]),
+            whole,
+            rtt: None,
+        };
+        let candidates = vec![
+            candidate(1, 7, true),
+            candidate(2, 8, true),
+            candidate(1, 8, true),
+            candidate(1, 8, true),
+            candidate(3, 8, false),
+            candidate(3, 7, true),
+        ];
+        let wanted = Some(ManifestId::from_bytes([8; 32]));
+        let joined = peers(&candidates, wanted);
+        let joined = joined.into_iter().map(|member| match member.way {
+            Way::Peer(candidate) => (candidate.node, member.offer.whole),
+            Way::Shield(..) => panic!("a peer"),
+        });
+        let joined: Vec<_> = joined.collect();
+        let expected = [(1, true), (2, true), (3, false)];
+        assert_eq!(
+            joined,
+            expected.map(|(node, whole)| (Some(NodeId([node; 32])), whole))
+        );
     }
 }

@@ -1,10 +1,13 @@
 //! Asking another edge for what a shield has vouched for: who it is and what it names, believed before a byte is used.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use http::HeaderMap;
 use stoq::identity::Identity;
 use stoq::peer::{Ask, Exchange, Part, PeerConn};
 use stoq_cache::content::{ChunkId, GrowingManifest, Manifest, Profile, Validators};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::ask::{AskError, SAYS_WITHIN};
 use crate::object::{Voucher, VoucherError};
@@ -13,8 +16,8 @@ use crate::wire::{self, ObjectRequest};
 /// Chunks that an object may have that is put together without a shield: 65,536, which is 3 MiB of names and, in the smallest, some 1 GiB. A longer one is not.
 const NAMES_MAX: usize = 65_536;
 
-/// How often an answer may be without news for so long as it took to begin.
-const WAITS: u32 = 5;
+/// How long the names of an object may take: 5 s.
+pub(super) const NAMED_WITHIN: Duration = Duration::from_secs(5);
 
 /// An object as a shield has vouched for it, and the names of its chunks.
 #[derive(Debug)]
@@ -25,28 +28,30 @@ pub(super) struct Vouched {
     pub(super) manifest: Manifest,
 }
 
-/// What a node has of the object that is asked for.
+/// What a node has of the object that is asked for, for a request with these fields, of which it is told a part. It is to begin until `begun_by`.
 ///
 /// # Errors
 /// It has nothing, or what it says is not to be believed.
 pub(super) async fn ask(
     conn: &PeerConn,
     request: &ObjectRequest,
+    fields: &HeaderMap,
     identity: &Identity,
+    begun_by: Instant,
 ) -> Result<Vouched, AskError> {
     let ask = Ask::new(wire::VOUCHED, request.encode()?);
-    let ask = ask.within(SAYS_WITHIN * WAITS).replay_safe();
+    let ask = ask.within(SAYS_WITHIN + NAMED_WITHIN).replay_safe();
     let Exchange { send, mut recv } = conn.ask(ask).await?;
     send.finish().await?;
-    let first = timeout(SAYS_WITHIN, recv.next()).await;
-    let Ok(Some(Part::Head(sealed))) = first.map_err(|_| AskError::Answer)? else {
+    let first = timeout_at(begun_by, recv.next()).await;
+    let Ok(Some(Part::Head(sealed))) = first.map_err(|_| AskError::Silent)? else {
         return Err(AskError::Answer);
     };
     let voucher = Voucher::open(&sealed, identity)?;
     let is_asked = voucher.key == request.key
         && voucher.chunk_key_id == request.chunk_key_id
         && voucher.site == request.site
-        && voucher.answers(&request.headers);
+        && voucher.answers(fields);
     if !is_asked {
         return Err(AskError::Answer);
     }

@@ -12,7 +12,7 @@ use crate::object::Code;
 
 /// Keeps what it is asked to, as far as it wants.
 pub trait Keeper: Send + Sync + fmt::Debug {
-    /// Keeps these objects, which `from` holds, in the time it says; how many are kept by then. Cancel safe: what is not waited for is not kept.
+    /// Keeps these objects, which `from` holds, in the time it says; how many are kept by then. Cancel safe: of what is not waited for nothing more is begun.
     fn keep(&self, from: NodeId, request: Request) -> BoxFuture<'_, Answer>;
 }
 

@@ -1,5 +1,7 @@
 //! What one edge asks another about what it holds, and the answers. The exchanges stand at the head of `wire.rs`.
 
+use std::collections::HashSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::{CHUNKS_MAX, DecodeError, Reader, VERSION, bad, control, put_str};
@@ -164,8 +166,9 @@ impl Manifests {
     /// The message's bytes.
     ///
     /// # Errors
-    /// [`DecodeError::Value`] with more than [`MANIFESTS_MAX`].
+    /// [`DecodeError::Value`] with more than [`MANIFESTS_MAX`], or one that is there twice.
     pub fn encode(&self) -> Result<Bytes, DecodeError> {
+        self.each_once()?;
         let count = u8::try_from(self.stored.len())
             .ok()
             .filter(|count| usize::from(*count) <= MANIFESTS_MAX)
@@ -201,7 +204,21 @@ impl Manifests {
             });
         }
         reader.end()?;
-        Ok(Self { stored })
+        let manifests = Self { stored };
+        manifests.each_once()?;
+        Ok(manifests)
+    }
+
+    /// Who names one twice would count twice.
+    fn each_once(&self) -> Result<(), DecodeError> {
+        let roots: HashSet<_> = self.stored.iter().map(|stored| stored.root).collect();
+        match roots.len() == self.stored.len() {
+            true => Ok(()),
+            false => Err(bad(
+                "manifests, of which some are the same",
+                self.stored.len(),
+            )),
+        }
     }
 }
 
@@ -275,6 +292,26 @@ mod tests {
         assert_eq!(&bytes[..], [VERSION, 0, 3, 0b1010_0000]);
         let beyond = Holdings::decode(&[VERSION, 0, 3, 0b1011_0000]);
         assert!(beyond.is_err(), "a bit beyond the last");
+    }
+
+    #[test]
+    fn a_manifest_is_named_once() {
+        let stored = |root| Stored {
+            root: [root; 32],
+            total: 1,
+            whole: true,
+        };
+        let encoded = |roots: &[u8]| {
+            let stored = roots.iter().map(|root| stored(*root)).collect();
+            Manifests { stored }.encode()
+        };
+        let good = encoded(&[1, 2]).unwrap();
+        assert!(Manifests::decode(&good).is_ok());
+        assert!(encoded(&[1, 2, 1]).is_err());
+        // The second as the first: 41 bytes each.
+        let mut twice = good.to_vec();
+        twice.copy_within(2..43, 43);
+        assert!(Manifests::decode(&twice).is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub use client::{ChunkKeyIds, Leaving, ShieldClient};
 pub use code::Code;
 pub use nodes::Node;
 pub use server::{AnswerBody, ObjectAnswer, ObjectServer, ObjectSource, Refusal, WithVoucher};
+pub(crate) use voucher::told;
 pub use voucher::{Voucher, VoucherError};
 pub use vouching::OwnWord;
 pub use wire::{

@@ -12,7 +12,7 @@
 //! Invariant: bytes that [`Voucher::open`] accepts were signed by a node whose certificate says, now, that it may vouch for this site.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use stoq::identity::{Identity, Refusal, Role};
 use stoq_cache::content::ManifestId;
 use stoq_cache::http::vary::{Selector, nominated};
@@ -24,6 +24,35 @@ use super::wire::{DecodeError, Reader, VERSION, bad, put_fields, put_str};
 const CONTEXT: &[u8] = b"stoq vouched object v1\0";
 
 const SIGNATURE_BYTES: usize = 64;
+
+/// The fields of a request that other nodes than shield and origin are told, in what they are asked and in what is said of objects: those that responses commonly vary by and that say
+/// nothing of who asks. Cookies, credentials, addresses, and whatever a site has of its own are not among them.
+static TOLD: [HeaderName; 13] = [
+    header::ACCEPT,
+    header::ACCEPT_CHARSET,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::ACCESS_CONTROL_REQUEST_HEADERS,
+    header::ACCESS_CONTROL_REQUEST_METHOD,
+    header::ORIGIN,
+    header::USER_AGENT,
+    HeaderName::from_static("save-data"),
+    HeaderName::from_static("sec-ch-ua-mobile"),
+    HeaderName::from_static("sec-fetch-mode"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-requested-with"),
+];
+
+/// What other nodes are told of a request's fields.
+pub(crate) fn told(request: &HeaderMap) -> HeaderMap {
+    let mut told = HeaderMap::new();
+    for name in &TOLD {
+        for value in request.get_all(name) {
+            told.append(name, value.clone());
+        }
+    }
+    told
+}
 
 /// Why a voucher is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +98,14 @@ pub struct Voucher {
 }
 
 impl Voucher {
-    /// The fields of `request` that `response` varies by; `None` where it fits no other request (`Vary: *`).
+    /// The fields of `request` that `response` varies by; `None` where it fits no other request (`Vary: *`), or one of them may say who asks: then it is nobody else's to have.
     #[must_use]
     pub fn selecting(response: &HeaderMap, request: &HeaderMap) -> Option<HeaderMap> {
         let mut selecting = HeaderMap::new();
         for name in nominated(response)? {
+            if request.contains_key(&name) && !TOLD.contains(&name) {
+                return None;
+            }
             for value in request.get_all(&name) {
                 selecting.append(name.clone(), value.clone());
             }
@@ -289,6 +321,32 @@ mod tests {
         let mut any = HeaderMap::new();
         any.insert(VARY, HeaderValue::from_static("*"));
         assert_eq!(Voucher::selecting(&any, &request), None);
+    }
+
+    #[test]
+    fn what_says_who_asks_is_in_no_word_and_in_no_question() {
+        let mut request = HeaderMap::new();
+        for name in [
+            "cookie",
+            "authorization",
+            "x-forwarded-for",
+            "forwarded",
+            "x-api-key",
+        ] {
+            let mut varies = HeaderMap::new();
+            varies.insert(VARY, format!("accept-language, {name}").parse().unwrap());
+            request.insert(ACCEPT_LANGUAGE, HeaderValue::from_static("de"));
+            // Who sends none is like all others who send none.
+            assert_eq!(
+                Voucher::selecting(&varies, &request),
+                Some(request.clone()),
+                "{name}"
+            );
+            let mut named = request.clone();
+            named.insert(name, HeaderValue::from_static("x"));
+            assert_eq!(Voucher::selecting(&varies, &named), None, "{name}");
+            assert_eq!(told(&named), request, "{name}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct OwnWord {
     identity: Identity,
     /// Objects that this node has vouched for.
     given: Counter,
-    /// Objects of sites that it may vouch for, and did not: what they vary by fits no other request, or the voucher would be too long.
+    /// Objects of sites that it may vouch for, and did not: what they vary by fits no other request or may say who asked, or the voucher would be too long.
     withheld: Counter,
 }
 

@@ -19,7 +19,7 @@
 //! | 2 | CHUNKS | [`ChunksRequest`], then any number of MORE | bare data: the chunks' bytes in the order asked, or an error and no byte of the missing one |
 //! | 3 | HOLDINGS | [`HoldingsRequest`] | HEAD: [`Holdings`] |
 //! | 4 | MANIFESTS | [`ManifestsRequest`] | HEAD: [`Manifests`] |
-//! | 5 | VOUCHED | [`ObjectRequest`] of a GET | HEAD: a [voucher](super::Voucher), then PROFILE, HELD for each chunk, SEALED |
+//! | 5 | VOUCHED | [`ObjectRequest`] of a GET, with no field that may say who asks | HEAD: a [voucher](super::Voucher), then PROFILE, HELD for each chunk, SEALED |
 //!
 //! A shield answers the first two. An edge answers all but the first, of what it holds itself: it fetches nothing for another, and says nothing of
 //! what an object's head was or whether it may still be used, but for what a shield has signed of that.

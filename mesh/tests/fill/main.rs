@@ -61,6 +61,23 @@ async fn body_comes_whole_from_two_good_peers_of_five() {
 }
 
 #[tokio::test]
+async fn worker_that_is_late_itself_strikes_nobody() {
+    let place = Place::new(256);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let good = place.node("edge-1", &Role::Edge, Fate::Gives, all);
+    let blocks = place.node("edge-2", &Role::Edge, Fate::Blocks(10), all);
+    let holders = Arc::new(neighbours(vec![good.addr, blocks.addr]));
+    let edge = place.edge(&shield, holders, Role::Edge);
+
+    let came = edge.fetch().await;
+
+    assert!(came.body == place.object.body, "other bytes");
+    assert_eq!((came.peer, came.shield), (256 * CHUNK, 0));
+    assert_eq!((edge.faults("stalled"), edge.faults("slow")), (0, 0));
+    assert_eq!(edge.metrics.wasted_bytes.get(), 0);
+}
+
+#[tokio::test]
 async fn peers_give_the_parts_they_have_and_the_shield_what_none_has() {
     let place = Place::new(300);
     let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
@@ -122,9 +139,9 @@ async fn chunks_by_name_come_from_peers_in_order() {
     assert_eq!(shield.count(), 1);
 }
 
-/// Says that whoever is at this address holds the object whole, and who that is.
+/// Says that this node holds the object.
 #[derive(Debug)]
-struct Says(Candidate);
+pub(crate) struct Says(pub(crate) Candidate);
 
 impl Holders for Says {
     fn find<'a>(&'a self, _: Sought<'a>) -> BoxFuture<'a, Vec<Candidate>> {
@@ -154,6 +171,45 @@ async fn who_is_not_who_it_should_be_is_asked_for_nothing() {
     let edge = place.edge(&shield, said(None), Role::Edge);
     let came = edge.fetch().await;
     assert_eq!((came.peer, came.shield), (20 * CHUNK, 0));
+}
+
+#[tokio::test]
+async fn who_cannot_be_asked_what_it_holds_is_not_waited_for() {
+    let place = Place::new(20);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let (_open, addr) = nobody();
+    let said = Arc::new(Says(Candidate {
+        node: None,
+        addresses: vec![addr],
+        manifest: place.object.manifest.root(),
+        whole: false,
+        rtt: None,
+    }));
+    let edge = place.edge(&shield, said, Role::Edge);
+    let came = soon(edge.fetch()).await;
+    assert_eq!((came.peer, came.shield), (0, 20 * CHUNK));
+    assert_eq!(edge.faults("broke"), 1);
+}
+
+#[tokio::test]
+async fn who_holds_less_than_was_said_is_asked_what_it_holds() {
+    let place = Place::new(300);
+    let shield = place.node("shield-1", &Role::Shield, Fate::Gives, all);
+    let peer = place.node("edge-1", &Role::Edge, Fate::Gives, |chunk| chunk % 3 == 0);
+    let said = Arc::new(Says(Candidate {
+        node: None,
+        addresses: vec![peer.addr],
+        manifest: place.object.manifest.root(),
+        whole: true,
+        rtt: None,
+    }));
+    let edge = place.edge(&shield, said, Role::Edge);
+
+    let came = edge.fetch().await;
+
+    assert!(came.body == place.object.body, "other bytes");
+    assert_eq!((came.peer, came.shield), (100 * CHUNK, 200 * CHUNK));
+    assert_eq!(edge.faults("lacked"), 1);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{TryStreamExt, stream};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, StatusCode};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use stoq::identity::{ClusterRoot, Identity, Role, Validity};
 use stoq::peer::{Handler, PeerServer, ServeConfig};
@@ -40,7 +41,28 @@ pub(crate) const PATIENCE: Patience = Patience {
     least: SILENCE,
     most: SILENCE,
     held_up: SILENCE,
+    floor: Duration::from_secs(60),
 };
+
+/// Dials for longer than [`soon`] lasts, so that only who asks can give it up.
+pub(crate) fn patient() -> PoolConfig {
+    let mut config = PoolConfig::default();
+    config.dial.connect_timeout = Duration::from_secs(3600);
+    config
+}
+
+/// An address where nobody answers. Kept open for as long as the socket is.
+pub(crate) fn nobody() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    (socket, addr)
+}
+
+/// What comes within 20 s. A handshake that nobody answers is given up after 30 s at the earliest.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let came = tokio::time::timeout(Duration::from_secs(20), what).await;
+    came.expect("it is waited for too long")
+}
 
 pub(crate) fn neighbours(nodes: Vec<SocketAddr>) -> Neighbours {
     Neighbours::new(nodes).answering_within(Duration::from_secs(10))
@@ -98,6 +120,10 @@ pub(crate) enum Fate {
     Lies(usize),
     Stalls(usize),
     Dies(usize),
+    /// Never says what anybody vouches for.
+    Mute,
+    /// Blocks its thread, once, for longer than any silence is borne. In a test of one thread that is everybody's.
+    Blocks(usize),
 }
 
 /// A node that holds an object, or those of its chunks that `holds` says.
@@ -110,6 +136,8 @@ pub(crate) struct Node {
     pub(crate) asked_for_objects: Arc<AtomicUsize>,
     /// What it has of the word of who fetched the object.
     pub(crate) word: Option<Bytes>,
+    /// The fields with which it was asked for that.
+    pub(crate) asked_with: Arc<Mutex<Vec<HeaderMap>>>,
 }
 
 impl Node {
@@ -173,6 +201,10 @@ impl ObjectSource for Node {
                     wrong[CHUNK / 2] ^= 1;
                     Ok(Some(wrong.into()))
                 }
+                Fate::Blocks(after) if nth == after => {
+                    block();
+                    Ok(Some(bytes))
+                }
                 Fate::Stalls(after) if nth >= after => pending().await,
                 Fate::Dies(after) if nth >= after => {
                     self.endpoint.get().unwrap().close(0, b"");
@@ -190,8 +222,12 @@ impl ObjectSource for Node {
 
     fn vouched<'a>(
         &'a self,
-        _: &'a ObjectRequest,
+        request: &'a ObjectRequest,
     ) -> BoxFuture<'a, Result<Option<WithVoucher>, Refusal>> {
+        self.asked_with.lock().push(request.headers.clone());
+        if matches!(self.fate, Fate::Mute) {
+            return Box::pin(pending());
+        }
         let word = self.word.clone();
         let with = word.map(|word| (word, Arc::new(self.object.sealed())));
         Box::pin(std::future::ready(Ok(with)))
@@ -210,11 +246,20 @@ impl ObjectSource for Node {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a worker that is blocked is what is tested"
+)]
+fn block() {
+    std::thread::sleep(SILENCE + Duration::from_secs(1));
+}
+
 pub(crate) struct Served {
     pub(crate) addr: SocketAddr,
     pub(crate) task: JoinHandle<()>,
     pub(crate) endpoint: Endpoint,
     pub(crate) asked_for_objects: Arc<AtomicUsize>,
+    pub(crate) asked_with: Arc<Mutex<Vec<HeaderMap>>>,
 }
 
 impl Drop for Served {
@@ -271,6 +316,7 @@ impl Place {
         };
         let endpoint = Endpoint::new(sockets.take(0).unwrap(), config).unwrap();
         let asked_for_objects = Arc::new(AtomicUsize::new(0));
+        let asked_with = Arc::<Mutex<Vec<HeaderMap>>>::default();
         let slot = Arc::new(OnceLock::new());
         let source = Node {
             object: Arc::clone(&self.object),
@@ -280,6 +326,7 @@ impl Place {
             endpoint: Arc::clone(&slot),
             asked_for_objects: Arc::clone(&asked_for_objects),
             word,
+            asked_with: Arc::clone(&asked_with),
         };
         assert!(slot.set(endpoint.clone()).is_ok());
         let server = ObjectServer::new(Arc::new(source), Arc::new(ObjectMetrics::default()));
@@ -299,6 +346,7 @@ impl Place {
             endpoint,
             task: tokio::spawn(async move { server.serve().await }),
             asked_for_objects,
+            asked_with,
         }
     }
 
@@ -306,7 +354,7 @@ impl Place {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let endpoint = Endpoint::client(any, between_nodes()).unwrap();
         let identity = self.identity("asker", as_role);
-        let pool = Pool::new(endpoint, identity, PoolConfig::default());
+        let pool = Pool::new(endpoint, identity, patient());
         let key = self.object.key.clone();
         let id = *key.key_id().as_bytes();
         let shield = ShieldClient::new(

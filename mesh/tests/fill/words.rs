@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{TryStreamExt, stream};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use rustls::time_provider::TimeProvider;
@@ -16,11 +16,15 @@ use rustls_pki_types::UnixTime;
 use stoq::identity::{AuditEvent, AuditSink, AuditWhat, Identity, Role, Trust};
 use stoq::pool::{Pool, PoolConfig};
 use stoq::quic::Endpoint;
+use stoq_cache::content::ChunkId;
 use stoq_cache::upstream::{
     FetchBody, FetchRequest, FetchResponse, Source, Upstream, UpstreamError,
 };
-use stoq_mesh::{FillMetrics, PeerFills, Voucher, between_nodes};
+use stoq_mesh::{
+    BeforeOrigin, Candidate, FillMetrics, Holders, Patience, PeerFills, Voucher, between_nodes,
+};
 
+use crate::Says;
 use crate::rig::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -66,6 +70,11 @@ impl AuditSink for Heard {
 
 /// What is said of the place's object, by this node.
 fn word(place: &Place, by: &Identity) -> Vec<u8> {
+    word_of(place, by, HeaderMap::new())
+}
+
+/// What is said of it as of a response with these fields.
+fn word_of(place: &Place, by: &Identity, response: HeaderMap) -> Vec<u8> {
     let voucher = Voucher {
         key: *request().key.as_bytes(),
         chunk_key_id: *place.object.key.key_id().as_bytes(),
@@ -74,7 +83,7 @@ fn word(place: &Place, by: &Identity) -> Vec<u8> {
         root: place.object.manifest.root(),
         total: place.object.manifest.total_len(),
         sent_ms: 1,
-        response: HeaderMap::new(),
+        response,
         request: HeaderMap::new(),
     };
     voucher.seal(by).unwrap().to_vec()
@@ -83,6 +92,16 @@ fn word(place: &Place, by: &Identity) -> Vec<u8> {
 /// Asks through peers first, of whom one has this word; the source of what came, what was counted as disbelieved, and what the audit heard.
 async fn ask(place: &Place, word: Vec<u8>, revoked: Option<&Identity>) -> (Source, String, usize) {
     let peer = place.node_with("edge-1", &Role::Edge, Fate::Gives, all, Some(word.into()));
+    ask_of(place, &peer, request(), revoked).await
+}
+
+/// As [`ask`], with this request and of this peer.
+async fn ask_of(
+    place: &Place,
+    peer: &Served,
+    request: FetchRequest,
+    revoked: Option<&Identity>,
+) -> (Source, String, usize) {
     let endpoint =
         Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)), between_nodes()).unwrap();
     let heard = Arc::<Heard>::default();
@@ -111,7 +130,7 @@ async fn ask(place: &Place, word: Vec<u8>, revoked: Option<&Identity>) -> (Sourc
     .judging_as(identity);
     let origin = Arc::<Origin>::default();
     let upstream = fills.before(pool, Arc::clone(&origin) as _, Arc::new(|_, _, _, _| true));
-    let response = upstream.fetch(request()).await.unwrap();
+    let response = upstream.fetch(request).await.unwrap();
     let via = response.via;
     if let FetchBody::Chunked(events) = response.body {
         let _: Vec<_> = events.try_collect().await.unwrap();
@@ -168,4 +187,89 @@ async fn only_the_word_of_who_may_fetch_the_site_now_spares_the_origin() {
     }
     let said = ask(&place, word(&place, &good), Some(&good)).await;
     assert_eq!(said, refused("certificate"));
+}
+
+/// A request with these fields.
+fn request_with(fields: &[(&'static str, &'static str)]) -> FetchRequest {
+    let mut request = request();
+    for (name, value) in fields {
+        let value = HeaderValue::from_static(value);
+        request.headers.append(*name, value);
+    }
+    request
+}
+
+#[tokio::test]
+async fn other_edges_are_not_told_who_asks_and_choose_for_nobody_by_it() {
+    let place = Place::new(4);
+    let fetcher = place.identity("fetcher", Role::Fetch("site".to_owned()));
+    let mut varies = HeaderMap::new();
+    varies.insert("vary", HeaderValue::from_static("cookie"));
+    let asked = request_with(&[
+        ("accept-language", "de"),
+        ("cookie", "session=1"),
+        ("authorization", "Basic eDp5"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("forwarded", "for=192.0.2.1"),
+        ("x-api-key", "secret"),
+    ]);
+    let with_cookie = asked.headers.clone();
+    let told = request_with(&[("accept-language", "de")]).headers;
+    // Where the response is the same for all, and where it is that for those without a cookie.
+    for (response, from) in [(HeaderMap::new(), Source::Peer), (varies, Source::Origin)] {
+        let word = word_of(&place, &fetcher, response);
+        let peer = place.node_with("edge-1", &Role::Edge, Fate::Gives, all, Some(word.into()));
+        let mut request = request();
+        request.headers = with_cookie.clone();
+        let (via, ..) = ask_of(&place, &peer, request, None).await;
+        assert_eq!(via, from);
+        assert_eq!(*peer.asked_with.lock(), std::slice::from_ref(&told));
+    }
+}
+
+/// Asks this holder first, as one who waits for nobody longer than 200 ms.
+fn hasty(place: &Place, holders: Arc<dyn Holders>) -> (BeforeOrigin, Arc<Origin>) {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let endpoint = Endpoint::client(any, between_nodes()).unwrap();
+    let identity = place.identity("asker", Role::Edge);
+    let pool = Pool::new(endpoint, identity.clone(), patient());
+    let key = place.object.key.clone();
+    let keys = Arc::new(move |_: &str| Some(key.clone()));
+    let has = Arc::new(|_: &ChunkId| false);
+    let fills = PeerFills::new(holders, keys, has, Arc::default());
+    let fills = fills.judging_as(identity).patient(Patience {
+        first: Duration::from_millis(200),
+        ..PATIENCE
+    });
+    let origin = Arc::<Origin>::default();
+    let upstream = fills.before(pool, Arc::clone(&origin) as _, Arc::new(|_, _, _, _| true));
+    (upstream, origin)
+}
+
+#[tokio::test]
+async fn origin_is_asked_where_another_edge_cannot_be_reached_or_says_nothing() {
+    let place = Place::new(4);
+    let (_open, addr) = nobody();
+    let unreached = Arc::new(Says(Candidate {
+        node: None,
+        addresses: vec![addr],
+        manifest: place.object.manifest.root(),
+        whole: true,
+        rtt: None,
+    }));
+    let (upstream, origin) = hasty(&place, unreached);
+    let response = soon(upstream.fetch(request())).await.unwrap();
+    assert_eq!(response.via, Source::Origin);
+    assert_eq!(origin.0.load(Ordering::Relaxed), 1);
+
+    let word = word(&place, &place.identity("edge-2", Role::Edge));
+    let mute = place.node_with("edge-1", &Role::Edge, Fate::Mute, all, Some(word.into()));
+    let (upstream, origin) = hasty(&place, Arc::new(neighbours(vec![mute.addr])));
+    for misses in 1..=3 {
+        let response = soon(upstream.fetch(request())).await.unwrap();
+        assert_eq!(response.via, Source::Origin);
+        assert_eq!(origin.0.load(Ordering::Relaxed), misses);
+    }
+    // The next misses did not wait for it.
+    assert!(mute.asked_with.lock().len() <= 1);
 }

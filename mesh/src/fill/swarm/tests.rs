@@ -1,8 +1,10 @@
 //! A swarm against modelled holders, in virtual time: whatever they do, the body comes whole, in order, and hardly a byte twice.
+//!
+//! A modelled holder that is broken off sends nothing more. A real one does for a round trip, which these bounds leave out.
 
 use proptest::prelude::*;
 
-use super::super::holder::{STRIKES_MAX, Tier};
+use super::super::holder::STRIKES_MAX;
 use super::*;
 
 const TICK: Duration = Duration::from_millis(1);
@@ -22,12 +24,16 @@ enum Fate {
     Stalls(u64),
     /// Gives next to nothing after so many bytes: [`DRIP`] a tick.
     Drips(u64),
+    /// Gives so little that it is not to be waited for, be there nobody else: a byte a tick after so many bytes.
+    Trickles(u64),
     /// What comes in so many milliseconds comes at their end, as after a packet was lost.
     Bursts(u64),
     /// Sends this chunk with other bytes.
     Lies(usize),
     /// Has lost this chunk when it is asked for it, though it said otherwise.
     Lost(usize),
+    /// Has none of those it says it holds, and says so so many milliseconds after it was asked.
+    Empty(u64),
 }
 
 #[derive(Debug, Clone)]
@@ -72,7 +78,10 @@ struct Running {
     held_back: u64,
     /// When its end will be noticed.
     breaks_at: Option<Duration>,
-    said: bool,
+    /// Whether it is still believed to hold all.
+    whole: bool,
+    /// When it says what it holds.
+    says_at: Option<Duration>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -103,7 +112,8 @@ fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
             given: 0,
             held_back: 0,
             breaks_at: None,
-            said: model.holds.is_none(),
+            whole: model.holds.is_none(),
+            says_at: model.holds.is_some().then_some(model.rtt),
         });
     }
     for (place, len) in lengths.iter().enumerate() {
@@ -118,8 +128,8 @@ fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
     while now < LONGEST {
         for (holder, at) in holders.iter_mut().zip(0u8..) {
             let id = HolderId(at);
-            if !holder.said && now >= holder.model.rtt {
-                holder.said = true;
+            if holder.says_at.is_some_and(|at| now >= at) {
+                holder.says_at = None;
                 for chunk in 0..lengths.len() {
                     swarm.said(id, chunk, holder.model.holds(chunk));
                 }
@@ -156,7 +166,7 @@ fn run(models: &[Model], lengths: &[u32], ahead_bytes: u64) -> Outcome {
                 Step::Wait(until) => {
                     let under_way = holders
                         .iter()
-                        .any(|holder| !holder.queue.is_empty() || !holder.said);
+                        .any(|holder| !holder.queue.is_empty() || holder.says_at.is_some());
                     assert!(under_way || until.is_some(), "waits for nothing");
                     break;
                 }
@@ -220,6 +230,9 @@ fn give(
     if matches!(holder.model.fate, Fate::Drips(after) if holder.given >= after) {
         budget = DRIP;
     }
+    if matches!(holder.model.fate, Fate::Trickles(after) if holder.given >= after) {
+        budget = 1;
+    }
     if let Fate::Bursts(every) = holder.model.fate {
         // Of what was asked for by then.
         let waits = holder.queue.iter().filter(|(_, at)| now >= *at);
@@ -240,16 +253,31 @@ fn give(
         let len = u64::from(lengths[chunk]);
         let left = match holder.model.fate {
             Fate::Dies(after) | Fate::Stalls(after) => after.saturating_sub(holder.given),
-            Fate::Gives | Fate::Drips(_) | Fate::Bursts(_) | Fate::Lies(_) | Fate::Lost(_) => {
-                u64::MAX
-            }
+            Fate::Gives
+            | Fate::Drips(_)
+            | Fate::Trickles(_)
+            | Fate::Bursts(_)
+            | Fate::Lies(_)
+            | Fate::Lost(_)
+            | Fate::Empty(_) => u64::MAX,
         };
-        if let Fate::Lost(lost) = holder.model.fate
-            && lost == chunk
-        {
+        let lacks_at = match holder.model.fate {
+            Fate::Lost(lost) if lost == chunk => Some(at),
+            Fate::Empty(late) => Some(at + Duration::from_millis(late)),
+            _ => None,
+        };
+        if let Some(at) = lacks_at {
+            if now < at {
+                break;
+            }
             holder.queue.clear();
             holder.partial = 0;
             swarm.ended(id, End::Lacks(chunk), now);
+            if holder.whole && holder.model.tier == Tier::Peer {
+                // It is asked what it holds.
+                holder.whole = false;
+                holder.says_at = Some(now + holder.model.rtt);
+            }
             return true;
         }
         let piece = budget.min(len - holder.partial).min(left);
@@ -290,9 +318,11 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => (0u64..4 << 20).prop_map(Fate::Dies),
         1 => (0u64..4 << 20).prop_map(Fate::Stalls),
         1 => (0u64..4 << 20).prop_map(Fate::Drips),
+        1 => (0u64..4 << 20).prop_map(Fate::Trickles),
         1 => (1u64..100).prop_map(Fate::Bursts),
         1 => (0usize..150).prop_map(Fate::Lies),
         1 => (0usize..150).prop_map(Fate::Lost),
+        1 => (0u64..2_000).prop_map(Fate::Empty),
     ]
 }
 
@@ -444,6 +474,110 @@ fn dripping_peer_does_not_hold_up_the_body() {
     // 16 MiB take 1.7 s of either.
     assert!(outcome.elapsed < Duration::from_secs(5), "{outcome:?}");
     assert!(outcome.by_holder[1] > 14 << 20);
+}
+
+/// Who says that it holds all and has nothing, as late as it may, is out after a few chunks.
+#[test]
+fn peer_that_lacks_what_it_says_it_holds_does_not_hold_up_the_body() {
+    let models = [
+        Model::new(Fate::Empty(950), 10_000_000, 10),
+        Model {
+            tier: Tier::Shield,
+            ..Model::new(Fate::Gives, 100_000, 10)
+        },
+    ];
+    let lengths = vec![10_000; 100];
+    let outcome = run(&models, &lengths, 4 << 20);
+    println!("{outcome:?}");
+    assert_eq!(outcome.by_holder[1], 1_000_000);
+    // Once what was hearsay, and three times its own word.
+    assert!(
+        outcome.failures <= 1 + u64::from(STRIKES_MAX),
+        "{outcome:?}"
+    );
+    // The shield alone takes 10 s.
+    assert!(outcome.elapsed < Duration::from_secs(15), "{outcome:?}");
+}
+
+/// However many peers say nothing, a chunk waits for two of them, and then the shield has it.
+#[test]
+fn silent_peers_are_waited_for_twice_and_not_in_turns() {
+    let mut models = vec![Model::new(Fate::Stalls(0), 10_000_000, 10); 6];
+    models.push(Model {
+        tier: Tier::Shield,
+        ..Model::new(Fate::Gives, 10_000_000, 10)
+    });
+    for chunks in [1, 40] {
+        let outcome = run(&models, &vec![64 << 10; chunks], 4 << 20);
+        println!("{outcome:?}");
+        assert_eq!(outcome.by_holder[6], chunks as u64 * (64 << 10));
+        // Each wait is of 1 s and four round trips.
+        assert!(
+            outcome.elapsed < Duration::from_millis(2_500),
+            "{outcome:?}"
+        );
+    }
+}
+
+/// Who gives a little again and again is given up in the end, though nobody else could be asked: who waits may know another way. However it is cut, and from whatever byte on.
+#[test]
+fn peer_that_trickles_does_not_hold_a_body_for_ever() {
+    for (after, len) in [(0, 256 << 10), (0, 8 << 10), (1 << 20, 64 << 10)] {
+        let models = [Model::new(Fate::Trickles(after), 10_000_000, 10)];
+        let lengths = vec![len; 100];
+        let outcome = run(&models, &lengths, 4 << 20);
+        println!("{outcome:?}");
+        // What came by then: a byte a millisecond, for 30 s.
+        let first = usize::try_from(after / u64::from(len)).unwrap();
+        let last = first + usize::try_from(30_000 / len).unwrap();
+        assert!(matches!(outcome.failed, Some(at) if (first..=last).contains(&at)));
+    }
+}
+
+/// Silence counts for nothing while the one who waits was late itself; but once only, or he who is always late would wait for ever.
+#[test]
+fn lateness_of_ones_own_is_held_against_nobody_once() {
+    let ms = Duration::from_millis;
+    let mut swarm: Swarm<()> = Swarm::new(1 << 20, Patience::default());
+    let offer = Offer {
+        tier: Tier::Peer,
+        whole: true,
+        rtt: Some(ms(10)),
+    };
+    let holders = [swarm.join(offer).unwrap(), swarm.join(offer).unwrap()];
+    for _ in 0..6 {
+        swarm.want(200 << 10);
+    }
+    let ask = |swarm: &mut Swarm<()>, now| {
+        let mut steps = Vec::new();
+        loop {
+            match swarm.next(now) {
+                Step::Wait(until) => return (steps, until),
+                step => steps.push(step),
+            }
+        }
+    };
+    let struck = |steps: &[Step]| {
+        let steps = steps.iter();
+        steps
+            .filter(|step| matches!(step, Step::Cancel { .. }))
+            .count()
+    };
+    let (steps, until) = ask(&mut swarm, ms(0));
+    assert_eq!((steps.len(), until), (2, Some(ms(1_040))));
+    // Five seconds pass in which nobody looked.
+    swarm.was_late(ms(6_000));
+    let (steps, until) = ask(&mut swarm, ms(6_000));
+    assert_eq!((steps.len(), until), (0, Some(ms(7_040))));
+    // One of them gives something by then.
+    swarm.heard(holders[0], ms(6_500));
+    swarm.was_late(ms(7_400));
+    let (steps, _) = ask(&mut swarm, ms(7_400));
+    assert_eq!(struck(&steps), 1, "{steps:?}");
+    assert!(steps.contains(&Step::Cancel {
+        holder: holders[1],
+        why: Trouble::Stalled
+    }));
 }
 
 /// The shield is not asked for what a peer gives, and for all that no peer has.
