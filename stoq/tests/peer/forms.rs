@@ -299,6 +299,12 @@ async fn nothing_is_told_to_version_1_and_its_streams_are_refused() {
 
 #[tokio::test]
 async fn a_server_that_opens_a_stream_is_left() {
+    for uni in [true, false] {
+        a_server_that_opens(uni).await;
+    }
+}
+
+async fn a_server_that_opens(uni: bool) {
     let root = root("demo");
     let shield = node(&root, "shield-1", &[Role::Shield]);
     let edge = node(&root, "edge-1", &[Role::Edge]);
@@ -315,7 +321,10 @@ async fn a_server_that_opens_a_stream_is_left() {
         let hello = Hello::new("shield-1", &[Role::Shield], Versions::default());
         let mut hello = encode(VERSION, &Frame::Hello(hello)).unwrap();
         send.write_all_chunks(&mut hello).await.unwrap();
-        let mut wrong = conn.open_uni().await.unwrap();
+        let mut wrong = match uni {
+            true => conn.open_uni().await.unwrap(),
+            false => conn.open_bi().await.unwrap().0,
+        };
         wrong.write_all(&[0]).await.unwrap();
         conn.closed().await
     });
