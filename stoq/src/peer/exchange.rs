@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) deadline: Option<Instant>,
     /// The code told to the other side if a half is dropped before its end.
     give_up: AtomicU64,
+    /// What this side says is whole, and with the transport.
+    finished: AtomicBool,
     report: Report,
     /// Dropped with the second half.
     _place: Box<dyn Send + Sync>,
@@ -60,6 +62,7 @@ impl Shared {
         Arc::new(Self {
             deadline,
             give_up: AtomicU64::new(give_up.code()),
+            finished: AtomicBool::new(false),
             report,
             _place: Box::new(place),
         })
@@ -67,6 +70,10 @@ impl Shared {
 
     pub(super) fn give_up_with(&self, code: StreamCode) {
         self.give_up.store(code.code(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Relaxed)
     }
 
     /// Runs `work` until the deadline.
@@ -198,6 +205,7 @@ impl SendHalf {
     async fn last(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
         self.begin()?;
         self.shared.in_time(self.writer.close(frame)).await?;
+        self.shared.finished.store(true, Ordering::Relaxed);
         Ok(())
     }
 

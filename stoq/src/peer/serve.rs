@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -68,9 +70,10 @@ pub(super) async fn serve(
     let message_places = Arc::new(Semaphore::new(bounds.messages.max(1)));
     let mut requests = JoinSet::new();
     let mut grace: Option<Instant> = *drain.borrow_and_update();
-    if grace.is_some() {
-        say_goodbye(&mut output, grace).await;
-    }
+    // A branch of the loop, so that a peer which reads slowly keeps nothing else waiting.
+    let goodbye = say_goodbye(&mut output, drain.clone());
+    tokio::pin!(goodbye);
+    let mut said = false;
     let mut revoked = served.identity.revocations().replaced();
     // The list may have been replaced since the peer was checked.
     revoked.mark_changed();
@@ -78,6 +81,11 @@ pub(super) async fn serve(
     // Since when nothing is under way, as far as it matters in a drain.
     let mut quiet = Instant::now();
     loop {
+        // All of them, each time: a branch is one of many, and new requests would come in faster.
+        while let Some(ended) = requests.try_join_next() {
+            count_panic(&served.counters, &ended);
+            quiet = Instant::now();
+        }
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
             ended = end.reached(), if !proven => match ended {
@@ -139,13 +147,13 @@ pub(super) async fn serve(
                 quiet = Instant::now();
             }
             // A dropped sender means the server is gone without a drain; its owner drops this future too.
-            Ok(()) = drain.changed(), if grace.is_none() => {
-                grace = *drain.borrow_and_update();
-                say_goodbye(&mut output, grace).await;
+            Ok(()) = drain.changed(), if grace.is_none() => grace = *drain.borrow_and_update(),
+            () = &mut goodbye, if !said => {
+                said = true;
                 quiet = Instant::now();
             }
             // Who hears it closes when it has done. Who has not by now is dead, or has nothing to say.
-            () = sleep_until(quiet + patience(&*served.conn)), if grace.is_some() && requests.is_empty() => {
+            () = impatience(&*served.conn, quiet), if said && requests.is_empty() => {
                 served.counters.closed_quiet_in_drain.inc();
                 close(&*served.conn, CloseCode::Drained, "");
                 break;
@@ -181,16 +189,20 @@ impl Control {
     }
 }
 
-/// How long a connection may stay with nothing under way once its peer was told to go: [`QUIET`], and some round trips where those are longer.
-fn patience(conn: &dyn Link) -> Duration {
-    (conn.path().rtt * 4).clamp(QUIET, 4 * QUIET)
+/// Ready when a connection whose peer was told to go has had nothing under way for too long: [`QUIET`], or some round trips where those are
+/// longer.
+async fn impatience(conn: &dyn Link, quiet: Instant) {
+    let patience = (conn.path().rtt * 4).clamp(QUIET, 4 * QUIET);
+    sleep_until(quiet + patience).await;
 }
 
-/// The peer closes when it has heard this and its exchanges are done; one that does not is cut off at the end.
-async fn say_goodbye(output: &mut FrameWriter, grace: Option<Instant>) {
-    let grace = grace.map_or(Duration::ZERO, |end| {
-        end.saturating_duration_since(Instant::now())
-    });
+/// Waits for a drain and tells the peer. It closes when it has heard this and its exchanges are done; one that does not is cut
+/// off at the end.
+async fn say_goodbye(output: &mut FrameWriter, mut drain: DrainWatch) {
+    let Ok(Some(end)) = drain.wait_for(Option::is_some).await.map(|end| *end) else {
+        return std::future::pending().await;
+    };
+    let grace = end.saturating_duration_since(Instant::now());
     // A dozen bytes fit the window of a stream that carried one hello. Should the peer's window be shut all the
     // same, the end of the grace closes the connection.
     let _ = timeout(grace, output.write(&Frame::GoAway { grace })).await;
@@ -236,6 +248,7 @@ impl Served {
         false
     }
 
+    /// One exchange, until its answer has arrived.
     async fn request(
         &self,
         send: Box<dyn SendStream>,
@@ -263,7 +276,7 @@ impl Served {
             ..
         } = opening;
         send.set_priority(marks.urgency.priority());
-        let given_up = send.stopped();
+        let mut given_up = send.stopped().fuse();
         let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
         let request = IncomingRequest {
             kind,
@@ -279,9 +292,15 @@ impl Served {
         let running = Running::begin(&counters.requests_started, &counters.requests_cancelled);
         running.end(tokio::select! {
             () = self.handler.handle(&self.info, request) => &counters.requests_returned,
-            () = stopped(given_up) => &counters.requests_cancelled,
+            () = stopped(&mut given_up) => &counters.requests_cancelled,
             () = past(deadline, &shared) => &counters.requests_past_deadline,
         });
+        let finished = shared.is_finished();
+        // The place is for the next; how many answers are on their way is bounded by the streams that the peer may open.
+        drop(shared);
+        if finished && !given_up.is_terminated() {
+            let _ = given_up.await;
+        }
     }
 
     /// What a stream begins with, if `wanted` takes it and the peer may say it. Waits for it, and for the end of the handshake

@@ -8,6 +8,7 @@
 )]
 #[path = "../peer/cluster.rs"]
 mod cluster;
+mod ends;
 mod memory;
 mod pool;
 mod tcp;

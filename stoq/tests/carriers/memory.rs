@@ -43,7 +43,7 @@ pub(crate) struct Two {
     pub(crate) edge: Identity,
     pub(crate) client: Arc<Memory>,
     pub(crate) peers: Arc<PeerServer>,
-    task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Two {
@@ -63,7 +63,7 @@ impl Two {
         }
     }
 
-    async fn dial(&self) -> Result<PeerConn, PeerError> {
+    pub(crate) async fn dial(&self) -> Result<PeerConn, PeerError> {
         let config = DialConfig {
             connect_timeout: Duration::from_secs(60),
             idle_close: Duration::from_secs(3600),
