@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::counters::PeerCounters;
 use super::datagrams::Datagrams;
@@ -51,6 +51,9 @@ pub(super) struct Bounds {
 /// What a peer has to close an idle connection in a drain: 1 s. One that died unseen would be waited for until the connection's own time is over.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How often the clock is looked at for the end of a peer's certificates. Not a timer to that end: clocks are set.
+const CLOCK: Duration = Duration::from_secs(60);
+
 /// What a drain needs to know: when its grace is over.
 pub(super) type DrainWatch = watch::Receiver<Option<Instant>>;
 
@@ -70,10 +73,11 @@ pub(super) async fn serve(
     let message_places = Arc::new(Semaphore::new(bounds.messages.max(1)));
     let mut requests = JoinSet::new();
     let mut grace: Option<Instant> = *drain.borrow_and_update();
-    // A branch of the loop, so that a peer which reads slowly keeps nothing else waiting.
+    // Both are branches of the loop, so that a peer which reads slowly keeps nothing else waiting.
     let goodbye = say_goodbye(&mut output, drain.clone());
-    tokio::pin!(goodbye);
-    let mut said = false;
+    let expired = served.expired();
+    tokio::pin!(goodbye, expired);
+    let (mut said, mut is_expired) = (false, false);
     let mut revoked = served.identity.revocations().replaced();
     // The list may have been replaced since the peer was checked.
     revoked.mark_changed();
@@ -85,6 +89,13 @@ pub(super) async fn serve(
         while let Some(ended) = requests.try_join_next() {
             count_panic(&served.counters, &ended);
             quiet = Instant::now();
+        }
+        // What was under way when they ended may be done.
+        if is_expired
+            && requests.is_empty()
+            && !served.trusts(served.identity.recheck(&served.info.identity))
+        {
+            break;
         }
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
@@ -126,6 +137,7 @@ pub(super) async fn serve(
             },
             // None is sent early, so what comes before is nobody's to act on, and waits.
             next = served.datagrams.next(), if proven => match next {
+                Ok(_) if !served.trusts(served.identity.recheck(&served.info.identity)) => break,
                 Ok(datagram) if served.kinds.permits(datagram.kind, &served.info.identity) => {
                     served.handler.datagram(&served.info, datagram, &served.datagrams);
                 }
@@ -152,6 +164,7 @@ pub(super) async fn serve(
                 said = true;
                 quiet = Instant::now();
             }
+            () = &mut expired, if !is_expired => is_expired = true,
             // Who hears it closes when it has done. Who has not by now is dead, or has nothing to say.
             () = impatience(&*served.conn, quiet), if said && requests.is_empty() => {
                 served.counters.closed_quiet_in_drain.inc();
@@ -246,6 +259,14 @@ impl Served {
             distrust(&*self.conn, &self.identity, &self.info, &refusal);
         }
         false
+    }
+
+    /// Ready once the peer's certificates are at their end. Exchanges under way may outlive that.
+    async fn expired(&self) {
+        let peer = &self.info.identity;
+        while self.identity.now().is_some_and(|now| peer.valid_at(now)) {
+            sleep(CLOCK).await;
+        }
     }
 
     /// One exchange, until its answer has arrived.
