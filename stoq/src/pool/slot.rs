@@ -48,6 +48,10 @@ impl Witness for Watch {
             self.counters.breaker_opened.inc();
         }
     }
+
+    fn given_up(&self) {
+        self.breaker.lock().given_up(Instant::now());
+    }
 }
 
 #[derive(Debug)]
@@ -85,8 +89,16 @@ impl Slot {
         }
     }
 
-    pub(super) fn admit(&self, now: Instant) -> Admission {
-        self.watch.breaker.lock().admit(now)
+    pub(super) fn standing(&self, now: Instant) -> Admission {
+        self.watch.breaker.lock().standing(now)
+    }
+
+    pub(super) fn probe(&self, now: Instant) {
+        self.watch.breaker.lock().probe(now);
+    }
+
+    pub(super) fn unasked(&self) {
+        self.watch.breaker.lock().unasked();
     }
 
     /// A connection, else what to do to have one. Of several the one with the fewest exchanges under way.
@@ -165,7 +177,7 @@ impl Slot {
         }
     }
 
-    /// Whether nothing is lost by forgetting it.
+    /// Whether nothing is lost by forgetting it: it has no connection, and is not left alone.
     pub(super) fn is_spent(&self, now: Instant) -> bool {
         !self.is_dialing()
             && !self
@@ -174,7 +186,7 @@ impl Slot {
                 .chain(&self.leaving)
                 .any(PeerConn::is_open)
             && self.backoff.wait(now).is_none()
-            && self.watch.breaker.lock().standing(now) == Admission::Pass
+            && !matches!(self.standing(now), Admission::Refuse { .. })
     }
 
     /// Since when none of its connections is used; `None` if one is, or is being made, or there is none.
