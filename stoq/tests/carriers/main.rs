@@ -9,6 +9,7 @@
 #[path = "../peer/cluster.rs"]
 mod cluster;
 mod ends;
+mod fallback;
 mod memory;
 mod pool;
 mod tcp;

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::cluster::{Act, Anyone, Shifted, drain, echo, node, pattern, root, year};
 
-fn edge_addr() -> SocketAddr {
+pub(crate) fn edge_addr() -> SocketAddr {
     "10.0.0.1:1000".parse().unwrap()
 }
 
@@ -86,7 +86,7 @@ impl Two {
     }
 }
 
-fn serve(
+pub(crate) fn serve(
     network: &Network,
     identity: &Identity,
     handler: Arc<dyn Handler>,
