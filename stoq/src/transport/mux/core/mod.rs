@@ -51,6 +51,17 @@ impl Mux {
             signals,
         })
     }
+
+    /// Waits for the end of the link.
+    pub(in crate::transport) async fn ended(&self) {
+        let ended = self.signals.ended.notified();
+        tokio::pin!(ended);
+        // From here on the signal is not missed.
+        ended.as_mut().enable();
+        if !self.core.lock().is_ended() {
+            ended.await;
+        }
+    }
 }
 
 #[derive(Debug)]
