@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use stoq::datagram::Datagram;
 use stoq::identity::{ALPN, Identity, Refusal, Role, SERVER_NAME};
 use stoq::peer::{
-    DialConfig, Exchange, ExchangeError, Handler, IncomingRequest, PeerConn, PeerError, PeerServer,
-    ServeConfig,
+    Datagrams, DialConfig, Exchange, ExchangeError, Handler, IncomingRequest, PeerConn, PeerError,
+    PeerInfo, PeerServer, SendDatagramError, ServeConfig,
 };
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig};
 use stoq::transport::fallback::{Fallback, FallbackConfig};
@@ -292,6 +294,42 @@ async fn what_is_no_frame_ends_the_link_with_a_code() {
         said.get(at + 8..at + 17),
         Some(&[0, 0, 0, 0, 0, 0, 0, 7, 1][..])
     );
+}
+
+/// Sends each datagram back.
+struct Back;
+
+impl Handler for Back {
+    fn handle<'a>(&'a self, _peer: &'a PeerInfo, _request: IncomingRequest) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn datagram(&self, _peer: &PeerInfo, datagram: Datagram, back: &Datagrams) {
+        back.send(datagram.kind, datagram.payload).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn datagrams_are_agreed_on_over_tcp_where_both_sides_take_them() {
+    let (shield, edge) = nodes();
+    let takes = |datagrams| TransportConfig {
+        datagrams,
+        ..TransportConfig::default()
+    };
+    for (ours, theirs) in [(true, true), (true, false), (false, true)] {
+        let server = TcpServer::with(&shield, Arc::new(Back), takes(theirs), own_address());
+        let tcp = Tcp::client(takes(ours));
+        let conn = dial(&tcp, &edge, server.addr).await.unwrap();
+        let payload = Bytes::from_static(b"there and back");
+        let sent = conn.datagrams().send(10, payload.clone());
+        if ours && theirs {
+            assert_eq!(sent, Ok(1));
+            let back = soon("datagram", conn.datagrams().next()).await.unwrap();
+            assert_eq!((back.kind, back.payload), (10, payload));
+        } else {
+            assert_eq!(sent, Err(SendDatagramError::NotAgreed));
+        }
+    }
 }
 
 /// A link taken from one who says what it allows, and then neither reads nor says anything.

@@ -235,6 +235,10 @@ impl Core {
         self.path
     }
 
+    pub(in crate::transport::mux) fn takes_datagrams(&self) -> bool {
+        self.ours.datagrams
+    }
+
     pub(in crate::transport::mux) fn datagram_max(&self) -> Option<usize> {
         // What QUIC carries on any path, so that who fits one carrier fits the other.
         const DATAGRAM_BYTES: usize = 1100;
