@@ -57,7 +57,8 @@ impl Witness for Watch {
 #[derive(Debug)]
 pub(super) struct Slot {
     conns: Vec<PeerConn>,
-    /// Those whose successors are there. Who was just given one may still use it; they close when they are idle.
+    /// Those that are given to nobody any more: whose successors are there, that are more than are wanted, or that were let go. Who was
+    /// given one may still use it; they close when they are idle, and until then belong to the pool.
     leaving: Vec<PeerConn>,
     /// How many there may be.
     wanted: usize,
@@ -103,7 +104,8 @@ impl Slot {
 
     /// A connection, else what to do to have one. Of several the one with the fewest exchanges under way.
     pub(super) fn step(&mut self, now: Instant) -> Step {
-        self.conns.retain(PeerConn::is_usable);
+        let gone = self.conns.extract_if(.., |conn| !conn.is_usable());
+        self.leaving.extend(gone);
         self.leaving.retain(|conn| !conn.is_closed());
         let least = self.conns.iter().min_by_key(|conn| conn.active());
         if let Some(conn) = least.filter(|conn| conn.refresh()).cloned() {
@@ -174,6 +176,7 @@ impl Slot {
         self.wanted = connections;
         for conn in self.conns.drain(connections.min(self.conns.len())..) {
             conn.retire();
+            self.leaving.push(conn);
         }
     }
 
@@ -184,7 +187,7 @@ impl Slot {
                 .conns
                 .iter()
                 .chain(&self.leaving)
-                .any(PeerConn::is_open)
+                .any(|conn| !conn.is_closed())
             && self.backoff.wait(now).is_none()
             && !matches!(self.standing(now), Admission::Refuse { .. })
     }

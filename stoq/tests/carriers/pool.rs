@@ -294,6 +294,46 @@ async fn more_connections_are_made_while_those_there_are_busy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connections_that_were_let_go_belong_to_the_pool_until_they_are_closed() {
+    for drained in [true, false] {
+        let two = Two::new(8, echo());
+        two.network.set_default(far(10));
+        let three = PoolConfig {
+            connections: 3,
+            ..config()
+        };
+        let pool = pool(&two, three);
+        let mut busy = Vec::new();
+        for _ in 0..5 {
+            let conn = pool.get(shield_addr()).await.unwrap();
+            busy.push(conn.exchange(1, Bytes::new(), None).await.unwrap());
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(two.client.stats().links, 3);
+        // Two are more than are wanted, and the peer says goodbye to the third.
+        assert!(pool.want(shield_addr(), 1));
+        two.peers.drain(Duration::from_secs(3600));
+        sleep(Duration::from_secs(1)).await;
+        assert!(pool.get(shield_addr()).await.is_err());
+        assert_eq!(two.client.stats().links, 3);
+        let began = Instant::now();
+        if drained {
+            pool.drain(Duration::from_secs(5)).await;
+            assert_eq!(began.elapsed().as_secs(), 5);
+            assert_eq!(pool.counters().closed_at_drain_end.get(), 3);
+        } else {
+            pool.close();
+        }
+        for mut exchange in busy {
+            let _head = exchange.recv.next().await;
+            let end = exchange.recv.next().await;
+            assert!(matches!(end, Err(ExchangeError::Connection(_))), "{end:?}");
+        }
+        assert!(began.elapsed().as_secs() <= 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn idle_connections_beyond_the_first_are_closed_too() {
     let two = Two::new(1, echo());
     let pool = pool(
