@@ -455,9 +455,13 @@ async fn keep(
         // All may be cancelled: the reader keeps what it has, a stream not taken stays, the timer is set anew.
         let frame = tokio::select! {
             frame = control.next() => Some(frame),
-            // Only the client opens them.
+            // Only the client opens streams.
             Ok(_) = conn.accept_uni() => {
                 let misplaced = WireError::Unexpected("unidirectional stream");
+                Some(Err(ExchangeError::Protocol(misplaced)))
+            }
+            Ok(_) = conn.accept_bi() => {
+                let misplaced = WireError::Unexpected("bidirectional stream");
                 Some(Err(ExchangeError::Protocol(misplaced)))
             }
             () = sleep_until(wake) => None,

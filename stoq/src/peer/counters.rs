@@ -35,7 +35,7 @@ counters! {
         closed_protocol,
         /// Connections cut off at the end of a drain's grace, exchanges under way included.
         closed_at_drain_end,
-        /// Connections closed in a drain since nothing was under way on them and their peers did not close them.
+        /// Connections closed in a drain since nothing was under way on them, answers included, and their peers did not close them.
         closed_quiet_in_drain,
         /// Requests handed to the handler; each ends in one of the next four.
         requests_started,

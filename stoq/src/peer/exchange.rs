@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) deadline: Option<Instant>,
     /// The code told to the other side if a half is dropped before its end.
     give_up: AtomicU64,
+    /// What this side says is whole, and with the transport.
+    finished: AtomicBool,
     report: Report,
     /// Dropped with the second half.
     _place: Box<dyn Send + Sync>,
@@ -60,6 +62,7 @@ impl Shared {
         Arc::new(Self {
             deadline,
             give_up: AtomicU64::new(give_up.code()),
+            finished: AtomicBool::new(false),
             report,
             _place: Box::new(place),
         })
@@ -67,6 +70,10 @@ impl Shared {
 
     pub(super) fn give_up_with(&self, code: StreamCode) {
         self.give_up.store(code.code(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Relaxed)
     }
 
     /// Runs `work` until the deadline.
@@ -198,6 +205,7 @@ impl SendHalf {
     async fn last(&mut self, frame: &Frame) -> Result<(), ExchangeError> {
         self.begin()?;
         self.shared.in_time(self.writer.close(frame)).await?;
+        self.shared.finished.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -235,7 +243,9 @@ impl Drop for SendHalf {
 pub struct RecvHalf {
     reader: FrameReader,
     shared: Arc<Shared>,
-    /// The end was read.
+    /// The end of the message was read.
+    ended: bool,
+    /// And that of the stream after it.
     whole: bool,
 }
 
@@ -248,6 +258,7 @@ impl RecvHalf {
         Self {
             reader,
             shared,
+            ended: false,
             whole: false,
         }
     }
@@ -258,8 +269,8 @@ impl RecvHalf {
     /// What was read so far is a fragment; see [`ExchangeError`] for why. A stream that merely ends is
     /// [`WireError::Truncated`].
     pub async fn next(&mut self) -> Result<Option<Part>, ExchangeError> {
-        if self.whole {
-            return Ok(None);
+        if self.ended {
+            return self.end().await;
         }
         let frame = self
             .shared
@@ -273,12 +284,8 @@ impl RecvHalf {
             Some(Frame::Message { kind, payload }) => Ok(Some(Part::Frame { kind, payload })),
             Some(Frame::Error { code, text }) => Err(ExchangeError::Remote { code, text }),
             Some(Frame::End) => {
-                self.shared
-                    .in_time(self.reader.end())
-                    .await
-                    .inspect_err(|error| self.blame(error))?;
-                self.whole = true;
-                Ok(None)
+                self.ended = true;
+                self.end().await
             }
             None => Err(ExchangeError::Finished),
             Some(
@@ -292,6 +299,18 @@ impl RecvHalf {
                 Err(error)
             }
         }
+    }
+
+    /// The end of the stream after that of the message. Cancel-safe.
+    async fn end(&mut self) -> Result<Option<Part>, ExchangeError> {
+        if !self.whole {
+            self.shared
+                .in_time(self.reader.end())
+                .await
+                .inspect_err(|error| self.blame(error))?;
+            self.whole = true;
+        }
+        Ok(None)
     }
 
     /// A part that has no place in the form of this exchange.
@@ -313,5 +332,79 @@ impl Drop for RecvHalf {
         // No effect on a stream that was read to its end.
         let code = self.shared.give_up.load(Ordering::Relaxed);
         self.reader.stream().set_drop_code(code);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::{Context, Poll};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::transport::ReadError;
+    use crate::wire::{VERSION, encode};
+
+    /// What arrives on a stream: nothing for now where it is empty, its end where it is `None`.
+    #[derive(Debug)]
+    struct Arrived(VecDeque<Option<Bytes>>);
+
+    impl RecvStream for Arrived {
+        fn poll_read_chunk(
+            &mut self,
+            _cx: &mut Context<'_>,
+            _max: usize,
+        ) -> Poll<Result<Option<Bytes>, ReadError>> {
+            match self.0.pop_front() {
+                Some(Some(bytes)) if bytes.is_empty() => Poll::Pending,
+                Some(arrived) => Poll::Ready(Ok(arrived)),
+                None => Poll::Pending,
+            }
+        }
+
+        fn stop(&mut self, _code: u64) {}
+
+        fn set_drop_code(&mut self, _code: u64) {}
+
+        fn id(&self) -> u64 {
+            0
+        }
+
+        fn is_0rtt(&self) -> bool {
+            false
+        }
+    }
+
+    fn heard(arrived: impl IntoIterator<Item = Option<Bytes>>) -> RecvHalf {
+        let stream = Box::new(Arrived(arrived.into_iter().collect()));
+        let shared = Shared::new(None, StreamCode::Cancelled, Report::default(), ());
+        RecvHalf::new(stream, VERSION, shared)
+    }
+
+    fn end() -> Option<Bytes> {
+        let frame = encode(VERSION, &Frame::End).unwrap();
+        Some(frame.concat().into())
+    }
+
+    const PAUSE: Option<Bytes> = Some(Bytes::new());
+
+    #[test]
+    fn a_message_is_whole_also_where_the_wait_for_its_end_was_cut_short() {
+        let mut recv = heard([end(), PAUSE, PAUSE, None]);
+        // Dropped between the end of the message and that of the stream.
+        assert_eq!(recv.next().now_or_never(), None);
+        assert_eq!(recv.next().now_or_never(), None);
+        assert_eq!(recv.next().now_or_never(), Some(Ok(None)));
+        assert_eq!(recv.next().now_or_never(), Some(Ok(None)));
+    }
+
+    #[test]
+    fn what_follows_the_end_is_an_error_also_then() {
+        let mut recv = heard([end(), PAUSE, end()]);
+        assert_eq!(recv.next().now_or_never(), None);
+        let after = Some(Err(ExchangeError::Protocol(WireError::AfterEnd)));
+        assert_eq!(recv.next().now_or_never(), after);
+        assert_eq!(recv.next().now_or_never(), after);
     }
 }

@@ -72,9 +72,10 @@ pub(super) enum Control {
 
 impl Manners<'_> {
     fn hello(&self, conn: &dyn Link) -> Hello {
-        let datagrams = match conn.max_datagram_size() {
-            Some(_) if self.versions.max() >= MESSAGES_SINCE => Hello::DATAGRAMS,
-            _ => 0,
+        // By what this side takes alone: over some carriers the other's word comes later than the hello.
+        let datagrams = match conn.takes_datagrams() && self.versions.max() >= MESSAGES_SINCE {
+            true => Hello::DATAGRAMS,
+            false => 0,
         };
         Hello {
             capabilities: CAPABILITIES & datagrams,

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::counters::PeerCounters;
 use super::datagrams::Datagrams;
@@ -49,6 +51,9 @@ pub(super) struct Bounds {
 /// What a peer has to close an idle connection in a drain: 1 s. One that died unseen would be waited for until the connection's own time is over.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How often the clock is looked at for the end of a peer's certificates. Not a timer to that end: clocks are set.
+const CLOCK: Duration = Duration::from_secs(60);
+
 /// What a drain needs to know: when its grace is over.
 pub(super) type DrainWatch = watch::Receiver<Option<Instant>>;
 
@@ -68,9 +73,11 @@ pub(super) async fn serve(
     let message_places = Arc::new(Semaphore::new(bounds.messages.max(1)));
     let mut requests = JoinSet::new();
     let mut grace: Option<Instant> = *drain.borrow_and_update();
-    if grace.is_some() {
-        say_goodbye(&mut output, grace).await;
-    }
+    // Both are branches of the loop, so that a peer which reads slowly keeps nothing else waiting.
+    let goodbye = say_goodbye(&mut output, drain.clone());
+    let expired = served.expired();
+    tokio::pin!(goodbye, expired);
+    let (mut said, mut is_expired) = (false, false);
     let mut revoked = served.identity.revocations().replaced();
     // The list may have been replaced since the peer was checked.
     revoked.mark_changed();
@@ -78,6 +85,18 @@ pub(super) async fn serve(
     // Since when nothing is under way, as far as it matters in a drain.
     let mut quiet = Instant::now();
     loop {
+        // All of them, each time: a branch is one of many, and new requests would come in faster.
+        while let Some(ended) = requests.try_join_next() {
+            count_panic(&served.counters, &ended);
+            quiet = Instant::now();
+        }
+        // What was under way when they ended may be done.
+        if is_expired
+            && requests.is_empty()
+            && !served.trusts(served.identity.recheck(&served.info.identity))
+        {
+            break;
+        }
         // Every branch may be cancelled: what has arrived stays in the connection, the reader or the set.
         tokio::select! {
             ended = end.reached(), if !proven => match ended {
@@ -118,6 +137,7 @@ pub(super) async fn serve(
             },
             // None is sent early, so what comes before is nobody's to act on, and waits.
             next = served.datagrams.next(), if proven => match next {
+                Ok(_) if !served.trusts(served.identity.recheck(&served.info.identity)) => break,
                 Ok(datagram) if served.kinds.permits(datagram.kind, &served.info.identity) => {
                     served.handler.datagram(&served.info, datagram, &served.datagrams);
                 }
@@ -139,13 +159,14 @@ pub(super) async fn serve(
                 quiet = Instant::now();
             }
             // A dropped sender means the server is gone without a drain; its owner drops this future too.
-            Ok(()) = drain.changed(), if grace.is_none() => {
-                grace = *drain.borrow_and_update();
-                say_goodbye(&mut output, grace).await;
+            Ok(()) = drain.changed(), if grace.is_none() => grace = *drain.borrow_and_update(),
+            () = &mut goodbye, if !said => {
+                said = true;
                 quiet = Instant::now();
             }
+            () = &mut expired, if !is_expired => is_expired = true,
             // Who hears it closes when it has done. Who has not by now is dead, or has nothing to say.
-            () = sleep_until(quiet + patience(&*served.conn)), if grace.is_some() && requests.is_empty() => {
+            () = impatience(&*served.conn, quiet), if said && requests.is_empty() => {
                 served.counters.closed_quiet_in_drain.inc();
                 close(&*served.conn, CloseCode::Drained, "");
                 break;
@@ -181,16 +202,20 @@ impl Control {
     }
 }
 
-/// How long a connection may stay with nothing under way once its peer was told to go: [`QUIET`], and some round trips where those are longer.
-fn patience(conn: &dyn Link) -> Duration {
-    (conn.path().rtt * 4).clamp(QUIET, 4 * QUIET)
+/// Ready when a connection whose peer was told to go has had nothing under way for too long: [`QUIET`], or some round trips where those are
+/// longer.
+async fn impatience(conn: &dyn Link, quiet: Instant) {
+    let patience = (conn.path().rtt * 4).clamp(QUIET, 4 * QUIET);
+    sleep_until(quiet + patience).await;
 }
 
-/// The peer closes when it has heard this and its exchanges are done; one that does not is cut off at the end.
-async fn say_goodbye(output: &mut FrameWriter, grace: Option<Instant>) {
-    let grace = grace.map_or(Duration::ZERO, |end| {
-        end.saturating_duration_since(Instant::now())
-    });
+/// Waits for a drain and tells the peer. It closes when it has heard this and its exchanges are done; one that does not is cut
+/// off at the end.
+async fn say_goodbye(output: &mut FrameWriter, mut drain: DrainWatch) {
+    let Ok(Some(end)) = drain.wait_for(Option::is_some).await.map(|end| *end) else {
+        return std::future::pending().await;
+    };
+    let grace = end.saturating_duration_since(Instant::now());
     // A dozen bytes fit the window of a stream that carried one hello. Should the peer's window be shut all the
     // same, the end of the grace closes the connection.
     let _ = timeout(grace, output.write(&Frame::GoAway { grace })).await;
@@ -236,6 +261,15 @@ impl Served {
         false
     }
 
+    /// Ready once the peer's certificates are at their end. Exchanges under way may outlive that.
+    async fn expired(&self) {
+        let peer = &self.info.identity;
+        while self.identity.now().is_some_and(|now| peer.valid_at(now)) {
+            sleep(CLOCK).await;
+        }
+    }
+
+    /// One exchange, until its answer has arrived.
     async fn request(
         &self,
         send: Box<dyn SendStream>,
@@ -263,7 +297,7 @@ impl Served {
             ..
         } = opening;
         send.set_priority(marks.urgency.priority());
-        let given_up = send.stopped();
+        let mut given_up = send.stopped().fuse();
         let shared = Shared::new(deadline, StreamCode::Unfinished, Report::default(), place);
         let request = IncomingRequest {
             kind,
@@ -279,9 +313,15 @@ impl Served {
         let running = Running::begin(&counters.requests_started, &counters.requests_cancelled);
         running.end(tokio::select! {
             () = self.handler.handle(&self.info, request) => &counters.requests_returned,
-            () = stopped(given_up) => &counters.requests_cancelled,
+            () = stopped(&mut given_up) => &counters.requests_cancelled,
             () = past(deadline, &shared) => &counters.requests_past_deadline,
         });
+        let finished = shared.is_finished();
+        // The place is for the next; how many answers are on their way is bounded by the streams that the peer may open.
+        drop(shared);
+        if finished && !given_up.is_terminated() {
+            let _ = given_up.await;
+        }
     }
 
     /// What a stream begins with, if `wanted` takes it and the peer may say it. Waits for it, and for the end of the handshake

@@ -7,16 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::error::ExchangeError;
 use crate::transport::ConnectionError;
 
-/// Hears of each exchange of a connection, at most once, whether the peer answered.
+/// Hears of each exchange of a connection, once, whether the peer answered.
 pub(crate) trait Witness: fmt::Debug + Send + Sync {
     /// Something came back: the beginning of an answer, an error, a reset.
     fn answered(&self);
 
     /// Nothing did until the deadline, or until the connection was lost.
     fn unanswered(&self);
+
+    /// Nobody waited for either.
+    fn given_up(&self);
 }
 
-/// One exchange's word to its witness, if it has one. Says nothing of an exchange that this side gave up.
+/// One exchange's word to its witness, if it has one. Dropped without it, the exchange was given up by this side.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     witness: Option<Arc<dyn Witness>>,
@@ -66,6 +69,14 @@ impl Report {
             | ExchangeError::Revoked
             | ExchangeError::TooOld(_)
             | ExchangeError::Finished => {}
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(witness) = self.first() {
+            witness.given_up();
         }
     }
 }

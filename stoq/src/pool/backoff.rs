@@ -28,10 +28,21 @@ impl Backoff {
         range: BackoffRange,
         dice: &mut impl Rng,
     ) -> Duration {
-        let factor = 1u32.checked_shl(self.failures.min(31)).unwrap_or(u32::MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.again(now, range, dice)
+    }
+
+    /// No further failure, and no success: another time under the same bound.
+    pub(super) fn again(
+        &mut self,
+        now: Instant,
+        range: BackoffRange,
+        dice: &mut impl Rng,
+    ) -> Duration {
+        let doublings = self.failures.saturating_sub(1).min(31);
+        let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let bound = range.min.saturating_mul(factor).min(range.max);
         let delay = bound.mul_f64(dice.random_range(0.5..=1.0));
-        self.failures = self.failures.saturating_add(1);
         self.until = Some(now + delay);
         delay
     }

@@ -61,17 +61,28 @@ impl Breaker {
         }
     }
 
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
-        match self.standing(now) {
-            Admission::Probe => {
-                self.state = State::Probing(now + self.rule.range.max);
-                Admission::Probe
-            }
-            other => other,
+    /// The one who was admitted as [`Admission::Probe`] tries.
+    pub(super) fn probe(&mut self, now: Instant) {
+        self.state = State::Probing(now + self.rule.range.max);
+    }
+
+    /// Nothing was asked of the peer after all: another may try at once.
+    pub(super) fn unasked(&mut self) {
+        if let State::Probing(_) = self.state {
+            self.state = State::Open;
         }
     }
 
-    /// What would be said now.
+    /// An exchange ended without a word about the peer, for the asker gave it up. If one was trying, the next may after as long a
+    /// wait as before it: a peer that is dead to askers of little patience is asked no more often than that.
+    pub(super) fn given_up(&mut self, now: Instant) {
+        if let State::Probing(_) = self.state {
+            self.state = State::Open;
+            self.backoff.again(now, self.rule.range, &mut self.dice);
+        }
+    }
+
+    /// Whether one who asks now is admitted. Who is to probe says so by [`probe`](Self::probe).
     pub(super) fn standing(&self, now: Instant) -> Admission {
         let retry_in = match self.state {
             State::Closed => return Admission::Pass,
@@ -135,6 +146,11 @@ mod tests {
         breaker
     }
 
+    fn probe(breaker: &mut Breaker, now: Instant) {
+        assert_eq!(breaker.standing(now), Admission::Probe);
+        breaker.probe(now);
+    }
+
     fn wait(breaker: &Breaker, now: Instant) -> Duration {
         match breaker.standing(now) {
             Admission::Refuse { retry_in } => retry_in,
@@ -150,7 +166,7 @@ mod tests {
             assert!(!breaker.unanswered(now));
             assert!(!breaker.unanswered(now));
             breaker.answered();
-            assert_eq!(breaker.admit(now), Admission::Pass);
+            assert_eq!(breaker.standing(now), Admission::Pass);
         }
         let breaker = opened(now);
         assert!(wait(&breaker, now) <= RULE.range.min);
@@ -161,13 +177,13 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + RULE.range.min;
-        assert_eq!(breaker.admit(later), Admission::Probe);
+        probe(&mut breaker, later);
         assert_eq!(wait(&breaker, later), RULE.range.max);
         breaker.answered();
-        assert_eq!(breaker.admit(later), Admission::Pass);
+        assert_eq!(breaker.standing(later), Admission::Pass);
 
         let mut breaker = opened(now);
-        assert_eq!(breaker.admit(later), Admission::Probe);
+        probe(&mut breaker, later);
         assert!(breaker.unanswered(later));
         let second = wait(&breaker, later);
         assert!(second >= RULE.range.min, "twice as long: {second:?}");
@@ -178,8 +194,31 @@ mod tests {
         let now = Instant::now();
         let mut breaker = opened(now);
         let later = now + RULE.range.min;
-        assert_eq!(breaker.admit(later), Admission::Probe);
-        assert_eq!(breaker.admit(later + RULE.range.max), Admission::Probe);
+        probe(&mut breaker, later);
+        probe(&mut breaker, later + RULE.range.max);
+    }
+
+    #[test]
+    fn a_probe_that_asked_nothing_or_was_given_up_does_not_lengthen_the_wait() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        let mut later = now + RULE.range.min;
+        probe(&mut breaker, later);
+        breaker.unasked();
+        for _ in 0..10 {
+            probe(&mut breaker, later);
+            breaker.given_up(later);
+            let again = wait(&breaker, later);
+            assert!(again <= RULE.range.min, "{again:?}");
+            later += again;
+        }
+        // Nobody was trying: the wait is what it was.
+        probe(&mut breaker, later);
+        assert!(breaker.unanswered(later));
+        let second = wait(&breaker, later);
+        breaker.unasked();
+        breaker.given_up(later);
+        assert_eq!(wait(&breaker, later), second);
     }
 
     #[test]
@@ -192,6 +231,6 @@ mod tests {
         for _ in 0..1000 {
             assert!(!breaker.unanswered(Instant::now()));
         }
-        assert_eq!(breaker.admit(Instant::now()), Admission::Pass);
+        assert_eq!(breaker.standing(Instant::now()), Admission::Pass);
     }
 }

@@ -26,6 +26,18 @@ pub(super) enum Way {
     Resuming(Arc<Sessions>),
 }
 
+/// One who is to probe an address. Dropped, it asked nothing.
+struct Probe<'a> {
+    shared: &'a Shared,
+    addr: SocketAddr,
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        self.shared.table.lock().unasked(self.addr);
+    }
+}
+
 /// What the clones of a pool and its dials share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -60,7 +72,15 @@ impl Shared {
         addr: SocketAddr,
         now: Instant,
     ) -> Result<PeerConn, PoolError> {
-        let step = self.table.lock().ask(addr, now);
+        let (step, probes) = self.table.lock().ask(addr, now);
+        let probe = probes.then(|| Probe { shared: self, addr });
+        let conn = self.take(addr, step).await?;
+        // From here on its exchange tells.
+        std::mem::forget(probe);
+        Ok(conn)
+    }
+
+    async fn take(self: &Arc<Self>, addr: SocketAddr, step: Step) -> Result<PeerConn, PoolError> {
         let mut outcome = match step {
             Step::Use(conn) => {
                 self.counters.reused.inc();

@@ -48,12 +48,17 @@ impl Witness for Watch {
             self.counters.breaker_opened.inc();
         }
     }
+
+    fn given_up(&self) {
+        self.breaker.lock().given_up(Instant::now());
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Slot {
     conns: Vec<PeerConn>,
-    /// Those whose successors are there. Who was just given one may still use it; they close when they are idle.
+    /// Those that are given to nobody any more: whose successors are there, that are more than are wanted, or that were let go. Who was
+    /// given one may still use it; they close when they are idle, and until then belong to the pool.
     leaving: Vec<PeerConn>,
     /// How many there may be.
     wanted: usize,
@@ -85,13 +90,22 @@ impl Slot {
         }
     }
 
-    pub(super) fn admit(&self, now: Instant) -> Admission {
-        self.watch.breaker.lock().admit(now)
+    pub(super) fn standing(&self, now: Instant) -> Admission {
+        self.watch.breaker.lock().standing(now)
+    }
+
+    pub(super) fn probe(&self, now: Instant) {
+        self.watch.breaker.lock().probe(now);
+    }
+
+    pub(super) fn unasked(&self) {
+        self.watch.breaker.lock().unasked();
     }
 
     /// A connection, else what to do to have one. Of several the one with the fewest exchanges under way.
     pub(super) fn step(&mut self, now: Instant) -> Step {
-        self.conns.retain(PeerConn::is_usable);
+        let gone = self.conns.extract_if(.., |conn| !conn.is_usable());
+        self.leaving.extend(gone);
         self.leaving.retain(|conn| !conn.is_closed());
         let least = self.conns.iter().min_by_key(|conn| conn.active());
         if let Some(conn) = least.filter(|conn| conn.refresh()).cloned() {
@@ -162,19 +176,20 @@ impl Slot {
         self.wanted = connections;
         for conn in self.conns.drain(connections.min(self.conns.len())..) {
             conn.retire();
+            self.leaving.push(conn);
         }
     }
 
-    /// Whether nothing is lost by forgetting it.
+    /// Whether nothing is lost by forgetting it: it has no connection, and is not left alone.
     pub(super) fn is_spent(&self, now: Instant) -> bool {
         !self.is_dialing()
             && !self
                 .conns
                 .iter()
                 .chain(&self.leaving)
-                .any(PeerConn::is_open)
+                .any(|conn| !conn.is_closed())
             && self.backoff.wait(now).is_none()
-            && self.watch.breaker.lock().standing(now) == Admission::Pass
+            && !matches!(self.standing(now), Admission::Refuse { .. })
     }
 
     /// Since when none of its connections is used; `None` if one is, or is being made, or there is none.

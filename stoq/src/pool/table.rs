@@ -72,26 +72,39 @@ impl Table {
         }
     }
 
-    pub(super) fn ask(&mut self, addr: SocketAddr, now: Instant) -> Step {
+    /// What to do, and whether the asker is to probe a peer that answered nothing. If so, and if it asks nothing after all, that is to
+    /// be [said](Self::unasked).
+    pub(super) fn ask(&mut self, addr: SocketAddr, now: Instant) -> (Step, bool) {
         if self.closed {
-            return Step::Refuse(PoolError::Closed);
+            return (Step::Refuse(PoolError::Closed), false);
         }
         let full = self.slots.len() >= self.rules.peers_max;
         if full && !self.slots.contains_key(&addr) && !self.make_room(now) {
-            return Step::Refuse(PoolError::TooManyPeers(self.rules.peers_max));
+            let refusal = PoolError::TooManyPeers(self.rules.peers_max);
+            return (Step::Refuse(refusal), false);
         }
         let (rules, dice, counters) = (self.rules, &mut self.dice, &self.counters);
         let slot = self.slots.entry(addr).or_insert_with(|| {
             Slot::new(rules.connections, rules.breaker, dice.random(), counters)
         });
-        match slot.admit(now) {
-            Admission::Pass => {}
-            Admission::Probe => counters.breaker_probes.inc(),
-            Admission::Refuse { retry_in } => {
-                return Step::Refuse(PoolError::Unanswering { retry_in });
-            }
+        let standing = slot.standing(now);
+        if let Admission::Refuse { retry_in } = standing {
+            return (Step::Refuse(PoolError::Unanswering { retry_in }), false);
         }
-        slot.step(now)
+        let step = slot.step(now);
+        let probes = standing == Admission::Probe && !matches!(step, Step::Refuse(_));
+        if probes {
+            slot.probe(now);
+            counters.breaker_probes.inc();
+        }
+        (step, probes)
+    }
+
+    /// Who was to probe an address asked nothing.
+    pub(super) fn unasked(&self, addr: SocketAddr) {
+        if let Some(slot) = self.slots.get(&addr) {
+            slot.unasked();
+        }
     }
 
     pub(super) fn dialling(&mut self, addr: SocketAddr, handle: AbortHandle) {
@@ -207,9 +220,9 @@ mod tests {
         let rest = |error: PeerError| {
             let mut table = Table::new(rules, 1, Arc::default());
             let now = Instant::now();
-            assert!(matches!(table.ask(addr, now), Step::Dial(_)));
+            assert!(matches!(table.ask(addr, now).0, Step::Dial(_)));
             let rest = table.dialled(addr, &Err(error), now).unwrap();
-            assert!(matches!(table.ask(addr, now + rest / 2), Step::Refuse(_)));
+            assert!(matches!(table.ask(addr, now + rest / 2).0, Step::Refuse(_)));
             rest
         };
         for error in [by_us, by_them] {

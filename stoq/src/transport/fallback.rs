@@ -1,13 +1,15 @@
 //! Two carriers as one: the first where it gets through, else the second.
 //!
 //! A dial tries the first carrier, and the second as well once the first has failed of the network or has been silent for
-//! [`FallbackConfig::delay`]. The first link that stands is taken, the other attempt abandoned. An address that was
-//! reached only by the second is dialled by it alone for [`FallbackConfig::remember`], so that a blocked network costs the
-//! delay once in a while and not at every dial.
+//! [`FallbackConfig::delay`]. The first link that stands is taken, the other attempt abandoned. For an address that was
+//! reached only by the second the two change places for [`FallbackConfig::remember`], so that a blocked network costs the
+//! delay once in a while and not at every dial; it ends when the first gets through.
 //!
 //! There is no early data: what is sent before the first carrier has shown that it gets through could be lost with it.
 //!
-//! A peer that refuses us, or that we refuse, is not asked again over the other carrier: the answer would be the same.
+//! A peer that refuses us, or that we refuse, is not asked again over the other carrier: the answer would be the same. One
+//! that is full may be so for one carrier only: where the other attempt is under way already, it goes on, and one that is remembered is asked
+//! for by the first.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,10 +27,10 @@ use crate::counter::counters;
 /// Settings of a [`Fallback`].
 #[derive(Debug, Clone)]
 pub struct FallbackConfig {
-    /// How long the first carrier is alone. Default 1.1 s: QUIC sends a first packet that was lost again after 1 s. Must be
+    /// How long the carrier that is tried first is alone. Default 1.1 s: QUIC sends a first packet that was lost again after 1 s. Must be
     /// less than the time a dialler allows for a handshake.
     pub delay: Duration,
-    /// How long the first carrier is not tried for an address that only the second reached. Default 10 min.
+    /// For how long the second carrier is tried before the first where only it reached an address. Default 10 min.
     pub remember: Duration,
     /// Addresses remembered. Default 1,024; beyond it the one to be forgotten next is forgotten now.
     pub addresses_max: usize,
@@ -53,9 +55,9 @@ counters! {
         fell_back,
         /// Links made over the second carrier because the address was remembered.
         remembered,
-        /// Dials in which the second carrier was tried while the first was still silent.
+        /// Dials in which the other carrier was tried while the one before it was still silent.
         raced,
-        /// Dials in which neither carrier came through.
+        /// Dials in which neither carrier came through, those included that were given up while both were silent.
         both_failed,
     }
 }
@@ -66,7 +68,7 @@ pub struct Fallback {
     first: Arc<dyn Transport>,
     second: Arc<dyn Transport>,
     config: FallbackConfig,
-    /// Until when an address is dialled over the second carrier alone.
+    /// Until when an address is dialled over the second carrier before the first.
     known: Mutex<HashMap<SocketAddr, Instant>>,
     counters: Arc<FallbackCounters>,
 }
@@ -92,86 +94,81 @@ impl Fallback {
 
     async fn dial(&self, target: Target) -> Result<Arc<dyn Link>, ConnectError> {
         let addr = target.addr;
-        if self.is_remembered(addr, Instant::now()) {
-            match self.second.connect(target.clone()).await {
-                Ok(link) => {
-                    self.counters.remembered.inc();
-                    return Ok(link);
-                }
-                Err(error) => {
-                    self.known.lock().remove(&addr);
-                    if !is_of_network(&error) {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        let first = self.first.connect(target.clone());
-        tokio::pin!(first);
+        let remembered = self.is_remembered(addr, Instant::now());
+        let (ahead, behind) = match remembered {
+            true => (&self.second, &self.first),
+            false => (&self.first, &self.second),
+        };
+        let ahead = ahead.connect(target.clone());
+        tokio::pin!(ahead);
         // Each attempt may be dropped, which abandons it.
-        let why = tokio::select! {
-            dialled = &mut first => match dialled {
-                Ok(link) => {
-                    self.counters.first_carrier.inc();
-                    return Ok(link);
-                }
-                Err(error) if !is_of_network(&error) => return Err(error),
-                Err(error) => Some(error),
-            },
+        let alone = tokio::select! {
+            dialled = &mut ahead => Some(dialled),
             () = sleep(self.config.delay) => None,
         };
-        let second = self.second.connect(target);
-        tokio::pin!(second);
-        if let Some(why) = why {
-            return self.fallen(addr, second.await, why);
+        let mut failed = [None, None];
+        match alone {
+            Some(Ok(link)) => return Ok(self.reached(addr, link, remembered, remembered)),
+            Some(Err(error)) if is_of_network(&error) || remembered && is_of_carrier(&error) => {
+                failed[0] = Some(error);
+            }
+            Some(Err(error)) => return Err(error),
+            None => self.counters.raced.inc(),
         }
-        self.counters.raced.inc();
-        tokio::select! {
-            biased;
-            dialled = &mut first => match dialled {
+        let mut both = Both::tried(&self.counters);
+        let behind = behind.connect(target);
+        tokio::pin!(behind);
+        loop {
+            let (dialled, at) = tokio::select! {
+                biased;
+                dialled = &mut ahead, if failed[0].is_none() => (dialled, 0),
+                dialled = &mut behind, if failed[1].is_none() => (dialled, 1),
+                else => break,
+            };
+            match dialled {
                 Ok(link) => {
-                    self.counters.first_carrier.inc();
-                    Ok(link)
+                    both.failed = false;
+                    return Ok(self.reached(addr, link, remembered == (at == 0), remembered));
                 }
-                Err(error) if !is_of_network(&error) => Err(error),
-                Err(error) => self.fallen(addr, second.await, error),
-            },
-            dialled = &mut second => match dialled {
-                Err(error) if is_of_network(&error) => match first.await {
-                    Ok(link) => {
-                        self.counters.first_carrier.inc();
-                        Ok(link)
-                    }
-                    Err(error) => {
-                        self.counters.both_failed.inc();
-                        Err(error)
-                    }
-                },
-                other => self.fallen(addr, other, ConnectionError::TimedOut.into()),
-            },
+                Err(error) if is_of_network(&error) || is_of_carrier(&error) => {
+                    failed[at] = Some(error);
+                }
+                Err(error) => {
+                    both.failed = false;
+                    return Err(error);
+                }
+            }
         }
+        // A refusal says more than silence, and else the first carrier's failure is what is to be mended.
+        if remembered {
+            failed.reverse();
+        }
+        both.failed = failed.iter().flatten().all(is_of_network);
+        let told = failed.into_iter().flatten().min_by_key(is_of_network);
+        Err(told.unwrap_or(ConnectError::HandshakeTimeout))
     }
 
-    /// What the second carrier came to, the first having failed of `why`.
-    fn fallen(
+    /// Counts a link, and remembers by which carrier the address was reached.
+    fn reached(
         &self,
         addr: SocketAddr,
-        dialled: Result<Arc<dyn Link>, ConnectError>,
-        why: ConnectError,
-    ) -> Result<Arc<dyn Link>, ConnectError> {
-        match dialled {
-            Ok(link) => {
+        link: Arc<dyn Link>,
+        by_second: bool,
+        remembered: bool,
+    ) -> Arc<dyn Link> {
+        match (by_second, remembered) {
+            (false, _) => {
+                self.counters.first_carrier.inc();
+                self.known.lock().remove(&addr);
+            }
+            (true, true) => self.counters.remembered.inc(),
+            (true, false) => {
                 self.counters.fell_back.inc();
                 self.remember(addr, Instant::now());
-                tracing::info!(%addr, %why, carrier = %link.carrier(), "reached by the second carrier only");
-                Ok(link)
+                tracing::info!(%addr, carrier = %link.carrier(), "reached by the second carrier only");
             }
-            Err(error) if is_of_network(&error) => {
-                self.counters.both_failed.inc();
-                Err(why)
-            }
-            Err(error) => Err(error),
         }
+        link
     }
 
     fn is_remembered(&self, addr: SocketAddr, now: Instant) -> bool {
@@ -194,13 +191,41 @@ impl Fallback {
     }
 }
 
+/// A dial in which both carriers were tried: neither came through, unless it is said otherwise before this is dropped.
+struct Both<'a> {
+    counters: &'a FallbackCounters,
+    failed: bool,
+}
+
+impl<'a> Both<'a> {
+    fn tried(counters: &'a FallbackCounters) -> Self {
+        Self {
+            counters,
+            failed: true,
+        }
+    }
+}
+
+impl Drop for Both<'_> {
+    fn drop(&mut self) {
+        if self.failed {
+            self.counters.both_failed.inc();
+        }
+    }
+}
+
+/// Whether the peer has no room for this carrier; for the other it may.
+fn is_of_carrier(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Connection(error) if error.is_refused())
+}
+
 /// Whether another carrier may fare better.
 fn is_of_network(error: &ConnectError) -> bool {
     match error {
         ConnectError::Address(_) | ConnectError::Io { .. } | ConnectError::HandshakeTimeout => true,
         ConnectError::Connection(error) => match error {
             ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::Version => true,
-            // One that is full or draining is so for both.
+            // One that is draining is so for both.
             ConnectionError::Closed { .. }
             | ConnectionError::TransportClosed { .. }
             | ConnectionError::LocallyClosed

@@ -213,8 +213,12 @@ pub trait Link: fmt::Debug + Send + Sync {
     /// If the link has ended.
     fn read_datagram(&self) -> BoxFuture<'_, Result<Bytes, ConnectionError>>;
 
-    /// The longest datagram that can be sent now, bytes; `None` if datagrams are not in use.
+    /// The longest datagram that can be sent now, bytes; `None` if datagrams are not in use, or it is not known yet whether the peer
+    /// takes them.
     fn max_datagram_size(&self) -> Option<usize>;
+
+    /// Whether this side takes datagrams, unless it is known that the peer does not. Known as soon as the link is.
+    fn takes_datagrams(&self) -> bool;
 
     /// The application protocol both sides agreed on.
     fn alpn(&self) -> Option<Vec<u8>>;

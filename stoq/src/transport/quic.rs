@@ -140,6 +140,11 @@ impl Link for Connection {
         Self::max_datagram_size(self)
     }
 
+    fn takes_datagrams(&self) -> bool {
+        // The handshake tells what the peer takes, and the peer what this side does.
+        Self::max_datagram_size(self).is_some()
+    }
+
     fn alpn(&self) -> Option<Vec<u8>> {
         Self::alpn(self)
     }

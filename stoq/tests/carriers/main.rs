@@ -8,6 +8,8 @@
 )]
 #[path = "../peer/cluster.rs"]
 mod cluster;
+mod ends;
+mod fallback;
 mod memory;
 mod pool;
 mod tcp;

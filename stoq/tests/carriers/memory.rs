@@ -20,9 +20,9 @@ use stoq::wire::CloseCode;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::cluster::{Act, Anyone, drain, echo, node, pattern, root};
+use crate::cluster::{Act, Anyone, Shifted, drain, echo, node, pattern, root, year};
 
-fn edge_addr() -> SocketAddr {
+pub(crate) fn edge_addr() -> SocketAddr {
     "10.0.0.1:1000".parse().unwrap()
 }
 
@@ -41,29 +41,34 @@ pub(crate) fn far(latency_ms: u64) -> Conditions {
 pub(crate) struct Two {
     pub(crate) network: Network,
     pub(crate) edge: Identity,
+    /// Of the shield.
+    pub(crate) clock: Arc<Shifted>,
     pub(crate) client: Arc<Memory>,
     pub(crate) peers: Arc<PeerServer>,
-    task: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Two {
     pub(crate) fn new(seed: u64, handler: Arc<dyn Handler>) -> Self {
         println!("seed {seed}");
         let (network, root) = (Network::new(seed), root("demo"));
-        let shield = node(&root, "shield-1", &[Role::Shield]);
+        let clock = Arc::new(Shifted::default());
+        let file = root.issue("shield-1", &[Role::Shield], year()).unwrap();
+        let shield = Identity::with_clock(file, root.certificate().clone(), clock.clone()).unwrap();
         let edge = node(&root, "edge-1", &[Role::Edge]);
         let (peers, task) = serve(&network, &shield, handler);
         let client = Arc::new(network.client(edge_addr()).unwrap());
         Self {
             network,
             edge,
+            clock,
             client,
             peers,
             task,
         }
     }
 
-    async fn dial(&self) -> Result<PeerConn, PeerError> {
+    pub(crate) async fn dial(&self) -> Result<PeerConn, PeerError> {
         let config = DialConfig {
             connect_timeout: Duration::from_secs(60),
             idle_close: Duration::from_secs(3600),
@@ -81,7 +86,7 @@ impl Two {
     }
 }
 
-fn serve(
+pub(crate) fn serve(
     network: &Network,
     identity: &Identity,
     handler: Arc<dyn Handler>,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use stoq::peer::{Exchange, ExchangeError, Handler, IncomingRequest, PeerConn};
 use stoq::pool::{PeerState, Pool, PoolConfig, PoolError};
 use stoq::transport::{Carrier, Transport};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::cluster::{Act, drain, echo, pattern};
 use crate::memory::{Two, ask, far, shield_addr};
@@ -159,6 +159,99 @@ async fn lost_connections_count_and_a_peer_that_is_back_is_found() {
     assert_eq!(ask(&conn, pattern(10)).await.unwrap().0, 10);
 }
 
+/// A pool that left a peer alone which then died, and for longer than it does so.
+async fn past_its_death(two: &Two, config: PoolConfig) -> Pool {
+    two.network.set_default(far(10));
+    let pool = pool(
+        two,
+        PoolConfig {
+            unanswered_max: 1,
+            ..config
+        },
+    );
+    let conn = pool.get(shield_addr()).await.unwrap();
+    let mut exchange = conn.exchange(1, Bytes::new(), None).await.unwrap();
+    two.cut();
+    exchange.recv.next().await.unwrap_err();
+    assert_eq!(pool.counters().breaker_opened.get(), 1);
+    sleep(Duration::from_secs(60)).await;
+    pool
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_died_makes_room_for_another() {
+    let two = Two::new(4, echo());
+    let few = PoolConfig {
+        peers_max: 1,
+        ..config()
+    };
+    let pool = past_its_death(&two, few).await;
+    let failed = pool.get(shield_addr()).await;
+    assert!(matches!(failed, Err(PoolError::Dial(_))), "{failed:?}");
+    sleep(Duration::from_secs(60)).await;
+    let other = pool.get("10.0.0.9:7443".parse().unwrap()).await;
+    assert!(matches!(other, Err(PoolError::Dial(_))), "{other:?}");
+    assert_eq!(pool.counters().refused_too_many_peers.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_back_is_asked_once_its_dials_may_be() {
+    let two = Two::new(5, echo());
+    let pool = past_its_death(&two, config()).await;
+    // The one who may try does not get there, and whoever asks next is told when to dial again.
+    let failed = pool.get(shield_addr()).await;
+    assert!(matches!(failed, Err(PoolError::Dial(_))), "{failed:?}");
+    let Err(PoolError::BackingOff { retry_in, .. }) = pool.get(shield_addr()).await else {
+        panic!("not left alone")
+    };
+    two.heal();
+    sleep(retry_in).await;
+    let conn = pool.get(shield_addr()).await.unwrap();
+    assert_eq!(try_it(&conn).await, Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_did_not_wait_for_the_dial_keeps_nobody_from_asking() {
+    let two = Two::new(6, echo());
+    let pool = past_its_death(&two, config()).await;
+    two.heal();
+    let patience = Duration::from_millis(1);
+    let gone = timeout(patience, pool.get(shield_addr())).await;
+    assert!(gone.is_err());
+    let conn = pool.get(shield_addr()).await.unwrap();
+    assert_eq!(try_it(&conn).await, Ok(0));
+    assert_eq!(pool.counters().breaker_probes.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_given_up_is_followed_by_another_soon() {
+    let (handler, silent) = moody();
+    let two = Two::new(7, handler);
+    two.network.set_default(far(10));
+    let pool = pool(&two, config());
+    silent.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        let conn = pool.get(shield_addr()).await.unwrap();
+        try_it(&conn).await.unwrap_err();
+    }
+    for _ in 0..5 {
+        sleep(config().backoff_min).await;
+        let probe = pool.get(shield_addr()).await.unwrap();
+        let exchange = probe.exchange(1, Bytes::new(), None).await.unwrap();
+        sleep(Duration::from_millis(200)).await;
+        drop(exchange);
+        let next = pool.get(shield_addr()).await;
+        assert!(
+            matches!(next, Err(PoolError::Unanswering { .. })),
+            "{next:?}"
+        );
+    }
+    silent.store(false, Ordering::Relaxed);
+    sleep(config().backoff_min).await;
+    let probe = pool.get(shield_addr()).await.unwrap();
+    assert_eq!(try_it(&probe).await, Ok(10));
+}
+
 #[tokio::test(start_paused = true)]
 async fn more_connections_are_made_while_those_there_are_busy() {
     let two = Two::new(1, echo());
@@ -198,6 +291,46 @@ async fn more_connections_are_made_while_those_there_are_busy() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(two.client.stats().links, 1);
     assert!(!pool.want("10.0.0.9:1".parse().unwrap(), 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_were_let_go_belong_to_the_pool_until_they_are_closed() {
+    for drained in [true, false] {
+        let two = Two::new(8, echo());
+        two.network.set_default(far(10));
+        let three = PoolConfig {
+            connections: 3,
+            ..config()
+        };
+        let pool = pool(&two, three);
+        let mut busy = Vec::new();
+        for _ in 0..5 {
+            let conn = pool.get(shield_addr()).await.unwrap();
+            busy.push(conn.exchange(1, Bytes::new(), None).await.unwrap());
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(two.client.stats().links, 3);
+        // Two are more than are wanted, and the peer says goodbye to the third.
+        assert!(pool.want(shield_addr(), 1));
+        two.peers.drain(Duration::from_secs(3600));
+        sleep(Duration::from_secs(1)).await;
+        assert!(pool.get(shield_addr()).await.is_err());
+        assert_eq!(two.client.stats().links, 3);
+        let began = Instant::now();
+        if drained {
+            pool.drain(Duration::from_secs(5)).await;
+            assert_eq!(began.elapsed().as_secs(), 5);
+            assert_eq!(pool.counters().closed_at_drain_end.get(), 3);
+        } else {
+            pool.close();
+        }
+        for mut exchange in busy {
+            let _head = exchange.recv.next().await;
+            let end = exchange.recv.next().await;
+            assert!(matches!(end, Err(ExchangeError::Connection(_))), "{end:?}");
+        }
+        assert!(began.elapsed().as_secs() <= 5);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use stoq::datagram::Datagram;
 use stoq::identity::{ALPN, Identity, Refusal, Role, SERVER_NAME};
 use stoq::peer::{
-    DialConfig, Exchange, ExchangeError, Handler, IncomingRequest, PeerConn, PeerError, PeerServer,
-    ServeConfig,
+    Datagrams, DialConfig, Exchange, ExchangeError, Handler, IncomingRequest, PeerConn, PeerError,
+    PeerInfo, PeerServer, SendDatagramError, ServeConfig,
 };
 use stoq::quic::{CidKeys, Endpoint, EndpointConfig, SocketGroup, SocketOptions, TransportConfig};
 use stoq::transport::fallback::{Fallback, FallbackConfig};
 use stoq::transport::tcp::{Tcp, TcpLimits};
-use stoq::transport::{Carrier, ConnectError, ConnectionError, Target, Transport};
+use stoq::transport::{Carrier, ConnectError, ConnectionError, Link, Target, Transport};
 use stoq::wire::{CloseCode, StreamCode};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -282,9 +284,7 @@ async fn what_is_no_frame_ends_the_link_with_a_code() {
     let name = rustls_pki_types::ServerName::try_from(SERVER_NAME).unwrap();
     let connecting = tokio_rustls::TlsConnector::from(tls).connect(name, io);
     let mut stream = soon("handshake", connecting).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &[0xff; 64])
-        .await
-        .unwrap();
+    stream.write_all(&[0xff; 64]).await.unwrap();
     let mut said = Vec::new();
     let _ = soon("end", stream.read_to_end(&mut said)).await;
     // The last frame: type 11, one byte and words, code 0x07 of the transport.
@@ -294,6 +294,100 @@ async fn what_is_no_frame_ends_the_link_with_a_code() {
         said.get(at + 8..at + 17),
         Some(&[0, 0, 0, 0, 0, 0, 0, 7, 1][..])
     );
+}
+
+/// Sends each datagram back.
+struct Back;
+
+impl Handler for Back {
+    fn handle<'a>(&'a self, _peer: &'a PeerInfo, _request: IncomingRequest) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn datagram(&self, _peer: &PeerInfo, datagram: Datagram, back: &Datagrams) {
+        back.send(datagram.kind, datagram.payload).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn datagrams_are_agreed_on_over_tcp_where_both_sides_take_them() {
+    let (shield, edge) = nodes();
+    let takes = |datagrams| TransportConfig {
+        datagrams,
+        ..TransportConfig::default()
+    };
+    for (ours, theirs) in [(true, true), (true, false), (false, true)] {
+        let server = TcpServer::with(&shield, Arc::new(Back), takes(theirs), own_address());
+        let tcp = Tcp::client(takes(ours));
+        let conn = dial(&tcp, &edge, server.addr).await.unwrap();
+        let payload = Bytes::from_static(b"there and back");
+        let sent = conn.datagrams().send(10, payload.clone());
+        if ours && theirs {
+            assert_eq!(sent, Ok(1));
+            let back = soon("datagram", conn.datagrams().next()).await.unwrap();
+            assert_eq!((back.kind, back.payload), (10, payload));
+        } else {
+            assert_eq!(sent, Err(SendDatagramError::NotAgreed));
+        }
+    }
+}
+
+/// A link taken from one who says what it allows, and then neither reads nor says anything.
+async fn stalled(tcp: &Tcp, edge: &Identity) -> (Arc<dyn Link>, impl Sized) {
+    let tls = edge.client_config(ALPN).unwrap();
+    let io = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from(SERVER_NAME).unwrap();
+    let connecting = tokio_rustls::TlsConnector::from(tls).connect(name, io);
+    let accepting = async { tcp.accept().await.unwrap().establish().await.unwrap() };
+    let (stream, link) = tokio::join!(connecting, accepting);
+    let mut stream = stream.unwrap();
+    let mut settings = vec![0; 16 + 17];
+    settings[7] = 17;
+    settings[16..32].fill(0x0f);
+    stream.write_all(&settings).await.unwrap();
+    stream.flush().await.unwrap();
+    (link, stream)
+}
+
+#[tokio::test]
+async fn a_closed_link_whose_peer_reads_nothing_is_over_soon() {
+    let (shield, edge) = nodes();
+    let tls = shield.server_config(ALPN).unwrap();
+    // Nothing else ends it.
+    let config = TransportConfig {
+        idle_timeout: Duration::from_secs(3600),
+        ..TransportConfig::default()
+    };
+    let tcp = Tcp::listen(loopback(), tls, config, TcpLimits::default()).unwrap();
+    let (link, _stalled) = soon("link", stalled(&tcp, &edge)).await;
+    let mut send = soon("stream", link.open_uni()).await.unwrap();
+    let writing = tokio::spawn(async move {
+        loop {
+            let mut block = [pattern(64 * 1024)];
+            if send.write_all_chunks(&mut block).await.is_err() {
+                return;
+            }
+        }
+    });
+    // Until the sockets of both sides are full.
+    let (mut sent, mut same) = (0, 0);
+    soon("stall", async {
+        while same < 100 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let before = std::mem::replace(&mut sent, link.path().sent_bytes);
+            same = if sent > 0 && sent == before {
+                same + 1
+            } else {
+                0
+            };
+        }
+    })
+    .await;
+    link.close(7, b"enough");
+    soon("end of the writer", writing).await.unwrap();
+    drop(link);
+    soon("end of the link", tcp.wait_idle()).await;
+    assert_eq!(tcp.stats().links, 0);
 }
 
 /// QUIC first, TCP soon after.

@@ -491,3 +491,34 @@ async fn one_unread_answer_costs_the_others_nothing() {
     drop(unread);
     assert_eq!(conn.active(), 0);
 }
+
+#[tokio::test]
+async fn answers_that_have_arrived_leave_nothing_behind() {
+    let (server, conn) = pair(echo()).await;
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let counters = server.peers.counters();
+    let mut before = 0;
+    for asked in 1..=200 {
+        let exchange = conn.exchange(1, Bytes::new(), None).await.unwrap();
+        let Exchange { mut send, mut recv } = exchange;
+        send.data(pattern(1000)).await.unwrap();
+        send.finish().await.unwrap();
+        // One in two is given up with the rest on its way.
+        if asked % 2 == 0 {
+            soon("answer", drain(&mut recv)).await.unwrap();
+        } else {
+            soon("head", recv.next()).await.unwrap();
+        }
+        drop(recv);
+        if asked == 1 {
+            until("end", || counters.requests_started.get() == 1).await;
+            before = tasks();
+        }
+    }
+    // The first may have been under way when they were counted.
+    until("end of the tasks", || tasks() <= before + 1).await;
+}

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use stoq::datagram::Datagram;
-use stoq::identity::{Identity, Role, SERVER_NAME};
+use stoq::identity::{Identity, LEAF_LIFETIME_MAX, Role, SERVER_NAME};
 use stoq::peer::{
     Ask, Datagrams, DialConfig, ExchangeError, Handler, IncomingMessage, IncomingRequest,
     KindRules, Messages, Part, PeerConn, PeerInfo, SendDatagramError, ServeConfig,
@@ -19,7 +19,7 @@ use stoq::wire::{
 };
 use tokio::sync::mpsc;
 
-use crate::cluster::{Server, loopback, node, pattern, root, soon, until};
+use crate::cluster::{Server, Shifted, loopback, node, pattern, root, soon, until, year};
 
 const COUNT: u16 = 1;
 const SUM: u16 = 2;
@@ -112,6 +112,8 @@ impl Handler for Forms {
 
 struct Scene {
     server: Server,
+    /// Of the server.
+    clock: Arc<Shifted>,
     forms: Arc<Forms>,
     told: mpsc::Receiver<(u16, Bytes, u64)>,
     edge: Identity,
@@ -131,7 +133,9 @@ fn scene(transport: TransportConfig) -> Scene {
 
 fn scene_with(transport: TransportConfig, change: impl FnOnce(&mut ServeConfig)) -> Scene {
     let root = root("demo");
-    let shield = node(&root, "shield-1", &[Role::Shield]);
+    let clock = Arc::new(Shifted::default());
+    let file = root.issue("shield-1", &[Role::Shield], year()).unwrap();
+    let shield = Identity::with_clock(file, root.certificate().clone(), clock.clone()).unwrap();
     let (tell, told) = mpsc::channel(16);
     let forms = Arc::new(Forms {
         told: tell,
@@ -148,6 +152,7 @@ fn scene_with(transport: TransportConfig, change: impl FnOnce(&mut ServeConfig))
     );
     Scene {
         server,
+        clock,
         forms,
         told,
         edge: node(&root, "edge-1", &[Role::Edge]),
@@ -299,6 +304,12 @@ async fn nothing_is_told_to_version_1_and_its_streams_are_refused() {
 
 #[tokio::test]
 async fn a_server_that_opens_a_stream_is_left() {
+    for uni in [true, false] {
+        a_server_that_opens(uni).await;
+    }
+}
+
+async fn a_server_that_opens(uni: bool) {
     let root = root("demo");
     let shield = node(&root, "shield-1", &[Role::Shield]);
     let edge = node(&root, "edge-1", &[Role::Edge]);
@@ -315,7 +326,10 @@ async fn a_server_that_opens_a_stream_is_left() {
         let hello = Hello::new("shield-1", &[Role::Shield], Versions::default());
         let mut hello = encode(VERSION, &Frame::Hello(hello)).unwrap();
         send.write_all_chunks(&mut hello).await.unwrap();
-        let mut wrong = conn.open_uni().await.unwrap();
+        let mut wrong = match uni {
+            true => conn.open_uni().await.unwrap(),
+            false => conn.open_bi().await.unwrap().0,
+        };
         wrong.write_all(&[0]).await.unwrap();
         conn.closed().await
     });
@@ -442,4 +456,19 @@ async fn a_kind_that_the_role_does_not_permit_is_not_told_either() {
     let counters = scene.server.peers.counters();
     until("the refusal", || counters.refused_request_role.get() == 1).await;
     assert_eq!(counters.messages_started.get(), 1);
+}
+
+#[tokio::test]
+async fn datagrams_of_a_peer_whose_certificates_ended_are_not_acted_on() {
+    let scene = scene(with_datagrams());
+    let conn = scene.dial(Versions::default()).await;
+    conn.datagrams().send(10, Bytes::new()).unwrap();
+    soon("datagram", conn.datagrams().next()).await.unwrap();
+    scene.clock.forward(2 * LEAF_LIFETIME_MAX);
+    conn.datagrams().send(10, Bytes::new()).unwrap();
+    let ConnectionError::Closed { code, .. } = soon("end", conn.closed()).await else {
+        panic!("not closed by the peer")
+    };
+    assert_eq!(CloseCode::of(code), Some(CloseCode::Expired));
+    assert_eq!(scene.forms.datagrams.lock().len(), 1);
 }

@@ -20,13 +20,13 @@ use stoq::peer::{
 };
 use stoq::pool::PoolError;
 use stoq::quic::{
-    ConnectError, Connection, ConnectionError, TlsClient, TlsServer, TransportConfig,
+    ConnectError, Connection, ConnectionError, Endpoint, TlsClient, TlsServer, TransportConfig,
 };
 use stoq::wire::{CloseCode, StreamCode};
 
 use crate::cluster::{
-    Act, Server, Shifted, client, counted, drain, echo, loopback, node, pool, root, soon, until,
-    year,
+    Act, PATIENCE, Server, Shifted, client, counted, drain, echo, loopback, node, pool, root, soon,
+    until, year,
 };
 
 /// An audit that can be read.
@@ -169,6 +169,40 @@ async fn living_connections_of_a_node_end_when_it_is_revoked() {
     undisturbed.send.finish().await.unwrap();
     let echoed = soon("answer", drain(&mut undisturbed.recv)).await.unwrap();
     assert_eq!(echoed.0, 3);
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_nothing_is_let_go_in_a_drain_as_well() {
+    let root = root("demo");
+    let (shield, list, _heard) = watched(&root, "shield-1", Role::Shield);
+    let server = Server::start(
+        &shield,
+        Arc::new(Act(|request: IncomingRequest| async move {
+            let mut reply = request.reply;
+            let block = Bytes::from(vec![0; 1 << 20]);
+            while reply.data(block.clone()).await.is_ok() {}
+        })),
+    );
+    let edge = node(&root, "edge-1", &[Role::Edge]);
+    const WINDOW: u32 = 256 * 1024;
+    let small = TransportConfig {
+        stream_window: WINDOW,
+        connection_window: WINDOW,
+        ..TransportConfig::default()
+    };
+    let endpoint = Endpoint::client(loopback(), small).unwrap();
+    let config = DialConfig::default();
+    let dialled = PeerConn::dial(&endpoint, &edge, server.addr, &config);
+    let conn = soon("dial", dialled).await.unwrap();
+    let _unread = conn.exchange(1, Bytes::new(), None).await.unwrap();
+    // Its window is shut: the server's word that it goes stays with the server.
+    let full = u64::from(WINDOW);
+    until("flood", || conn.path().received_bytes > full).await;
+    server.peers.drain(4 * PATIENCE);
+    tokio::task::yield_now().await;
+    list.replace([edge.node_id()]).unwrap();
+    let end = soon("end", conn.closed()).await;
+    assert_eq!(code_of(&end), Some(CloseCode::Revoked), "{end:?}");
 }
 
 #[tokio::test]

@@ -38,10 +38,6 @@ pub(in crate::transport) const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes of words in a `CLOSE`.
 pub(in crate::transport) const REASON_BYTES_MAX: usize = 1024;
 
-/// Payloads up to this size are copied out of the buffer they arrived in, so that a few bytes nobody reads do not keep
-/// all of it.
-const COPY_BYTES_MAX: usize = 4 * 1024;
-
 /// What a side allows the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::transport) struct Limits {
@@ -249,13 +245,11 @@ impl Frame {
             return Ok(None);
         }
         arrived.advance(HEADER_BYTES);
-        let mut payload = if len > COPY_BYTES_MAX {
-            arrived.split_to(len).freeze()
-        } else {
-            let copy = arrived.get(..len).map(Bytes::copy_from_slice);
-            arrived.advance(len);
-            copy.unwrap_or_default()
-        };
+        // A slice of what has arrived would keep all of that buffer, which is larger by as much as the peer likes: the windows bound what
+        // is unread, and so have to bound its memory.
+        let payload = arrived.get(..len).map(Bytes::copy_from_slice);
+        arrived.advance(len);
+        let mut payload = payload.unwrap_or_default();
         Ok(Some(match kind {
             0 => Self::Settings(Limits {
                 bidi_streams: payload.get_u32(),
@@ -369,6 +363,23 @@ mod tests {
         fn any_bytes_are_frames_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut arrived = BytesMut::from(&bytes[..]);
             while let Ok(Some(_)) = Frame::decode(&mut arrived) {}
+        }
+    }
+
+    #[test]
+    fn no_payload_keeps_the_buffer_in_which_it_came() {
+        const BUFFER: usize = 64 * 1024;
+        for len in [1, 4096, 4097, 20_000, BUFFER - HEADER_BYTES] {
+            let frame = Frame::Data {
+                stream: 0,
+                bytes: vec![7; len].into(),
+                fin: false,
+            };
+            let mut arrived = BytesMut::with_capacity(BUFFER);
+            arrived.extend_from_slice(&bytes_of(frame.clone()));
+            let kept = Frame::decode(&mut arrived).unwrap().unwrap();
+            assert_eq!(kept, frame);
+            assert!(arrived.try_reclaim(BUFFER), "{len} bytes keep all of it");
         }
     }
 

@@ -128,6 +128,10 @@ impl Link for MuxLink {
         self.held.mux.core.lock().datagram_max()
     }
 
+    fn takes_datagrams(&self) -> bool {
+        self.held.mux.core.lock().takes_datagrams()
+    }
+
     fn alpn(&self) -> Option<Vec<u8>> {
         self.facts.alpn.clone()
     }

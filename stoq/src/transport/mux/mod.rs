@@ -10,7 +10,7 @@
 //!
 //! | what | bound | beyond it |
 //! |---|---|---|
-//! | streams of the peer | [`TransportConfig`](crate::quic::TransportConfig)`::max_bidi_streams`, `max_uni_streams` | the peer waits; a protocol error if it does not |
+//! | streams of the peer that are under way, held, or not accepted yet | [`TransportConfig`](crate::quic::TransportConfig)`::max_bidi_streams`, `max_uni_streams` | the peer waits; a protocol error if it does not |
 //! | unread bytes of a stream, of all | `stream_window`, `connection_window` | likewise |
 //! | bytes to be sent of a stream | 256 KiB | its writer waits |
 //! | bytes to be sent of all streams | `send_window` | all writers wait |

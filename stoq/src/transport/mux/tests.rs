@@ -254,6 +254,50 @@ fn streams_given_up_give_their_room_back() {
 }
 
 #[test]
+fn streams_that_nobody_took_give_no_room_back_however_they_end() {
+    let both = |stream| {
+        let (code, size) = (0, 0);
+        let reset = Frame::Reset { stream, code, size };
+        vec![reset, Frame::Stop { stream, code }]
+    };
+    let fin = |stream| {
+        let (bytes, fin) = (Bytes::new(), true);
+        vec![Frame::Data { stream, bytes, fin }]
+    };
+    type Ended<'a> = &'a dyn Fn(u64) -> Vec<Frame>;
+    let cases: [(bool, u64, Ended<'_>); 2] = [
+        (false, LIMITS.bidi_streams.into(), &both),
+        (true, LIMITS.uni_streams.into(), &fin),
+    ];
+    for (uni, limit, frames) in cases {
+        let server = Mux::new(false, LIMITS, 1 << 20);
+        let end = |index: u64| {
+            let id = index << 2 | u64::from(uni) << 1;
+            for frame in frames(id) {
+                server.core.lock().handle(frame, Instant::now())?;
+                while server.core.lock().poll_transmit(&cx()).is_ready() {}
+            }
+            Ok(())
+        };
+        for index in 0..limit {
+            end(index).unwrap();
+        }
+        let beyond = limit << 2 | u64::from(uni) << 1;
+        assert_eq!(end(limit), Err(Violation::StreamLimit(beyond)));
+        // Taken and dropped, each makes room for one.
+        for _ in 0..limit {
+            let id = server.core.lock().accept(uni).unwrap().unwrap();
+            server.core.lock().drop_send(id, 0);
+            server.core.lock().drop_recv(id, 0);
+        }
+        while server.core.lock().poll_transmit(&cx()).is_ready() {}
+        for index in limit..2 * limit {
+            end(index).unwrap();
+        }
+    }
+}
+
+#[test]
 fn who_goes_beyond_what_was_allowed_is_found_out() {
     let data = |stream, len| Frame::Data {
         stream,

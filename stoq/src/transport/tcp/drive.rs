@@ -97,11 +97,15 @@ impl Driver {
     async fn read(&self, input: &mut ReadHalf<TlsStream<TcpStream>>, arrived: &mut BytesMut) {
         let mut heard = Instant::now();
         let mut ping = Instant::now();
+        // A writer that is held up by the peer is woken by nothing else.
+        let ended = self.mux.ended();
+        tokio::pin!(ended);
         loop {
             arrived.reserve(READ_BYTES);
             // Each may be cancelled: what has arrived is in `arrived`.
             let read = tokio::select! {
                 read = input.read_buf(arrived) => read,
+                () = &mut ended => return,
                 () = sleep_until(heard + self.idle) => {
                     return self.mux.core.lock().fail(ConnectionError::TimedOut);
                 }
@@ -117,7 +121,7 @@ impl Driver {
             match read {
                 Ok(0) => return core.fail(ConnectionError::Reset),
                 Ok(_) => {}
-                Err(error) => return core.fail(ended(&error)),
+                Err(error) => return core.fail(meaning(&error)),
             }
             loop {
                 let handled = match Frame::decode(arrived) {
@@ -128,9 +132,6 @@ impl Driver {
                 if let Err(violation) = handled {
                     return core.accuse(&violation);
                 }
-            }
-            if core.is_ended() {
-                return;
             }
         }
     }
@@ -163,7 +164,7 @@ impl Driver {
             let more = more.await;
             let written = write_all(output, &mut pieces).await;
             if let Err(error) = written {
-                return self.mux.core.lock().fail(ended(&error));
+                return self.mux.core.lock().fail(meaning(&error));
             }
             if !more {
                 return;
@@ -219,7 +220,7 @@ fn tls_error(error: &io::Error) -> Option<ConnectionError> {
 }
 
 /// What the end of an established session means.
-fn ended(error: &io::Error) -> ConnectionError {
+fn meaning(error: &io::Error) -> ConnectionError {
     tls_error(error).unwrap_or(match error.kind() {
         io::ErrorKind::TimedOut => ConnectionError::TimedOut,
         _ => ConnectionError::Reset,

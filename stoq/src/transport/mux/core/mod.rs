@@ -51,6 +51,17 @@ impl Mux {
             signals,
         })
     }
+
+    /// Waits for the end of the link.
+    pub(in crate::transport) async fn ended(&self) {
+        let ended = self.signals.ended.notified();
+        tokio::pin!(ended);
+        // From here on the signal is not missed.
+        ended.as_mut().enable();
+        if !self.core.lock().is_ended() {
+            ended.await;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -61,8 +72,6 @@ struct Stream {
     urgent: bool,
     /// In the queue of those with data to send.
     ready: bool,
-    /// The peer was, or will be, allowed another in its place.
-    counted: bool,
 }
 
 /// See the [module](super).
@@ -76,7 +85,7 @@ pub(in crate::transport) struct Core {
     /// Streams of this side: opened, and allowed. Bidirectional, unidirectional.
     opened: [u64; 2],
     open_max: [u64; 2],
-    /// Streams of the peer: seen, allowed, and done.
+    /// Streams of the peer: seen, allowed, and forgotten. Those seen and not forgotten are never more than this side's limit.
     seen: [u64; 2],
     seen_max: [u64; 2],
     done: [u64; 2],
@@ -199,7 +208,6 @@ impl Core {
             recv: receives.then(|| Receiving::new(self.ours.stream_window.into())),
             urgent: false,
             ready: false,
-            counted: false,
         }
     }
 
@@ -225,6 +233,10 @@ impl Core {
 
     pub(in crate::transport::mux) fn path(&self) -> PathStats {
         self.path
+    }
+
+    pub(in crate::transport::mux) fn takes_datagrams(&self) -> bool {
+        self.ours.datagrams
     }
 
     pub(in crate::transport::mux) fn datagram_max(&self) -> Option<usize> {
@@ -361,25 +373,26 @@ impl Core {
         }
     }
 
-    /// Forgets a stream that is over on the wire and that nobody holds, and lets the peer have another for one that is
-    /// over.
+    /// Forgets a stream that is over on the wire and that nobody holds, and only then lets the peer have another for it. One
+    /// that was not accepted yet is held by the queue in which it waits for that.
     fn tidy(&mut self, id: u64) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.streams.get(&id) else {
             return;
         };
-        let over = stream.send.as_ref().is_none_or(Sending::is_ended)
-            && stream.recv.as_ref().is_none_or(Receiving::is_ended);
-        if !over {
+        let needed = stream
+            .send
+            .as_ref()
+            .is_some_and(|send| send.held || !send.is_ended())
+            || stream
+                .recv
+                .as_ref()
+                .is_some_and(|recv| recv.held || !recv.is_ended());
+        if needed {
             return;
         }
-        let held = stream.send.as_ref().is_some_and(|send| send.held)
-            || stream.recv.as_ref().is_some_and(|recv| recv.held);
-        let counted = std::mem::replace(&mut stream.counted, true);
-        if !held {
-            self.streams.remove(&id);
-            self.crowded.remove(&id);
-        }
-        if !counted && !self.is_ours(id) {
+        self.streams.remove(&id);
+        self.crowded.remove(&id);
+        if !self.is_ours(id) {
             self.done[kind_of(id)] += 1;
             self.wake_driver();
         }
