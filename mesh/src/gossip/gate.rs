@@ -200,9 +200,7 @@ impl Gate {
         if left_out == 0 {
             return;
         }
-        for _ in 0..left_out {
-            self.metrics.refused(Reason::NoRoom);
-        }
+        self.metrics.refused_times(Reason::NoRoom, left_out);
         let no = No::of(Reason::NoRoom, "");
         let detail = format!(
             "{left_out} processes that \"{}\" names are more than there is room for",

@@ -142,11 +142,13 @@ pub struct GossipMetrics {
 
 impl GossipMetrics {
     pub(super) fn refused(&self, reason: Reason) {
-        self.refused
-            .get_or_create(&ReasonLabel {
-                reason: reason.word(),
-            })
-            .inc();
+        self.refused_times(reason, 1);
+    }
+
+    pub(super) fn refused_times(&self, reason: Reason, times: usize) {
+        let reason = reason.word();
+        let counter = self.refused.get_or_create(&ReasonLabel { reason });
+        counter.inc_by(times as u64);
     }
 
     pub(super) fn passed_over(&self, why: PassedOver) {

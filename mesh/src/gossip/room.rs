@@ -7,6 +7,7 @@
 //! Counted is what chitchat has, and what it is about to take from the message that it was given last.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -61,7 +62,7 @@ impl Room {
         }
         let bytes = self.bytes + id.digest_bytes();
         let room = match id.node == by.node && id.addr == by.listens {
-            true if self.processes_of(&id.node) < OF_A_NODE_MAX => BYTES_MAX,
+            true if !self.is_crowded(&id.node) => BYTES_MAX,
             _ => HEARSAY_BYTES_MAX,
         };
         if bytes > room {
@@ -73,15 +74,20 @@ impl Room {
         true
     }
 
-    fn processes_of(&self, node: &str) -> usize {
-        self.known.iter().filter(|id| id.node == node).count()
+    /// Whether as many processes of a node are known as its own word makes room for. Looks at no more of them: a message can name a thousand.
+    fn is_crowded(&self, node: &str) -> bool {
+        let first = Id {
+            node: node.to_owned(),
+            generation: 0,
+            addr: SocketAddr::from(([0; 4], 0)),
+        };
+        let of_node = self.known.range(first..).take(OF_A_NODE_MAX);
+        of_node.filter(|id| id.node == node).count() == OF_A_NODE_MAX
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
 
     fn id(number: usize) -> Id {

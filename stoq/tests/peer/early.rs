@@ -87,6 +87,15 @@ fn nodes() -> (ClusterRoot, Identity, Identity) {
     (root, shield, edge)
 }
 
+/// A node, and the list of those that it has no more to do with.
+fn revoking(root: &ClusterRoot, name: &str, role: Role) -> (Identity, Revocations) {
+    let trust = Trust::default();
+    let revocations = trust.revocations.clone();
+    let file = root.issue(name, &[role], year()).unwrap();
+    let node = Identity::with_trust(file, root.certificate().clone(), trust).unwrap();
+    (node, revocations)
+}
+
 fn look() -> Ask {
     Ask::new(LOOK, "look")
         .within(Duration::from_secs(10))
@@ -405,11 +414,7 @@ async fn a_resumed_peer_whose_certificate_has_ended_is_refused() {
 #[tokio::test]
 async fn a_node_that_was_revoked_is_refused_with_a_ticket_too_and_its_early_request_unheard() {
     let root = root("demo");
-    let revocations = Revocations::default();
-    let mut trust = Trust::default();
-    trust.revocations = revocations.clone();
-    let file = root.issue("shield-1", &[Role::Shield], year()).unwrap();
-    let shield = Identity::with_trust(file, root.certificate().clone(), trust).unwrap();
+    let (shield, revocations) = revoking(&root, "shield-1", Role::Shield);
     let edge = node(&root, "edge-1", &[Role::Edge]);
     let (tickets, effects) = (Tickets::new(&TicketConfig::default()), Arc::default());
     let tls = tickets.server_tls(&shield).unwrap();
@@ -440,11 +445,7 @@ async fn a_node_that_was_revoked_is_refused_with_a_ticket_too_and_its_early_requ
 async fn a_node_that_was_revoked_is_sent_no_early_request() {
     let root = root("demo");
     let shield = node(&root, "shield-1", &[Role::Shield]);
-    let revocations = Revocations::default();
-    let mut trust = Trust::default();
-    trust.revocations = revocations.clone();
-    let file = root.issue("edge-1", &[Role::Edge], year()).unwrap();
-    let edge = Identity::with_trust(file, root.certificate().clone(), trust).unwrap();
+    let (edge, revocations) = revoking(&root, "edge-1", Role::Edge);
     let (tickets, effects) = (Tickets::new(&TicketConfig::default()), Arc::default());
     let tls = tickets.server_tls(&shield).unwrap();
     let server = serve(tls, &shield, Versions::default(), &effects);
