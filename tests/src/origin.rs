@@ -220,6 +220,24 @@ impl Origin {
         Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
     }
 
+    /// Answers every request with this body, which is stale when it comes, and confirms it for an hour to whoever asks.
+    pub async fn stale_until_confirmed(whole: Bytes) -> Self {
+        Self::start(move |seen| {
+            let whole = whole.clone();
+            async move {
+                let tag = "\"v\"";
+                match seen.headers.get("if-none-match") {
+                    Some(_) => Answer::status(304).header("etag", tag).fresh(3600),
+                    None => Answer::ok(whole)
+                        .header("etag", tag)
+                        .header("cache-control", "max-age=60")
+                        .header("age", "100"),
+                }
+            }
+        })
+        .await
+    }
+
     /// As [`Origin::start`], keeping nothing of what it is asked: for a million requests. Each is the first for its path.
     ///
     /// # Panics

@@ -180,20 +180,7 @@ async fn edge_that_holds_an_old_version_gives_what_has_not_changed() {
 async fn what_is_only_passed_on_comes_whole_where_its_chunks_are_here_and_its_manifest_elsewhere() {
     let whole = body::random(body::seed(), SIZE);
     let hash = blake3::hash(&whole);
-    let origin = Origin::start(move |seen| {
-        let whole = whole.clone();
-        async move {
-            let tag = "\"v\"";
-            match seen.headers.get("if-none-match") {
-                Some(_) => Answer::status(304).header("etag", tag).fresh(3600),
-                None => Answer::ok(whole)
-                    .header("etag", tag)
-                    .header("cache-control", "max-age=60")
-                    .header("age", "100"),
-            }
-        }
-    })
-    .await;
+    let origin = Origin::stale_until_confirmed(whole).await;
     let cluster = Cluster::new().origin(&origin).shield().peers().edges(2);
     let cluster = cluster.start().await;
     // Stale when it comes to the first, and fresh at the shield and the second.

@@ -119,23 +119,7 @@ async fn what_an_unsafe_request_invalidated_here_is_not_taken_from_another_edge(
 async fn what_the_origin_confirmed_is_vouched_for_anew() {
     let whole = body::random(body::seed(), SIZE);
     let hash = blake3::hash(&whole);
-    let origin = Origin::start({
-        let whole = whole.clone();
-        move |seen| {
-            let whole = whole.clone();
-            async move {
-                let tag = "\"v\"";
-                match seen.headers.get("if-none-match") {
-                    Some(_) => Answer::status(304).header("etag", tag).fresh(3600),
-                    None => Answer::ok(whole)
-                        .header("etag", tag)
-                        .header("cache-control", "max-age=60")
-                        .header("age", "100"),
-                }
-            }
-        }
-    })
-    .await;
+    let origin = Origin::stale_until_confirmed(whole).await;
     let cluster = Cluster::new()
         .origin(&origin)
         .peers()
