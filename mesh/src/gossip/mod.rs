@@ -9,7 +9,9 @@
 //! | `transport` | sends and takes them, bounded |
 //! | `wire`, `gate` | what came in, judged: a node's word is what it has signed |
 //! | `papers` | whose key is whose |
+//! | `room` | how many processes chitchat is told of |
 //! | `engine` | chitchat kept running, its nodes made into a view, this node's word kept up |
+//! | `living` | for how long a process that is silent counts as alive |
 //! | `generation` | which process of a node is the latest |
 //! | `places`, `srv`, `mdns` | where to look for others |
 //! | `report` | what an operator is told |
@@ -24,6 +26,7 @@ mod engine;
 mod frame;
 mod gate;
 mod generation;
+mod living;
 mod mdns;
 mod metrics;
 mod papers;
